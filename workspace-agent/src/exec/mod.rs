@@ -1,0 +1,28 @@
+//! Commands as durable objects.
+//!
+//! ```text
+//!  table ---- command ---- progress (watched by attach)
+//!    |           |
+//!    |        driver ---- supervisor (from the pool) ---- the command's tree
+//!    |           |                                          |
+//!    '- spool <- output (one pump a stream) <--- pipes -----'
+//! ```
+//!
+//! The [`table`] finds a command by id, its driver owns it while anything of
+//! it lives, its pumps move output to the [`spool`], and readers take it from
+//! there. Nothing here knows gRPC.
+
+pub(crate) mod attach;
+mod command;
+mod driver;
+mod orphans;
+mod output;
+mod pipe;
+pub(crate) mod pool;
+mod progress;
+pub(crate) mod protocol;
+pub(crate) mod spec;
+pub(crate) mod spool;
+mod stdin;
+pub(crate) mod table;
+mod timer;

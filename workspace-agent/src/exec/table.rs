@@ -1,0 +1,366 @@
+//! Every command the agent knows, by the id its caller chose.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use compyd_proto::agent::exit::How;
+use compyd_proto::agent::{AttachExecResponse, Exec, ExecSpec, Exit, PtySize};
+use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attach::{Reader, Wish};
+use super::command::{Command, Wanted};
+use super::pool::Pool;
+use super::progress::{Phase, Progress};
+use super::spool::{EndRecord, Found, Output, Spool};
+use super::{driver, spec};
+use crate::accounts::{Account, Accounts};
+use crate::errors::{AgentError, Reason};
+use crate::reaper::Reaper;
+
+/// Ended commands kept; beyond them the oldest is forgotten. Each takes about
+/// 2.5 KiB of the few megabytes that an agent may use.
+const ENDED_AT_MOST: usize = 500;
+const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
+
+/// What does not change while the agent runs.
+pub(crate) struct Settings {
+    pub(crate) accounts: Accounts,
+    pub(crate) default_user: Account,
+    pub(crate) work_dir: PathBuf,
+    /// The container's own variables, which every command starts from.
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether this is PID 1, which alone may stop everybody.
+    pub(crate) is_init: bool,
+}
+
+/// The table; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ExecTable {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) spool: Spool,
+    pub(super) pool: Pool,
+    pub(super) reaper: Reaper,
+    /// Waits for the drivers, the pumps and what they leave.
+    pub(super) tracker: TaskTracker,
+    /// Ends every tree.
+    pub(super) shutdown: CancellationToken,
+    list: Mutex<List>,
+}
+
+#[derive(Default)]
+struct List {
+    by_id: HashMap<String, Arc<Command>>,
+    /// Oldest end first.
+    ended: VecDeque<Arc<Command>>,
+    next_sequence: u64,
+}
+
+impl ExecTable {
+    /// Opens the spool and takes over what an earlier agent left there.
+    pub(crate) fn open(
+        settings: Settings,
+        spool: Spool,
+        pool: Pool,
+        reaper: Reaper,
+        tracker: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> io::Result<Self> {
+        let mut list = List::default();
+        for found in spool.load()? {
+            let progress = settle(&found);
+            let sequence = list.sequence();
+            let command = Command::found(&found, progress, sequence);
+            list.by_id.insert(command.id.clone(), Arc::clone(&command));
+            list.ended.push_back(command);
+        }
+        let table = Self {
+            shared: Arc::new(Shared {
+                settings,
+                spool,
+                pool,
+                reaper,
+                tracker,
+                shutdown,
+                list: Mutex::new(list),
+            }),
+        };
+        table.shared.forget_oldest();
+        Ok(table)
+    }
+
+    /// Starts a command or finds it, and waits until it runs.
+    pub(crate) async fn start(
+        &self,
+        id: String,
+        mut spec: ExecSpec,
+    ) -> Result<(CommandHandle, bool), AgentError> {
+        spec::check_id("exec id", &id)?;
+        spec::check(&spec)?;
+        spec::detach(&mut spec);
+        let (command, requests) = self.find_or_insert(id, spec)?;
+        let started = requests.is_some();
+        if let Some((spec, requests)) = requests {
+            let shared = Arc::clone(&self.shared);
+            // On cancel: runs on, the call that wanted it may be made again.
+            self.shared
+                .tracker
+                .spawn(driver::drive(shared, Arc::clone(&command), spec, requests));
+        }
+        command.started().await?;
+        Ok((CommandHandle { command }, started))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn find_or_insert(
+        &self,
+        id: String,
+        spec: ExecSpec,
+    ) -> Result<
+        (
+            Arc<Command>,
+            Option<(Arc<ExecSpec>, tokio::sync::mpsc::Receiver<Wanted>)>,
+        ),
+        AgentError,
+    > {
+        let fingerprint = spec::fingerprint(&spec);
+        let mut list = self.shared.list();
+        if let Some(known) = list.by_id.get(&id) {
+            if known.fingerprint == fingerprint {
+                return Ok((Arc::clone(known), None));
+            }
+            return Err(AgentError::new(
+                Reason::ExecConflict,
+                format!(
+                    "command {id} exists with another specification; choose a new id for a new command"
+                ),
+            ));
+        }
+        if self.shared.shutdown.is_cancelled() {
+            return Err(AgentError::new(
+                Reason::ShuttingDown,
+                "the workspace is stopping; start it again first",
+            ));
+        }
+        let spec = Arc::new(spec);
+        let sequence = list.sequence();
+        let (command, requests) =
+            Command::new(id.clone(), Arc::clone(&spec), fingerprint, sequence);
+        list.by_id.insert(id, Arc::clone(&command));
+        Ok((command, Some((spec, requests))))
+    }
+
+    /// The command with this id, once it is not being started any more.
+    pub(crate) async fn find(&self, id: &str) -> Result<CommandHandle, AgentError> {
+        let command = self.shared.list().by_id.get(id).cloned();
+        let command = command.ok_or_else(|| {
+            AgentError::new(
+                Reason::ExecUnknown,
+                format!("there is no command {id:?}; it was never started here, or it was removed"),
+            )
+        })?;
+        command.started().await?;
+        Ok(CommandHandle { command })
+    }
+
+    /// Every command, newest first.
+    pub(crate) async fn list(&self, running_only: bool) -> Vec<Exec> {
+        let mut commands: Vec<_> = self.shared.list().by_id.values().cloned().collect();
+        commands.sort_by_key(|command| std::cmp::Reverse(command.sequence));
+        let mut execs = Vec::with_capacity(commands.len());
+        for command in commands {
+            let shown = match command.progress.borrow().phase {
+                Phase::Starting | Phase::Running { .. } => true,
+                Phase::Ended { .. } => !running_only,
+                Phase::Refused(_) => false,
+            };
+            if shown {
+                execs.push(command.describe().await);
+            }
+        }
+        execs
+    }
+
+    /// Forgets a command that has ended; one that is not known is forgotten
+    /// already.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), AgentError> {
+        let command = {
+            let mut list = self.shared.list();
+            let Some(command) = list.by_id.get(id).cloned() else {
+                return Ok(());
+            };
+            if command.progress.borrow().exit().is_none() {
+                return Err(AgentError::new(
+                    Reason::ExecRunning,
+                    format!("command {id} still runs; end it before it is removed"),
+                ));
+            }
+            list.by_id.remove(id);
+            list.ended.retain(|ended| ended.id != id);
+            command
+        };
+        let files = command.files()?;
+        tokio::task::spawn_blocking(move || files.remove())
+            .await
+            .map_err(|_| AgentError::lost_task("remove the command"))?
+            .map_err(|error| {
+                AgentError::new(
+                    Reason::Io,
+                    format!("could not free the spool of command {id}: {error}"),
+                )
+            })
+    }
+}
+
+impl Shared {
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the id of a command that could not be started, and says why.
+    pub(super) fn refuse(&self, command: &Arc<Command>, error: AgentError) {
+        self.list().by_id.remove(&command.id);
+        command
+            .progress
+            .send_modify(|progress| progress.phase = Phase::Refused(Arc::new(error)));
+    }
+
+    /// Takes note of an end.
+    pub(super) fn ended(self: &Arc<Self>, command: &Arc<Command>) {
+        command.ended();
+        self.list().ended.push_back(Arc::clone(command));
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(self: &Arc<Self>) {
+        loop {
+            let oldest = {
+                let mut list = self.list();
+                if list.ended.len() <= ENDED_AT_MOST {
+                    return;
+                }
+                let Some(oldest) = list.ended.pop_front() else {
+                    return;
+                };
+                list.by_id.remove(&oldest.id);
+                oldest
+            };
+            if let Ok(files) = oldest.files() {
+                // On cancel: runs on; a directory left over is found again.
+                self.tracker.spawn_blocking(move || files.remove());
+            }
+        }
+    }
+}
+
+impl List {
+    fn sequence(&mut self) -> u64 {
+        self.next_sequence += 1;
+        self.next_sequence
+    }
+}
+
+/// The progress of a command found on disk. One without an end ran when the
+/// last agent ended, and that is all that can be said about it.
+fn settle(found: &Found) -> Progress {
+    let end = found.end.clone().unwrap_or_else(|| {
+        let end = EndRecord {
+            exit: Some(Exit {
+                how: Some(How::Unknown(
+                    "the agent restarted while the command ran".into(),
+                )),
+                ..Exit::default()
+            }),
+            stdout_bytes: found.files.length(Output::Stdout),
+            stderr_bytes: found.files.length(Output::Stderr),
+            ..EndRecord::default()
+        };
+        if let Err(error) = found.files.write_end(&end) {
+            eprintln!("compy-agent: could not record an unknown end: {error}");
+        }
+        end
+    });
+    Progress {
+        stdout_bytes: end.stdout_bytes,
+        stderr_bytes: end.stderr_bytes,
+        stdout_lost: end.stdout_lost,
+        stderr_lost: end.stderr_lost,
+        phase: Phase::Ended {
+            pid: 0,
+            exit: Arc::new(end.exit.unwrap_or_default()),
+        },
+    }
+}
+
+/// One command that runs or has ended; what callers do to it.
+pub(crate) struct CommandHandle {
+    command: Arc<Command>,
+}
+
+impl CommandHandle {
+    /// The command as it is now.
+    pub(crate) async fn describe(&self) -> Exec {
+        self.command.describe().await
+    }
+
+    /// A reader from the given offsets.
+    pub(crate) async fn attach(
+        &self,
+        wish: Wish,
+    ) -> Result<impl Stream<Item = Result<AttachExecResponse, AgentError>> + Send + use<>, AgentError>
+    {
+        let exec = self.command.describe().await;
+        let progress = self.command.progress.subscribe();
+        Ok(Reader::new(exec, self.command.files()?, progress, wish)?.into_stream())
+    }
+
+    /// Feeds standard input; returns the bytes accepted in all.
+    pub(crate) async fn write_stdin(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        eof: bool,
+    ) -> Result<u64, AgentError> {
+        self.command.write_stdin(offset, bytes, eof).await
+    }
+
+    pub(crate) async fn resize(&self, size: &PtySize) -> Result<(), AgentError> {
+        self.command.resize(size).await
+    }
+
+    /// Signals the leader's group.
+    pub(crate) async fn signal_group(&self, signal: i32) -> Result<(), AgentError> {
+        check_signal(signal)?;
+        self.command.want(Wanted::SignalGroup(signal)).await;
+        Ok(())
+    }
+
+    /// Signals every process of the tree.
+    pub(crate) async fn signal_tree(&self, signal: i32) -> Result<(), AgentError> {
+        check_signal(signal)?;
+        self.command.want(Wanted::SignalTree(signal)).await;
+        Ok(())
+    }
+
+    /// Ends the tree: SIGTERM now, SIGKILL after the grace period.
+    pub(crate) async fn end(&self, grace_ms: u32) {
+        self.command.want(Wanted::End { grace_ms }).await;
+    }
+}
+
+fn check_signal(signal: i32) -> Result<(), AgentError> {
+    if SIGNALS.contains(&signal) {
+        return Ok(());
+    }
+    Err(AgentError::new(
+        Reason::SignalInvalid,
+        format!("there is no signal {signal}; signals have the numbers 1 to 64"),
+    ))
+}

@@ -1,0 +1,57 @@
+//! `compy-agent`: PID 1 of a workspace's container. It runs tools and nothing
+//! else: no keys, no policy, no network.
+//!
+//! ```text
+//! compy-agent serve      dials the daemon and serves compy.agent.v1 on that connection
+//! compy-agent supervise  one command's tree; started by serve
+//! ```
+
+mod accounts;
+mod errors;
+mod exec;
+mod files;
+mod first_use;
+mod identity;
+mod launch;
+mod link;
+mod options;
+mod reaper;
+mod serve;
+mod service;
+mod supervise;
+mod tree;
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some("serve") => match options::Options::parse(arguments) {
+            Ok(options) => serve::run(options),
+            Err(message) => usage(&message),
+        },
+        Some("supervise") => supervise::run(),
+        Some("--version" | "version") => {
+            println!("compy-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(other) => usage(&format!("unknown mode {other:?}")),
+        None => usage("no mode was named"),
+    }
+}
+
+fn usage(message: &str) -> ExitCode {
+    eprintln!("compy-agent: {message}");
+    eprintln!("{}", options::USAGE);
+    ExitCode::from(2)
+}
+
+/// Milliseconds since the Unix epoch, by the container's clock.
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        })
+}

@@ -1,0 +1,10 @@
+//! The real binary against a daemon's end of the link.
+
+// Helpers unwrap like the tests they serve.
+#![allow(clippy::unwrap_used)]
+
+mod exec;
+mod files;
+mod harness;
+mod link;
+mod tree;
