@@ -1,0 +1,53 @@
+//! `compyctl`: Compy on the command line. Reads the command line, runs one
+//! verb, turns its outcome into an exit code. Talks `compy.v1` and nothing
+//! else; knows nothing of the daemon's insides.
+
+mod artifact;
+mod command_line;
+mod connection;
+mod exit;
+mod output;
+mod run;
+mod session;
+mod system;
+mod terminal;
+mod values;
+mod watch;
+mod workspace;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::command_line::CommandLine;
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let is_exec = command_line.is_exec();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a process that just started can make two threads and an epoll");
+    let exit = runtime
+        .block_on(command_line.run())
+        .unwrap_or_else(|failure| {
+            let mut stderr = std::io::stderr().lock();
+            for line in failure.lines() {
+                let line = terminal::printable(&line, terminal::Lines::Keep);
+                // With standard error gone, the exit code has to do.
+                let _ = writeln!(stderr, "{line}");
+            }
+            match failure.exit() {
+                Exit::USAGE => Exit::USAGE,
+                // Codes 1 and 5 are the command's own here.
+                _ if is_exec => Exit::FATE_UNKNOWN,
+                exit => exit,
+            }
+        });
+    // A thread may still be blocked in a read of standard input.
+    runtime.shutdown_background();
+    ExitCode::from(exit.0)
+}

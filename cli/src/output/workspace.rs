@@ -1,0 +1,184 @@
+//! Workspaces as compyctl prints them.
+
+use compyd_proto::v1::{NetworkMode, Repository, Workspace, WorkspaceState};
+use serde::Serialize;
+
+use super::{bytes, table::Table, time};
+
+/// A workspace in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct WorkspaceView {
+    /// `ws-` and 32 hex digits.
+    pub(crate) id: String,
+    /// Unique name.
+    pub(crate) name: String,
+    /// `starting`, `running`, `stopped`, `paused`, `deleting`, `missing`.
+    pub(crate) state: String,
+    /// More about the state; may be empty.
+    pub(crate) state_reason: String,
+    /// Image it was made from.
+    pub(crate) image: String,
+    /// `none` or `bridge`.
+    pub(crate) network: String,
+    /// Thousandths of a CPU; 0 is the daemon's default.
+    pub(crate) cpu_millis: u32,
+    /// Bytes; 0 is the daemon's default.
+    pub(crate) memory_bytes: u64,
+    /// Processes and threads; 0 is the daemon's default.
+    pub(crate) pids: u32,
+    /// Account of its commands; empty means the image's.
+    pub(crate) user: String,
+    /// What is below /workspace.
+    pub(crate) repositories: Vec<RepositoryView>,
+    /// Id with the engine; may be empty.
+    pub(crate) container_id: String,
+    /// When it was created.
+    pub(crate) created_at: Option<String>,
+}
+
+/// A repository in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct RepositoryView {
+    /// Directory below /workspace.
+    pub(crate) name: String,
+    /// URL or the client's path.
+    pub(crate) source: String,
+    /// Branch checked out at first.
+    pub(crate) branch: String,
+    /// Commit checked out at first.
+    pub(crate) commit: String,
+}
+
+impl From<Repository> for RepositoryView {
+    fn from(repository: Repository) -> Self {
+        RepositoryView {
+            name: repository.name,
+            source: repository.source,
+            branch: repository.branch,
+            commit: repository.commit,
+        }
+    }
+}
+
+impl From<Workspace> for WorkspaceView {
+    fn from(workspace: Workspace) -> Self {
+        let limits = workspace.limits.unwrap_or_default();
+        WorkspaceView {
+            state: state_name(workspace.state()).to_owned(),
+            network: match workspace.network() {
+                NetworkMode::Unspecified | NetworkMode::None => "none",
+                NetworkMode::Bridge => "bridge",
+            }
+            .to_owned(),
+            created_at: time(workspace.created_at.as_ref()),
+            id: workspace.id,
+            name: workspace.name,
+            state_reason: workspace.state_reason,
+            image: workspace.image,
+            cpu_millis: limits.cpu_millis,
+            memory_bytes: limits.memory_bytes,
+            pids: limits.pids,
+            user: workspace.user,
+            repositories: workspace.repositories.into_iter().map(Into::into).collect(),
+            container_id: workspace.container_id,
+        }
+    }
+}
+
+/// The stable name of a state.
+pub(crate) fn state_name(state: WorkspaceState) -> &'static str {
+    match state {
+        WorkspaceState::Unspecified => "unknown",
+        WorkspaceState::Starting => "starting",
+        WorkspaceState::Running => "running",
+        WorkspaceState::Stopped => "stopped",
+        WorkspaceState::Paused => "paused",
+        WorkspaceState::Deleting => "deleting",
+        WorkspaceState::Missing => "missing",
+    }
+}
+
+/// Workspaces, one line each.
+pub(crate) fn list_table(workspaces: &[WorkspaceView]) -> Table {
+    let mut table = Table::new(&[
+        "NAME",
+        "STATE",
+        "NETWORK",
+        "REPOSITORIES",
+        "IMAGE",
+        "CREATED",
+    ]);
+    for workspace in workspaces {
+        let repositories: Vec<_> = workspace
+            .repositories
+            .iter()
+            .map(|r| r.name.as_str())
+            .collect();
+        table.row([
+            &workspace.name,
+            &workspace.state,
+            &workspace.network,
+            &repositories.join(","),
+            &workspace.image,
+            workspace.created_at.as_deref().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// One workspace, one fact a line.
+pub(crate) fn detail_table(workspace: &WorkspaceView) -> Table {
+    let or_default = |set: bool, text: String| if set { text } else { "daemon's default".into() };
+    let mut table = Table::plain();
+    table.row(["name", &workspace.name]);
+    table.row(["id", &workspace.id]);
+    table.row([
+        "state",
+        &match workspace.state_reason.as_str() {
+            "" => workspace.state.clone(),
+            reason => format!("{} ({reason})", workspace.state),
+        },
+    ]);
+    table.row(["image", &workspace.image]);
+    table.row(["network", &workspace.network]);
+    table.row([
+        "cpus",
+        &or_default(
+            workspace.cpu_millis > 0,
+            format!("{}", f64::from(workspace.cpu_millis) / 1000.0),
+        ),
+    ]);
+    table.row([
+        "memory",
+        &or_default(workspace.memory_bytes > 0, bytes(workspace.memory_bytes)),
+    ]);
+    table.row([
+        "pids",
+        &or_default(workspace.pids > 0, workspace.pids.to_string()),
+    ]);
+    table.row([
+        "user",
+        match workspace.user.as_str() {
+            "" => "the image's",
+            user => user,
+        },
+    ]);
+    table.row(["container", &workspace.container_id]);
+    table.row([
+        "created",
+        workspace.created_at.as_deref().unwrap_or_default(),
+    ]);
+    for repository in &workspace.repositories {
+        table.row([
+            "repository",
+            &format!(
+                "{} at {} ({}) from {}",
+                repository.name,
+                repository.commit.get(..12).unwrap_or(&repository.commit),
+                repository.branch,
+                repository.source
+            ),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,83 @@
+//! `compyctl session`: one file per verb.
+
+mod answer;
+mod cancel;
+mod list;
+mod pause;
+mod resume;
+mod show;
+mod watch;
+
+use clap::Subcommand;
+use compyd_proto::v1::Session;
+
+use crate::command_line::Context;
+use crate::connection::Daemon;
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, print_json, session::SessionView};
+
+pub(crate) use answer::answer;
+pub(crate) use show::{proof_lines, pull_request_lines};
+
+/// Verbs of `session`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionVerb {
+    /// Lists sessions, newest first
+    List(list::ListArguments),
+    /// Shows everything about a session
+    Show(show::ShowArguments),
+    /// Shows a session's events, from the first, and follows it
+    Watch(watch::WatchArguments),
+    /// Goes on with a paused, waiting or interrupted session
+    Resume(resume::ResumeArguments),
+    /// Stops after the step under way
+    Pause(pause::PauseArguments),
+    /// Ends a session; what it has done stays in the workspace
+    Cancel(cancel::CancelArguments),
+    /// Answers what a session waits for
+    Answer(answer::AnswerArguments),
+}
+
+impl SessionVerb {
+    pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            SessionVerb::List(arguments) => arguments.run(context).await,
+            SessionVerb::Show(arguments) => arguments.run(context).await,
+            SessionVerb::Watch(arguments) => arguments.run(context).await,
+            SessionVerb::Resume(arguments) => arguments.run(context).await,
+            SessionVerb::Pause(arguments) => arguments.run(context).await,
+            SessionVerb::Cancel(arguments) => arguments.run(context).await,
+            SessionVerb::Answer(arguments) => arguments.run(context).await,
+        }
+    }
+}
+
+/// Loads one session.
+pub(crate) async fn get(daemon: &Daemon, session_id: &str) -> Result<Session, Failure> {
+    let request = compyd_proto::v1::GetSessionRequest {
+        session_id: session_id.to_owned(),
+    };
+    let response = daemon
+        .call_for(crate::connection::RESTART_GRACE, || {
+            let (mut client, request) = (daemon.sessions(), request.clone());
+            async move { client.get_session(request).await }
+        })
+        .await?;
+    Ok(response.session.unwrap_or_default())
+}
+
+/// Prints what a change did: the whole session as JSON, a line for people.
+fn print_changed(context: &Context, session: Option<Session>) -> Result<Exit, Failure> {
+    let view = SessionView::from(session.unwrap_or_default());
+    match context.format {
+        Format::Json => print_json(&view)?,
+        Format::Table => {
+            let reason = match view.state_reason.as_str() {
+                "" => String::new(),
+                reason => format!(": {reason}"),
+            };
+            crate::output::print(&format!("{} is {}{reason}\n", view.id, view.state))?;
+        }
+    }
+    Ok(Exit::OK)
+}

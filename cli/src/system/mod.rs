@@ -1,0 +1,4 @@
+//! Verbs about the daemon itself.
+
+pub(crate) mod doctor;
+pub(crate) mod version;

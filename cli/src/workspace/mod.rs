@@ -1,0 +1,78 @@
+//! `compyctl workspace`: one file per verb.
+
+mod add_repo;
+mod cp;
+pub(crate) mod create;
+pub(crate) mod delete;
+mod exec;
+mod exec_stream;
+mod list;
+mod shell;
+mod show;
+mod start;
+mod stop;
+
+use clap::Subcommand;
+
+use crate::command_line::Context;
+use crate::exit::{EXEC_EXIT_CODES_HELP, Exit, Failure};
+use crate::output::{Format, print, print_json, workspace::WorkspaceView, workspace::detail_table};
+
+pub(crate) use add_repo::{RepositorySource, add_repository};
+
+/// Verbs of `workspace`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceVerb {
+    /// Creates a workspace and starts it
+    Create(create::CreateArguments),
+    /// Lists workspaces by name
+    List,
+    /// Shows one workspace
+    Show(show::ShowArguments),
+    /// Starts a stopped workspace; a running one is left as it is
+    Start(start::StartArguments),
+    /// Stops a workspace; its files stay
+    Stop(stop::StopArguments),
+    /// Deletes a workspace with its container and its volumes
+    Delete(delete::DeleteArguments),
+    /// Runs a command; input, outputs and exit status pass through untouched
+    #[command(after_help = EXEC_EXIT_CODES_HELP)]
+    Exec(exec::ExecArguments),
+    /// Opens an interactive shell; closing the terminal leaves it running
+    #[command(after_help = EXEC_EXIT_CODES_HELP)]
+    Shell(shell::ShellArguments),
+    /// Copies files between this machine and a workspace, either way
+    Cp(cp::CpArguments),
+    /// Puts a repository into a workspace
+    AddRepo(add_repo::AddRepoArguments),
+}
+
+impl WorkspaceVerb {
+    pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
+        match self {
+            WorkspaceVerb::Create(arguments) => arguments.run(context).await,
+            WorkspaceVerb::List => list::run(context).await,
+            WorkspaceVerb::Show(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Start(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Stop(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Delete(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Exec(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Shell(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Cp(arguments) => arguments.run(context).await,
+            WorkspaceVerb::AddRepo(arguments) => arguments.run(context).await,
+        }
+    }
+}
+
+/// Prints one workspace in the form asked for.
+fn print_workspace(
+    context: &Context,
+    workspace: Option<compyd_proto::v1::Workspace>,
+) -> Result<Exit, Failure> {
+    let view = WorkspaceView::from(workspace.unwrap_or_default());
+    match context.format {
+        Format::Json => print_json(&view)?,
+        Format::Table => print(&detail_table(&view).to_string())?,
+    }
+    Ok(Exit::OK)
+}
