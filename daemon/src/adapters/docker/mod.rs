@@ -1,0 +1,427 @@
+//! The Docker Engine as the runtime of workspaces. The only place that knows
+//! bollard.
+//!
+//! Containers are found by label, never by a list of ours: what the engine
+//! holds is the truth. Hardening is the same for every container and lives in
+//! [`hardening`]; nothing a caller passes can widen it. The agent's binary
+//! comes from a volume named by its content hash (see [`agent_volume`]).
+//!
+//! A connection is made for each call, so that an engine that restarts costs
+//! the calls under way and nothing after.
+
+mod agent_volume;
+mod errors;
+mod hardening;
+mod passwd;
+mod state;
+
+pub use hardening::CAPABILITIES;
+
+use std::{collections::HashMap, path::PathBuf};
+
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    models::{ContainerCreateBody, VolumeCreateRequest},
+    query_parameters::{
+        CreateContainerOptions, ListContainersOptions, ListVolumesOptions, RemoveContainerOptions,
+        RemoveVolumeOptions, StopContainerOptions,
+    },
+};
+use compyd_proto::link;
+use tokio::sync::{OnceCell, Semaphore};
+
+use self::{
+    errors::{not_found, refused, unavailable},
+    hardening::{bind, tmpfs, volume},
+};
+use crate::{
+    domain::{ids::WorkspaceId, workspace::WorkspaceDefinition},
+    ports::runtime::{
+        ContainerId, ContainerPlan, ContainerState, ContainerStatus, EXTRA_CA_FILE, EngineInfo,
+        ImageInfo, RuntimeError, RuntimePort,
+    },
+};
+
+/// Label with the workspace's id.
+pub const LABEL_WORKSPACE: &str = "compy.workspace";
+/// Label with the workspace's definition as JSON.
+pub const LABEL_DEFINITION: &str = "compy.definition";
+/// Label with the identity of the data directory whose daemon owns the object.
+pub const LABEL_DAEMON: &str = "compy.daemon";
+
+/// Creates and starts at once: beyond about four an engine gets no faster.
+const STARTS_AT_ONCE: usize = 4;
+
+/// How to reach the engine and what to put into its containers.
+#[derive(Debug, Clone)]
+pub struct DockerOptions {
+    /// `unix:///PATH` or `tcp://HOST:PORT`; `None` means the engine's default
+    /// socket.
+    pub host: Option<String>,
+    /// Identity of the data directory: a daemon sees only its own objects.
+    pub daemon: String,
+    /// The agent's binary on this host, static.
+    pub agent_binary: PathBuf,
+}
+
+/// The Docker Engine.
+#[derive(Debug)]
+pub struct DockerRuntime {
+    options: DockerOptions,
+    starts: Semaphore,
+    /// Name of the volume with the agent, once it is known to be filled.
+    agent_volume: OnceCell<String>,
+}
+
+impl DockerRuntime {
+    /// An engine that is reached at the first call.
+    #[must_use]
+    pub fn new(options: DockerOptions) -> Self {
+        Self {
+            options,
+            starts: Semaphore::new(STARTS_AT_ONCE),
+            agent_volume: OnceCell::new(),
+        }
+    }
+
+    fn connect(&self) -> Result<Docker, RuntimeError> {
+        match &self.options.host {
+            Some(host) => Docker::connect_with_host(host),
+            None => Docker::connect_with_socket_defaults(),
+        }
+        .map_err(|error| unavailable(&error))
+    }
+
+    /// A permit to create or start.
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, RuntimeError> {
+        self.starts
+            .acquire()
+            .await
+            .map_err(|_| RuntimeError::Unavailable("the daemon is shutting down".to_owned()))
+    }
+
+    fn labels(&self, plan: &ContainerPlan) -> Result<HashMap<String, String>, RuntimeError> {
+        let definition =
+            serde_json::to_string(&plan.definition).map_err(|error| RuntimeError::Refused {
+                action: "describe",
+                subject: plan.workspace.to_string(),
+                message: error.to_string(),
+            })?;
+        let mut labels: HashMap<String, String> = plan.labels.clone().into_iter().collect();
+        labels.insert(LABEL_WORKSPACE.to_owned(), plan.workspace.to_string());
+        labels.insert(LABEL_DEFINITION.to_owned(), definition);
+        labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
+        Ok(labels)
+    }
+
+    fn filters(&self, workspace: Option<&WorkspaceId>) -> HashMap<String, Vec<String>> {
+        let mut wanted = vec![format!("{LABEL_DAEMON}={}", self.options.daemon)];
+        if let Some(workspace) = workspace {
+            wanted.push(format!("{LABEL_WORKSPACE}={workspace}"));
+        }
+        HashMap::from([("label".to_owned(), wanted)])
+    }
+
+    async fn states(
+        &self,
+        workspace: Option<&WorkspaceId>,
+    ) -> Result<Vec<ContainerState>, RuntimeError> {
+        let docker = self.connect()?;
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(self.filters(workspace)),
+            ..Default::default()
+        };
+        let summaries = docker
+            .list_containers(Some(options))
+            .await
+            .map_err(|error| refused("list", "containers", &error))?;
+        let mut states = Vec::with_capacity(summaries.len());
+        for summary in summaries {
+            let Some(id) = summary.id else { continue };
+            match docker.inspect_container(&id, None).await {
+                Ok(inspected) => states.extend(state::read(inspected)),
+                // Removed since it was listed.
+                Err(error) if not_found(&error) => {}
+                Err(error) => return Err(refused("inspect", &id, &error)),
+            }
+        }
+        Ok(states)
+    }
+
+    async fn ensure_volumes(
+        &self,
+        docker: &Docker,
+        plan: &ContainerPlan,
+        labels: &HashMap<String, String>,
+    ) -> Result<(), RuntimeError> {
+        for kind in VolumeKind::ALL {
+            let name = kind.volume_name(&plan.workspace);
+            let request = VolumeCreateRequest {
+                name: Some(name.clone()),
+                labels: Some(labels.clone()),
+                ..Default::default()
+            };
+            docker
+                .create_volume(request)
+                .await
+                .map_err(|error| refused("create the volume", &name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The account that commands of a workspace run as, and where `home` is
+    /// mounted for it.
+    async fn account(
+        &self,
+        docker: &Docker,
+        definition: &WorkspaceDefinition,
+    ) -> Result<(String, Option<String>), RuntimeError> {
+        let image = self
+            .image(&definition.image)
+            .await?
+            .ok_or_else(|| RuntimeError::ImageMissing(definition.image.clone()))?;
+        let user = match &definition.user {
+            Some(user) => user.clone(),
+            None if image.user.is_empty() => "root".to_owned(),
+            None => image.user,
+        };
+        let passwd =
+            agent_volume::read_from_image(docker, &definition.image, "/etc/passwd").await?;
+        let home = passwd::home(&String::from_utf8_lossy(&passwd.unwrap_or_default()), &user);
+        Ok((user, home))
+    }
+}
+
+/// The volumes of a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VolumeKind {
+    Work,
+    Home,
+    Browser,
+    State,
+    Scratch,
+    ScratchVar,
+}
+
+impl VolumeKind {
+    const ALL: [Self; 6] = [
+        Self::Work,
+        Self::Home,
+        Self::Browser,
+        Self::State,
+        Self::Scratch,
+        Self::ScratchVar,
+    ];
+
+    fn volume_name(self, workspace: &WorkspaceId) -> String {
+        let suffix = match self {
+            Self::Work => "work",
+            Self::Home => "home",
+            Self::Browser => "browser",
+            Self::State => "state",
+            // Two volumes: engines before 26 cannot mount a part of one.
+            Self::Scratch => "tmp",
+            Self::ScratchVar => "var-tmp",
+        };
+        format!("compy-{workspace}-{suffix}")
+    }
+
+    /// Where it is mounted; `None` when the image has no place for it.
+    fn target(self, home: Option<&str>) -> Option<String> {
+        match self {
+            Self::Work => Some(link::WORK_DIR.to_owned()),
+            Self::Home => home.map(str::to_owned),
+            Self::Browser => Some("/var/lib/compy-browser".to_owned()),
+            Self::State => Some(link::STATE_DIR.to_owned()),
+            Self::Scratch => Some("/tmp".to_owned()),
+            Self::ScratchVar => Some("/var/tmp".to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl RuntimePort for DockerRuntime {
+    async fn engine(&self) -> Result<EngineInfo, RuntimeError> {
+        let docker = self.connect()?;
+        let version = docker
+            .version()
+            .await
+            .map_err(|error| refused("ask", "its version", &error))?;
+        let info = docker
+            .info()
+            .await
+            .map_err(|error| refused("ask", "about itself", &error))?;
+        Ok(EngineInfo {
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            root_dir: info.docker_root_dir.unwrap_or_default().into(),
+            storage_driver: info.driver.unwrap_or_default(),
+            cpus: info.ncpu.and_then(|n| n.try_into().ok()).unwrap_or(0),
+            memory_bytes: info.mem_total.and_then(|n| n.try_into().ok()).unwrap_or(0),
+        })
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
+        match self.connect()?.inspect_image(reference).await {
+            Ok(image) => Ok(Some(ImageInfo {
+                id: image.id.unwrap_or_default(),
+                size_bytes: image.size.and_then(|n| n.try_into().ok()).unwrap_or(0),
+                user: image.config.and_then(|c| c.user).unwrap_or_default(),
+            })),
+            Err(error) if not_found(&error) => Ok(None),
+            Err(error) => Err(refused("inspect the image", reference, &error)),
+        }
+    }
+
+    async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
+        if let Some(found) = self.find(&plan.workspace).await? {
+            return Ok(found.id);
+        }
+        let docker = self.connect()?;
+        let _turn = self.turn().await?;
+        let definition = &plan.definition;
+        let (user, home) = self.account(&docker, definition).await?;
+        let agent_volume = self
+            .agent_volume
+            .get_or_try_init(|| agent_volume::ensure(&docker, &self.options, &definition.image))
+            .await?;
+        let labels = self.labels(plan)?;
+        self.ensure_volumes(&docker, plan, &labels).await?;
+
+        let mut mounts = vec![
+            volume(agent_volume, link::AGENT_DIR, true),
+            bind(&plan.link_dir, link::LINK_DIR),
+        ];
+        for kind in VolumeKind::ALL {
+            if let Some(target) = kind.target(home.as_deref()) {
+                mounts.push(volume(&kind.volume_name(&plan.workspace), &target, false));
+            }
+        }
+        if let Some(file) = &plan.extra_ca_file {
+            mounts.push(bind(file, EXTRA_CA_FILE));
+        }
+        let host_config =
+            hardening::host_config(&definition.limits, definition.network, mounts, tmpfs());
+        let body = ContainerCreateBody {
+            hostname: Some(definition.name.to_string()),
+            // The agent is root so that it can give each command its account;
+            // what root may do here is bounded by the capabilities left to it.
+            user: Some("0:0".to_owned()),
+            image: Some(definition.image.clone()),
+            entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
+            cmd: Some(vec![
+                "serve".to_owned(),
+                "--workspace-id".to_owned(),
+                plan.workspace.to_string(),
+                "--user".to_owned(),
+                user,
+            ]),
+            working_dir: Some("/".to_owned()),
+            labels: Some(labels),
+            stop_signal: Some("SIGTERM".to_owned()),
+            open_stdin: Some(false),
+            tty: Some(false),
+            host_config: Some(host_config),
+            ..Default::default()
+        };
+        let name = format!("compy-{}", plan.workspace);
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..Default::default()
+        };
+        let created = docker
+            .create_container(Some(options), body)
+            .await
+            .map_err(|error| {
+                if errors::is_missing_image(&error) {
+                    RuntimeError::ImageMissing(definition.image.clone())
+                } else {
+                    refused("create the container", &name, &error)
+                }
+            })?;
+        Ok(ContainerId(created.id))
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let docker = self.connect()?;
+        let _turn = self.turn().await?;
+        let paused = docker
+            .inspect_container(&id.0, None)
+            .await
+            .map_err(|error| errors::container("start", id, &error))?
+            .state
+            .is_some_and(|state| state.paused == Some(true));
+        if paused {
+            docker.unpause_container(&id.0).await
+        } else {
+            docker.start_container(&id.0, None).await
+        }
+        .map_err(|error| errors::container("start", id, &error))
+    }
+
+    async fn stop(&self, id: &ContainerId, grace_seconds: u32) -> Result<(), RuntimeError> {
+        let docker = self.connect()?;
+        // A frozen process obeys no signal. Fails where it is not paused.
+        let _ = docker.unpause_container(&id.0).await;
+        let options = StopContainerOptions {
+            t: Some(i32::try_from(grace_seconds).unwrap_or(i32::MAX)),
+            ..Default::default()
+        };
+        docker
+            .stop_container(&id.0, Some(options))
+            .await
+            .map_err(|error| errors::container("stop", id, &error))
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..Default::default()
+        };
+        match self.connect()?.remove_container(&id.0, Some(options)).await {
+            Ok(()) => Ok(()),
+            Err(error) if not_found(&error) => Ok(()),
+            Err(error) if errors::is_removal_under_way(&error) => Ok(()),
+            Err(error) => Err(errors::container("remove", id, &error)),
+        }
+    }
+
+    async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError> {
+        let docker = self.connect()?;
+        let options = ListVolumesOptions {
+            filters: Some(self.filters(Some(workspace))),
+        };
+        let listed = docker
+            .list_volumes(Some(options))
+            .await
+            .map_err(|error| refused("list", "volumes", &error))?;
+        for volume in listed.volumes.unwrap_or_default() {
+            match docker
+                .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
+                .await
+            {
+                Ok(()) => {}
+                Err(error) if not_found(&error) => {}
+                Err(error) => return Err(refused("remove the volume", &volume.name, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
+        let mut states = self.states(Some(workspace)).await?;
+        // More than one carries the label only when somebody copied it by hand.
+        states.sort_by_key(|state| state.status != ContainerStatus::Running);
+        Ok(states.into_iter().next())
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
+        self.states(None).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! A container as the port describes it.
+
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
+
+use super::{LABEL_DEFINITION, LABEL_WORKSPACE};
+use crate::ports::runtime::{ContainerId, ContainerState, ContainerStatus};
+
+/// Reads an inspection; `None` when its label is not a workspace's id.
+pub(super) fn read(inspected: ContainerInspectResponse) -> Option<ContainerState> {
+    let labels = inspected.config.and_then(|config| config.labels)?;
+    let workspace = labels.get(LABEL_WORKSPACE)?.parse().ok()?;
+    let definition = labels
+        .get(LABEL_DEFINITION)
+        .and_then(|json| serde_json::from_str(json).ok());
+    let state = inspected.state.unwrap_or_default();
+    let status = match state.status {
+        Some(Status::CREATED) => ContainerStatus::Created,
+        Some(Status::RUNNING | Status::STOPPING) => ContainerStatus::Running,
+        Some(Status::PAUSED) => ContainerStatus::Paused,
+        Some(Status::RESTARTING) => ContainerStatus::Restarting,
+        Some(Status::EXITED) => ContainerStatus::Exited,
+        Some(Status::REMOVING | Status::DEAD | Status::EMPTY) | None => ContainerStatus::Broken,
+    };
+    Some(ContainerState {
+        id: ContainerId(inspected.id?),
+        workspace,
+        definition,
+        status,
+        pid: state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or(0),
+    })
+}

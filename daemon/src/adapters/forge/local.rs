@@ -1,0 +1,394 @@
+//! The local forge: a bare repository for each repository of a workspace, and
+//! pull requests in the store.
+//!
+//! Bundles come from a workspace and are untrusted: objects are checked while
+//! they are unpacked, nothing is ever checked out, and no hook runs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::{process::Command, sync::Mutex};
+
+use crate::{
+    domain::forge::{ForgeCheck, PullRequest, PullRequestDraft},
+    ports::{
+        forge::{ForgeError, ForgePort, ForgeRepository},
+        store::{StoreError, StorePort},
+    },
+};
+
+/// A forge below a directory of the host.
+pub struct LocalForge {
+    directory: PathBuf,
+    store: Arc<dyn StorePort>,
+    /// Guards what is read and then written: a branch's end, the pull requests
+    /// of a repository. Publishing is rare and short, so one for all will do.
+    writing: Mutex<()>,
+}
+
+/// Where the branches of a bundle arrive before they are judged.
+const INCOMING: &str = "refs/compy/incoming/";
+
+impl LocalForge {
+    /// A forge that keeps its repositories in `<directory>/<workspace>/`.
+    #[must_use]
+    pub fn new(directory: PathBuf, store: Arc<dyn StorePort>) -> Self {
+        Self {
+            directory,
+            store,
+            writing: Mutex::new(()),
+        }
+    }
+
+    /// The bare repository of a repository.
+    #[must_use]
+    pub fn path(&self, repository: &ForgeRepository) -> PathBuf {
+        self.directory
+            .join(repository.workspace.as_str())
+            .join(format!("{}.git", repository.repository))
+    }
+
+    async fn ensure(&self, repository: &ForgeRepository) -> Result<PathBuf, ForgeError> {
+        let path = self.path(repository);
+        if !path.join("HEAD").exists() {
+            let failed = |error: std::io::Error| failed("make a repository", &error);
+            tokio::fs::create_dir_all(&path).await.map_err(failed)?;
+            succeeded(
+                "make a repository",
+                git(&path, &["init", "--quiet", "--bare", "--template="]).await?,
+            )?;
+        }
+        Ok(path)
+    }
+
+    /// Takes a bundle's branches in, checked, below [`INCOMING`].
+    async fn fetch(&self, path: &Path, branch: &str, bundle: &Path) -> Result<(), ForgeError> {
+        let invalid = |message: String| ForgeError::BundleInvalid {
+            branch: branch.to_owned(),
+            message,
+        };
+        self.forget_incoming(path).await?;
+        let bundle = bundle
+            .to_str()
+            .ok_or_else(|| invalid("its path is no text".to_owned()))?;
+        let refspec = format!("+refs/heads/*:{INCOMING}*");
+        let output = git(
+            path,
+            &[
+                "-c",
+                "fetch.fsckObjects=true",
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--no-recurse-submodules",
+                bundle,
+                &refspec,
+            ],
+        )
+        .await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(invalid(message(&output)))
+    }
+
+    async fn forget_incoming(&self, path: &Path) -> Result<(), ForgeError> {
+        for (reference, _) in self.references(path, INCOMING).await? {
+            let output = git(path, &["update-ref", "-d", &reference]).await?;
+            succeeded("forget a bundle", output)?;
+        }
+        Ok(())
+    }
+
+    /// References below a prefix and their commits.
+    async fn references(
+        &self,
+        path: &Path,
+        prefix: &str,
+    ) -> Result<Vec<(String, String)>, ForgeError> {
+        let format = "--format=%(refname) %(objectname)";
+        let output = git(path, &["for-each-ref", format, prefix]).await?;
+        let output = succeeded("list branches", output)?;
+        let lines = output.lines().filter_map(|line| line.split_once(' '));
+        Ok(lines
+            .map(|(name, commit)| (name.to_owned(), commit.to_owned()))
+            .collect())
+    }
+
+    async fn branch_end(&self, path: &Path, branch: &str) -> Result<Option<String>, ForgeError> {
+        let name = format!("refs/heads/{branch}");
+        let found = self.references(path, &name).await?;
+        Ok(found
+            .into_iter()
+            .find(|(reference, _)| *reference == name)
+            .map(|(_, commit)| commit))
+    }
+
+    /// Moves a branch forwards; anything else is rejected.
+    async fn advance(&self, path: &Path, branch: &str, commit: &str) -> Result<(), ForgeError> {
+        let name = format!("refs/heads/{branch}");
+        let old = self.branch_end(path, branch).await?;
+        if old.as_deref() == Some(commit) {
+            return Ok(());
+        }
+        if let Some(old) = &old {
+            let output = git(path, &["merge-base", "--is-ancestor", old, commit]).await?;
+            if !output.status.success() {
+                return Err(ForgeError::PushRejected {
+                    branch: branch.to_owned(),
+                });
+            }
+        }
+        // The old end is named, so that nothing is lost between the two.
+        let old = old.unwrap_or_else(|| "0".repeat(commit.len()));
+        let output = git(path, &["update-ref", &name, commit, &old]).await?;
+        succeeded("move a branch", output).map(|_| ())
+    }
+
+    fn key(repository: &ForgeRepository) -> String {
+        format!("{}/{}", repository.workspace, repository.repository)
+    }
+
+    async fn pull_requests(
+        &self,
+        repository: &ForgeRepository,
+    ) -> Result<Vec<PullRequest>, ForgeError> {
+        let found = self.store.pull_requests(&Self::key(repository)).await;
+        found.map_err(|error| store_failed("list pull requests", &error))
+    }
+
+    async fn keep(
+        &self,
+        repository: &ForgeRepository,
+        pull_request: &PullRequest,
+    ) -> Result<(), ForgeError> {
+        let kept = self
+            .store
+            .put_pull_request(&Self::key(repository), pull_request)
+            .await;
+        kept.map_err(|error| store_failed("keep a pull request", &error))
+    }
+}
+
+#[async_trait]
+impl ForgePort for LocalForge {
+    /// Besides `branch`, the bundle's other branches are published where that
+    /// is possible: the base, for the diff.
+    async fn publish(
+        &self,
+        repository: &ForgeRepository,
+        branch: &str,
+        commit: &str,
+        bundle: &Path,
+    ) -> Result<(), ForgeError> {
+        let _writing = self.writing.lock().await;
+        let path = self.ensure(repository).await?;
+        self.fetch(&path, branch, bundle).await?;
+        let incoming = self.references(&path, INCOMING).await?;
+        let arrived = format!("{INCOMING}{branch}");
+        let published = match incoming.iter().find(|(name, _)| *name == arrived) {
+            Some((_, end)) if end == commit => self.advance(&path, branch, commit).await,
+            Some((_, end)) => Err(ForgeError::BundleInvalid {
+                branch: branch.to_owned(),
+                message: format!("it ends at {end}, not at {commit}"),
+            }),
+            None => Err(ForgeError::BundleInvalid {
+                branch: branch.to_owned(),
+                message: "the bundle has no such branch".to_owned(),
+            }),
+        };
+        if published.is_ok() {
+            for (name, end) in &incoming {
+                let other = name.strip_prefix(INCOMING).unwrap_or(name);
+                match self.advance(&path, other, end).await {
+                    Ok(()) | Err(ForgeError::PushRejected { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.forget_incoming(&path).await?;
+        published
+    }
+
+    async fn open_pull_request(
+        &self,
+        repository: &ForgeRepository,
+        draft: &PullRequestDraft,
+    ) -> Result<PullRequest, ForgeError> {
+        let _writing = self.writing.lock().await;
+        let path = self.path(repository);
+        if !path.exists() {
+            return Err(ForgeError::Missing(format!(
+                "repository {}",
+                Self::key(repository)
+            )));
+        }
+        let head_commit = self
+            .branch_end(&path, &draft.head)
+            .await?
+            .ok_or_else(|| ForgeError::Missing(format!("branch {}", draft.head)))?;
+        if self.branch_end(&path, &draft.base).await?.is_none() {
+            return Err(ForgeError::Missing(format!("branch {}", draft.base)));
+        }
+        let known = self.pull_requests(repository).await?;
+        let pull_request = match known.iter().find(|each| each.draft.head == draft.head) {
+            Some(open) => PullRequest {
+                draft: draft.clone(),
+                // Checks belong to a commit.
+                checks: if open.head_commit == head_commit {
+                    open.checks.clone()
+                } else {
+                    Vec::new()
+                },
+                head_commit,
+                ..open.clone()
+            },
+            None => {
+                let number = known.iter().map(|each| each.number).max().unwrap_or(0) + 1;
+                PullRequest {
+                    number,
+                    url: format!("{}#{number}", path.display()),
+                    draft: draft.clone(),
+                    head_commit,
+                    checks: Vec::new(),
+                }
+            }
+        };
+        self.keep(repository, &pull_request).await?;
+        Ok(pull_request)
+    }
+
+    async fn find_pull_request(
+        &self,
+        repository: &ForgeRepository,
+        head: &str,
+    ) -> Result<Option<PullRequest>, ForgeError> {
+        let known = self.pull_requests(repository).await?;
+        Ok(known.into_iter().find(|each| each.draft.head == head))
+    }
+
+    async fn report_check(
+        &self,
+        repository: &ForgeRepository,
+        number: u64,
+        check: &ForgeCheck,
+    ) -> Result<PullRequest, ForgeError> {
+        let _writing = self.writing.lock().await;
+        let known = self.pull_requests(repository).await?;
+        let mut pull_request = known
+            .into_iter()
+            .find(|each| each.number == number)
+            .ok_or_else(|| ForgeError::Missing(format!("pull request {number}")))?;
+        match pull_request
+            .checks
+            .iter_mut()
+            .find(|each| each.name == check.name)
+        {
+            Some(known) => *known = check.clone(),
+            None => pull_request.checks.push(check.clone()),
+        }
+        self.keep(repository, &pull_request).await?;
+        Ok(pull_request)
+    }
+
+    async fn bundle(
+        &self,
+        repository: &ForgeRepository,
+        branch: &str,
+        target: &Path,
+    ) -> Result<(), ForgeError> {
+        let path = self.path(repository);
+        let missing = || ForgeError::Missing(format!("branch {branch}"));
+        if !path.exists() || self.branch_end(&path, branch).await?.is_none() {
+            return Err(missing());
+        }
+        let name = format!("refs/heads/{branch}");
+        let target = target.to_str().ok_or_else(|| ForgeError::Failed {
+            action: "write a bundle",
+            message: "its path is no text".to_owned(),
+        })?;
+        let output = git(&path, &["bundle", "create", "--quiet", target, &name]).await?;
+        succeeded("write a bundle", output).map(|_| ())
+    }
+}
+
+/// Runs git on the host in a bare repository, without hooks or anybody's
+/// settings.
+async fn git(repository: &Path, arguments: &[&str]) -> Result<Output, ForgeError> {
+    let mut command = Command::new("git");
+    command
+        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
+        .args(["-c", "maintenance.auto=false", "-c", "core.fsmonitor=false"])
+        .args([
+            "-c",
+            "protocol.allow=never",
+            "-c",
+            "protocol.file.allow=always",
+        ])
+        .arg("--git-dir")
+        .arg(repository)
+        .args(arguments)
+        .current_dir(repository)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("LC_ALL", "C")
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .env_remove("GIT_OBJECT_DIRECTORY")
+        .env_remove("GIT_ALTERNATE_OBJECT_DIRECTORIES")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(300), command.output()).await;
+    match ended {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => Err(failed("run git; is it installed?", &error)),
+        Err(_) => Err(ForgeError::Failed {
+            action: "run git",
+            message: "it did not end within 300 s".to_owned(),
+        }),
+    }
+}
+
+fn succeeded(action: &'static str, output: Output) -> Result<String, ForgeError> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(ForgeError::Failed {
+        action,
+        message: message(&output),
+    })
+}
+
+/// What git said, bounded.
+fn message(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let mut text: String = text.trim().chars().take(1_000).collect();
+    if text.is_empty() {
+        text = output.status.to_string();
+    }
+    text
+}
+
+fn failed(action: &'static str, error: &std::io::Error) -> ForgeError {
+    ForgeError::Failed {
+        action,
+        message: error.to_string(),
+    }
+}
+
+fn store_failed(action: &'static str, error: &StoreError) -> ForgeError {
+    ForgeError::Failed {
+        action,
+        message: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

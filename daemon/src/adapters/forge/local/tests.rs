@@ -1,0 +1,265 @@
+//! The contract of a forge, on the local one, and what only it promises.
+
+use super::*;
+use crate::{
+    adapters::memory::MemoryStore,
+    domain::{forge::ForgeCheckState, ids::WorkspaceId},
+    service::testing::host_git,
+};
+
+struct Fixture {
+    forge: LocalForge,
+    repository: ForgeRepository,
+    /// A repository of a person, the source of bundles.
+    source: tempfile::TempDir,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let source = tempfile::tempdir().unwrap();
+        let forge = LocalForge::new(directory.path().join("forge"), Arc::new(MemoryStore::new()));
+        let repository = ForgeRepository {
+            workspace: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
+            repository: "app".parse().unwrap(),
+        };
+        let fixture = Self {
+            forge,
+            repository,
+            source,
+            _directory: directory,
+        };
+        fixture.git(&["init", "--quiet", "-b", "main"]);
+        fixture.commit("base");
+        fixture.git(&["checkout", "--quiet", "-b", "compy/fix"]);
+        fixture
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        host_git(self.source.path(), arguments)
+    }
+
+    fn commit(&self, text: &str) -> String {
+        std::fs::write(self.source.path().join("file.txt"), text).unwrap();
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "--quiet", "-m", text]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn bundle(&self) -> PathBuf {
+        let path = self.source.path().join(".git/out.bundle");
+        let name = path.to_str().unwrap();
+        self.git(&["bundle", "create", "--quiet", name, "main", "compy/fix"]);
+        path
+    }
+
+    async fn publish(&self, commit: &str) -> Result<(), ForgeError> {
+        let bundle = self.bundle();
+        self.forge
+            .publish(&self.repository, "compy/fix", commit, &bundle)
+            .await
+    }
+
+    fn draft(&self) -> PullRequestDraft {
+        PullRequestDraft {
+            title: "Fix it".to_owned(),
+            body: "Because.".to_owned(),
+            head: "compy/fix".to_owned(),
+            base: "main".to_owned(),
+        }
+    }
+
+    fn check(&self, state: ForgeCheckState) -> ForgeCheck {
+        ForgeCheck {
+            name: "tests".to_owned(),
+            state,
+            summary: "1 passed".to_owned(),
+        }
+    }
+
+    fn bare(&self, arguments: &[&str]) -> String {
+        host_git(&self.forge.path(&self.repository), arguments)
+    }
+}
+
+#[tokio::test]
+async fn publishing_twice_is_accepted_and_brings_the_base() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    fixture.publish(&commit).await.unwrap();
+    fixture.publish(&commit).await.unwrap();
+    assert_eq!(fixture.bare(&["rev-parse", "refs/heads/compy/fix"]), commit);
+    assert_eq!(
+        fixture.bare(&["diff", "--name-only", "main...compy/fix"]),
+        "file.txt"
+    );
+    assert_eq!(fixture.bare(&["for-each-ref", INCOMING]), "");
+    let next = fixture.commit("two");
+    fixture.publish(&next).await.unwrap();
+    assert_eq!(fixture.bare(&["rev-parse", "refs/heads/compy/fix"]), next);
+}
+
+#[tokio::test]
+async fn a_branch_that_would_lose_commits_is_rejected() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    fixture.publish(&commit).await.unwrap();
+    fixture.git(&["reset", "--quiet", "--hard", "main"]);
+    let other = fixture.commit("other");
+    let refused = fixture.publish(&other).await;
+    let branch = "compy/fix".to_owned();
+    assert_eq!(refused, Err(ForgeError::PushRejected { branch }));
+    assert_eq!(fixture.bare(&["rev-parse", "refs/heads/compy/fix"]), commit);
+}
+
+#[tokio::test]
+async fn a_bundle_that_is_not_what_it_should_be_is_refused() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    let bundle = fixture.bundle();
+    let forge = &fixture.forge;
+    let repository = &fixture.repository;
+    let elsewhere = forge
+        .publish(repository, "compy/fix", &"0".repeat(40), &bundle)
+        .await;
+    assert!(
+        elsewhere
+            .unwrap_err()
+            .to_string()
+            .contains(&format!("ends at {commit}"))
+    );
+    let missing = forge
+        .publish(repository, "compy/other", &commit, &bundle)
+        .await;
+    assert!(missing.unwrap_err().to_string().contains("no such branch"));
+}
+
+#[tokio::test]
+async fn a_damaged_bundle_leaves_nothing() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    let bundle = fixture.bundle();
+    let mut bytes = std::fs::read(&bundle).unwrap();
+    let end = bytes.len() - 30;
+    bytes[end] ^= 0xff;
+    std::fs::write(&bundle, bytes).unwrap();
+    let (forge, repository) = (&fixture.forge, &fixture.repository);
+    let damaged = forge
+        .publish(repository, "compy/fix", &commit, &bundle)
+        .await;
+    assert!(
+        matches!(damaged, Err(ForgeError::BundleInvalid { .. })),
+        "{damaged:?}"
+    );
+    assert_eq!(fixture.bare(&["for-each-ref"]), "");
+}
+
+#[tokio::test]
+async fn objects_that_would_escape_a_checkout_are_refused() {
+    let fixture = Fixture::new();
+    // A tree with an entry `.git`, as no git would make it by itself.
+    let blob = fixture.git(&["rev-parse", "HEAD:file.txt"]);
+    let mut tree = b"100644 .git\0".to_vec();
+    for at in (0..40).step_by(2) {
+        tree.push(u8::from_str_radix(&blob[at..at + 2], 16).unwrap());
+    }
+    std::fs::write(fixture.source.path().join("tree"), tree).unwrap();
+    let tree = fixture.git(&["hash-object", "--literally", "-t", "tree", "-w", "tree"]);
+    let commit = fixture.git(&["commit-tree", &tree, "-p", "HEAD", "-m", "evil"]);
+    fixture.git(&["update-ref", "refs/heads/compy/fix", &commit]);
+    let refused = fixture.publish(&commit).await.unwrap_err();
+    assert!(
+        matches!(&refused, ForgeError::BundleInvalid { message, .. } if message.contains("hasDotgit")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_pull_request_is_opened_once_for_a_head() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    let forge = &fixture.forge;
+    let missing = forge
+        .open_pull_request(&fixture.repository, &fixture.draft())
+        .await;
+    assert!(matches!(missing, Err(ForgeError::Missing(_))));
+    fixture.publish(&commit).await.unwrap();
+    let opened = forge
+        .open_pull_request(&fixture.repository, &fixture.draft())
+        .await
+        .unwrap();
+    assert_eq!((opened.number, &opened.head_commit), (1, &commit));
+    assert!(opened.url.ends_with("app.git#1"), "{}", opened.url);
+    let running = fixture.check(ForgeCheckState::Running);
+    forge
+        .report_check(&fixture.repository, 1, &running)
+        .await
+        .unwrap();
+    let passed = fixture.check(ForgeCheckState::Passed);
+    let checked = forge
+        .report_check(&fixture.repository, 1, &passed)
+        .await
+        .unwrap();
+    assert_eq!(checked.checks, [passed]);
+
+    let retitled = PullRequestDraft {
+        title: "Fix it well".to_owned(),
+        ..fixture.draft()
+    };
+    let again = forge
+        .open_pull_request(&fixture.repository, &retitled)
+        .await
+        .unwrap();
+    assert_eq!((again.number, again.checks.len()), (1, 1));
+    assert_eq!(again.draft.title, "Fix it well");
+    let found = forge
+        .find_pull_request(&fixture.repository, "compy/fix")
+        .await
+        .unwrap();
+    assert_eq!(found, Some(again));
+    assert_eq!(
+        forge
+            .find_pull_request(&fixture.repository, "x")
+            .await
+            .unwrap(),
+        None
+    );
+
+    // Checks belong to a commit: a new one has none.
+    let next = fixture.commit("two");
+    fixture.publish(&next).await.unwrap();
+    let moved = forge
+        .open_pull_request(&fixture.repository, &retitled)
+        .await
+        .unwrap();
+    assert_eq!(
+        (moved.number, moved.head_commit, moved.checks.len()),
+        (1, next, 0)
+    );
+    let unknown = forge.report_check(&fixture.repository, 9, &running).await;
+    assert_eq!(
+        unknown,
+        Err(ForgeError::Missing("pull request 9".to_owned()))
+    );
+}
+
+#[tokio::test]
+async fn a_branch_comes_out_as_it_went_in_and_alone() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    fixture.publish(&commit).await.unwrap();
+    let target = fixture.source.path().join(".git/branch.bundle");
+    fixture
+        .forge
+        .bundle(&fixture.repository, "compy/fix", &target)
+        .await
+        .unwrap();
+    let heads = fixture.git(&["bundle", "list-heads", target.to_str().unwrap()]);
+    assert_eq!(heads, format!("{commit} refs/heads/compy/fix"));
+    let missing = fixture
+        .forge
+        .bundle(&fixture.repository, "nope", &target)
+        .await;
+    assert_eq!(missing, Err(ForgeError::Missing("branch nope".to_owned())));
+}

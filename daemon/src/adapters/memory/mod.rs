@@ -1,0 +1,49 @@
+//! The ports in memory, for tests: fakes that pass the same contract suites as
+//! the real adapters, and that can be told to fail like a full disk.
+
+mod blobs;
+mod clock;
+mod runtime;
+mod store;
+
+pub use self::{
+    blobs::MemoryBlobs, clock::ManualClock, runtime::MemoryRuntime, store::MemoryStore,
+};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ports::{contract, store::StorePort as _};
+
+    #[tokio::test]
+    async fn the_store_keeps_the_contract() {
+        contract::store::check(Arc::new(MemoryStore::new())).await;
+    }
+
+    #[tokio::test]
+    async fn the_blobs_keep_the_contract() {
+        contract::blobs::check(Arc::new(MemoryBlobs::new())).await;
+    }
+
+    #[tokio::test]
+    async fn the_runtime_keeps_the_contract() {
+        let runtime = Arc::new(MemoryRuntime::with_image("image"));
+        let plan = || {
+            let link_dir = std::path::Path::new("/nonexistent");
+            contract::runtime::plan("image", link_dir, std::collections::BTreeMap::new())
+        };
+        contract::runtime::check(runtime, plan(), plan()).await;
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_writes_until_it_is_freed() {
+        let store = MemoryStore::new();
+        let workspace = contract::store::workspace(1, "a");
+        store.fill_disk();
+        assert!(store.add_workspace(&workspace).await.is_err());
+        store.free_disk();
+        store.add_workspace(&workspace).await.unwrap();
+    }
+}

@@ -1,0 +1,203 @@
+//! An engine in memory: containers that are only states.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::ids::WorkspaceId,
+    ports::runtime::{
+        ContainerId, ContainerPlan, ContainerState, ContainerStatus, EngineInfo, ImageInfo,
+        RuntimeError, RuntimePort,
+    },
+};
+
+/// An engine in memory. Tests can take it down, and do to its containers what a
+/// person with a shell can.
+#[derive(Debug, Default)]
+pub struct MemoryRuntime {
+    /// Held for one operation, never over an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    down: bool,
+    images: BTreeSet<String>,
+    containers: BTreeMap<String, ContainerState>,
+    volumes: BTreeSet<WorkspaceId>,
+    made: u32,
+    starts: u32,
+}
+
+impl MemoryRuntime {
+    /// An engine with one image.
+    #[must_use]
+    pub fn with_image(reference: &str) -> Self {
+        let runtime = Self::default();
+        runtime.lock().images.insert(reference.to_owned());
+        runtime
+    }
+
+    /// From now on every call fails with [`RuntimeError::Unavailable`].
+    pub fn take_down(&self) {
+        self.lock().down = true;
+    }
+
+    /// The engine answers again. Its containers have ended meanwhile.
+    pub fn bring_back(&self) {
+        let mut state = self.lock();
+        state.down = false;
+        for container in state.containers.values_mut() {
+            if container.status == ContainerStatus::Running {
+                container.status = ContainerStatus::Exited;
+                container.pid = 0;
+            }
+        }
+    }
+
+    /// Puts a workspace's container into a state, as a person could.
+    pub fn set_status(&self, workspace: &WorkspaceId, status: ContainerStatus) {
+        for container in self.lock().containers.values_mut() {
+            if container.workspace == *workspace {
+                container.status = status;
+            }
+        }
+    }
+
+    /// Removes a workspace's container, as a person could.
+    pub fn lose(&self, workspace: &WorkspaceId) {
+        self.lock()
+            .containers
+            .retain(|_, container| container.workspace != *workspace);
+    }
+
+    /// How many containers were started so far.
+    #[must_use]
+    pub fn starts(&self) -> u32 {
+        self.lock().starts
+    }
+
+    /// How many workspaces have volumes.
+    #[must_use]
+    pub fn volumes(&self) -> usize {
+        self.lock().volumes.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn up(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {
+        let state = self.lock();
+        if state.down {
+            return Err(RuntimeError::Unavailable("it is down".to_owned()));
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    fn container(&mut self, id: &ContainerId) -> Result<&mut ContainerState, RuntimeError> {
+        self.containers
+            .get_mut(&id.0)
+            .ok_or_else(|| RuntimeError::ContainerMissing(id.0.clone()))
+    }
+}
+
+#[async_trait]
+impl RuntimePort for MemoryRuntime {
+    async fn engine(&self) -> Result<EngineInfo, RuntimeError> {
+        drop(self.up()?);
+        Ok(EngineInfo {
+            version: "1.0".to_owned(),
+            api_version: "1.41".to_owned(),
+            root_dir: "/".into(),
+            storage_driver: "memory".to_owned(),
+            cpus: 1,
+            memory_bytes: 1 << 30,
+        })
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
+        let known = self.up()?.images.contains(reference);
+        Ok(known.then(|| ImageInfo {
+            id: format!("memory:{reference}"),
+            size_bytes: 1,
+            user: String::new(),
+        }))
+    }
+
+    async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
+        let mut state = self.up()?;
+        let found = state
+            .containers
+            .values()
+            .find(|container| container.workspace == plan.workspace);
+        if let Some(found) = found {
+            return Ok(found.id.clone());
+        }
+        if !state.images.contains(&plan.definition.image) {
+            return Err(RuntimeError::ImageMissing(plan.definition.image.clone()));
+        }
+        state.made += 1;
+        let id = ContainerId(format!("container-{}", state.made));
+        let container = ContainerState {
+            id: id.clone(),
+            workspace: plan.workspace.clone(),
+            definition: Some(plan.definition.clone()),
+            status: ContainerStatus::Created,
+            pid: 0,
+        };
+        state.containers.insert(id.0.clone(), container);
+        state.volumes.insert(plan.workspace.clone());
+        Ok(id)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        let pid = state.made + 1_000;
+        let container = state.container(id)?;
+        if container.status != ContainerStatus::Running {
+            container.status = ContainerStatus::Running;
+            container.pid = pid;
+            state.starts += 1;
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, id: &ContainerId, _: u32) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        let container = state.container(id)?;
+        if container.status != ContainerStatus::Created {
+            container.status = ContainerStatus::Exited;
+            container.pid = 0;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.up()?.containers.remove(&id.0);
+        Ok(())
+    }
+
+    async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError> {
+        self.up()?.volumes.remove(workspace);
+        Ok(())
+    }
+
+    async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
+        let state = self.up()?;
+        let mut containers = state.containers.values();
+        Ok(containers
+            .find(|container| container.workspace == *workspace)
+            .cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
+        Ok(self.up()?.containers.values().cloned().collect())
+    }
+}

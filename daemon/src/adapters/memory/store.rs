@@ -1,0 +1,230 @@
+//! Records and logs in memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    domain::{
+        artifact::Artifact,
+        forge::PullRequest,
+        ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+        workspace::Workspace,
+    },
+    ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
+};
+
+/// A store in memory. Its disk is full when [`fill_disk`](Self::fill_disk)
+/// says so.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    /// Held for one operation, never over an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    disk_full: bool,
+    workspaces: BTreeMap<WorkspaceId, Workspace>,
+    logs: BTreeMap<SessionId, Vec<EventBytes>>,
+    artifacts: BTreeMap<ArtifactId, Artifact>,
+    pull_requests: BTreeMap<(String, u64), PullRequest>,
+    requests: BTreeMap<RequestId, RequestRecord>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on every write fails with [`StoreError::DiskFull`].
+    pub fn fill_disk(&self) {
+        self.lock().disk_full = true;
+    }
+
+    /// Writes succeed again.
+    pub fn free_disk(&self) {
+        self.lock().disk_full = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let state = self.lock();
+        if state.disk_full {
+            return Err(StoreError::DiskFull("memory".to_owned()));
+        }
+        Ok(state)
+    }
+}
+
+#[async_trait]
+impl StorePort for MemoryStore {
+    async fn add_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        let name = &workspace.definition.name;
+        if state
+            .workspaces
+            .values()
+            .any(|other| other.definition.name == *name && other.id != workspace.id)
+        {
+            return Err(StoreError::NameTaken(name.clone()));
+        }
+        state
+            .workspaces
+            .insert(workspace.id.clone(), workspace.clone());
+        Ok(())
+    }
+
+    async fn update_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        let name = &workspace.definition.name;
+        if !state.workspaces.contains_key(&workspace.id) {
+            return Err(StoreError::Missing(format!("workspace {}", workspace.id)));
+        }
+        if state
+            .workspaces
+            .values()
+            .any(|other| other.definition.name == *name && other.id != workspace.id)
+        {
+            return Err(StoreError::NameTaken(name.clone()));
+        }
+        state
+            .workspaces
+            .insert(workspace.id.clone(), workspace.clone());
+        Ok(())
+    }
+
+    async fn remove_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.writable()?.workspaces.remove(id);
+        Ok(())
+    }
+
+    async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, StoreError> {
+        Ok(self.lock().workspaces.get(id).cloned())
+    }
+
+    async fn workspace_named(&self, name: &WorkspaceName) -> Result<Option<Workspace>, StoreError> {
+        let state = self.lock();
+        let mut all = state.workspaces.values();
+        Ok(all
+            .find(|workspace| workspace.definition.name == *name)
+            .cloned())
+    }
+
+    async fn workspaces(&self) -> Result<Vec<Workspace>, StoreError> {
+        let mut all: Vec<_> = self.lock().workspaces.values().cloned().collect();
+        all.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
+        Ok(all)
+    }
+
+    async fn append(
+        &self,
+        session: &SessionId,
+        next: u64,
+        events: Vec<EventBytes>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        let expected = state
+            .logs
+            .get(session)
+            .map_or(1, |log| log.len() as u64 + 1);
+        if next != expected {
+            return Err(StoreError::WrongSequence {
+                session: session.clone(),
+                expected,
+                given: next,
+            });
+        }
+        if !events.is_empty() {
+            state
+                .logs
+                .entry(session.clone())
+                .or_default()
+                .extend(events);
+        }
+        Ok(())
+    }
+
+    async fn events(
+        &self,
+        session: &SessionId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<EventBytes>, StoreError> {
+        let skipped = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
+        let state = self.lock();
+        let Some(log) = state.logs.get(session) else {
+            return Ok(Vec::new());
+        };
+        Ok(log.iter().skip(skipped).take(limit).cloned().collect())
+    }
+
+    async fn sessions(&self) -> Result<Vec<SessionId>, StoreError> {
+        Ok(self.lock().logs.keys().rev().cloned().collect())
+    }
+
+    async fn put_artifact(&self, artifact: &Artifact) -> Result<(), StoreError> {
+        self.writable()?
+            .artifacts
+            .insert(artifact.id.clone(), artifact.clone());
+        Ok(())
+    }
+
+    async fn artifact(&self, id: &ArtifactId) -> Result<Option<Artifact>, StoreError> {
+        Ok(self.lock().artifacts.get(id).cloned())
+    }
+
+    async fn artifacts(&self, session: &SessionId) -> Result<Vec<Artifact>, StoreError> {
+        let state = self.lock();
+        let all = state.artifacts.values();
+        Ok(all
+            .filter(|artifact| artifact.session == *session)
+            .cloned()
+            .collect())
+    }
+
+    async fn put_pull_request(
+        &self,
+        repository: &str,
+        pull_request: &PullRequest,
+    ) -> Result<(), StoreError> {
+        let key = (repository.to_owned(), pull_request.number);
+        self.writable()?
+            .pull_requests
+            .insert(key, pull_request.clone());
+        Ok(())
+    }
+
+    async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError> {
+        let state = self.lock();
+        let all = state.pull_requests.iter();
+        Ok(all
+            .filter(|((of, _), _)| of == repository)
+            .map(|(_, pull_request)| pull_request.clone())
+            .collect())
+    }
+
+    async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
+        Ok(self.lock().requests.get(id).cloned())
+    }
+
+    async fn put_request(&self, id: &RequestId, record: &RequestRecord) -> Result<(), StoreError> {
+        self.writable()?.requests.insert(id.clone(), record.clone());
+        Ok(())
+    }
+
+    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError> {
+        let mut state = self.writable()?;
+        let before = state.requests.len();
+        state.requests.retain(|_, record| record.at_ms >= at_ms);
+        Ok((before - state.requests.len()) as u64)
+    }
+}

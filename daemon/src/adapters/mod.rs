@@ -1,0 +1,17 @@
+//! The ports made real. Only `app` names these types.
+
+pub mod agent;
+pub mod blobs;
+pub mod clock;
+pub mod disk_space;
+pub mod docker;
+pub mod events;
+pub mod forge;
+#[cfg(any(test, feature = "test-util"))]
+pub mod local_agent;
+#[cfg(any(test, feature = "test-util"))]
+pub mod memory;
+pub mod model;
+pub mod sled;
+#[cfg(test)]
+mod testing;

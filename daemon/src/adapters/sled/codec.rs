@@ -1,0 +1,96 @@
+//! Keys and values as they are on disk. A change here is a new format.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::ports::store::RequestRecord;
+
+/// A value that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a record cannot be read: {0}")]
+pub(super) struct CodecError(String);
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records have string keys and no fallible serialisers")
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(bytes).map_err(|error| CodecError(error.to_string()))
+}
+
+/// `at_ms`, the fingerprint's length, the fingerprint, the answer. Answers are
+/// bytes, which JSON would blow up fourfold.
+pub(super) fn encode_request(record: &RequestRecord) -> Vec<u8> {
+    let fingerprint = record.fingerprint.as_bytes();
+    let length = u16::try_from(fingerprint.len()).expect("a hash in hex is short");
+    let mut bytes = Vec::with_capacity(10 + fingerprint.len() + record.answer.len());
+    bytes.extend_from_slice(&record.at_ms.to_be_bytes());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(fingerprint);
+    bytes.extend_from_slice(&record.answer);
+    bytes
+}
+
+pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> {
+    let cut = || CodecError("a request is cut short".to_owned());
+    let (at_ms, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+    let (length, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+    let (fingerprint, answer) = rest
+        .split_at_checked(usize::from(u16::from_be_bytes(*length)))
+        .ok_or_else(cut)?;
+    Ok(RequestRecord {
+        fingerprint: String::from_utf8_lossy(fingerprint).into_owned(),
+        answer: answer.to_vec(),
+        at_ms: i64::from_be_bytes(*at_ms),
+    })
+}
+
+/// Keys: one letter for the kind, `/`, and what identifies the record.
+pub(super) mod key {
+    use crate::domain::ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName};
+
+    pub(in super::super) const FORMAT: &[u8] = b"format";
+    /// There once the journal of the session logs was made.
+    pub(in super::super) const JOURNAL: &[u8] = b"journal";
+    pub(in super::super) const WORKSPACES: &[u8] = b"w/";
+    pub(in super::super) const REQUESTS: &[u8] = b"r/";
+
+    pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
+        format!("w/{id}").into_bytes()
+    }
+
+    /// Holds the workspace's id.
+    pub(in super::super) fn workspace_name(name: &WorkspaceName) -> Vec<u8> {
+        format!("n/{name}").into_bytes()
+    }
+
+    pub(in super::super) fn artifact(id: &ArtifactId) -> Vec<u8> {
+        format!("a/{id}").into_bytes()
+    }
+
+    pub(in super::super) fn artifacts_of(session: &SessionId) -> Vec<u8> {
+        format!("i/{session}/").into_bytes()
+    }
+
+    /// Holds the artifact's id.
+    pub(in super::super) fn artifact_of(session: &SessionId, id: &ArtifactId) -> Vec<u8> {
+        format!("i/{session}/{id}").into_bytes()
+    }
+
+    /// A repository may have any name, so its length ends it.
+    pub(in super::super) fn pull_requests_of(repository: &str) -> Vec<u8> {
+        let mut key = b"p/".to_vec();
+        key.extend_from_slice(&(repository.len() as u64).to_be_bytes());
+        key.extend_from_slice(repository.as_bytes());
+        key
+    }
+
+    pub(in super::super) fn pull_request(repository: &str, number: u64) -> Vec<u8> {
+        let mut key = pull_requests_of(repository);
+        key.extend_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    pub(in super::super) fn request(id: &RequestId) -> Vec<u8> {
+        format!("r/{id}").into_bytes()
+    }
+}

@@ -1,0 +1,5 @@
+//! Wire types to the domain's and back, by hand: a change of a proto cannot
+//! reshape the domain.
+
+pub mod session;
+pub mod workspace;

@@ -1,0 +1,11 @@
+//! gRPC: one file per service of `compy.v1`, and what they share.
+
+pub mod artifact;
+pub mod convert;
+pub mod requests;
+pub mod server;
+pub mod session;
+pub mod status;
+pub mod system;
+pub mod time;
+pub mod workspace;

@@ -1,0 +1,221 @@
+//! Requests made once, whatever their clients do.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use compyd_proto::v1::{GetInfoRequest, GetInfoResponse, ListArtifactsRequest};
+use tokio::sync::Notify;
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::adapters::memory::{ManualClock, MemoryStore};
+
+struct Bench {
+    store: Arc<MemoryStore>,
+    tasks: TaskTracker,
+    requests: Requests,
+    /// How often the work ran.
+    runs: Arc<AtomicUsize>,
+    /// Told when the work has begun.
+    begun: Arc<Notify>,
+    /// Lets the work end.
+    go_on: Arc<Notify>,
+}
+
+fn bench() -> Bench {
+    let store = Arc::new(MemoryStore::new());
+    let tasks = TaskTracker::new();
+    let requests = Requests::new(
+        store.clone(),
+        Arc::new(ManualClock::default()),
+        tasks.clone(),
+    );
+    Bench {
+        store,
+        tasks,
+        requests,
+        runs: Arc::default(),
+        begun: Arc::default(),
+        go_on: Arc::default(),
+    }
+}
+
+impl Bench {
+    /// A call whose work waits for `go_on` and answers with the number of its
+    /// run.
+    fn call(&self) -> tokio::task::JoinHandle<Result<GetInfoResponse, Status>> {
+        let requests = self.requests.clone();
+        let work = self.work();
+        tokio::spawn(async move { requests.once("m", "r1", &GetInfoRequest {}, work).await })
+    }
+
+    fn work(
+        &self,
+    ) -> impl FnOnce() -> futures_util::future::BoxFuture<'static, Result<GetInfoResponse, Status>>
+    + Send
+    + 'static {
+        let (runs, begun, go_on) = (self.runs.clone(), self.begun.clone(), self.go_on.clone());
+        move || {
+            Box::pin(async move {
+                let run = runs.fetch_add(1, Ordering::SeqCst) + 1;
+                begun.notify_one();
+                go_on.notified().await;
+                Ok(GetInfoResponse {
+                    version: run.to_string(),
+                    ..GetInfoResponse::default()
+                })
+            })
+        }
+    }
+
+    /// A call whose work ends at once like this.
+    async fn now(&self, outcome: Result<&'static str, Status>) -> Result<GetInfoResponse, Status> {
+        let answer = outcome.map(|version| GetInfoResponse {
+            version: version.to_owned(),
+            ..GetInfoResponse::default()
+        });
+        self.requests
+            .once("m", "r1", &GetInfoRequest {}, move || async move { answer })
+            .await
+    }
+}
+
+fn version(answer: Result<GetInfoResponse, Status>) -> String {
+    answer.unwrap().version
+}
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().unwrap().reason
+}
+
+#[tokio::test]
+async fn a_retry_joins_the_call_that_runs() {
+    let bench = bench();
+    let first = bench.call();
+    bench.begun.notified().await;
+    let second = bench.call();
+    // On this single thread one turn takes the second call to where it waits.
+    tokio::task::yield_now().await;
+    assert!(!second.is_finished());
+    bench.go_on.notify_one();
+    assert_eq!(version(first.await.unwrap()), "1");
+    assert_eq!(version(second.await.unwrap()), "1");
+    assert_eq!(bench.runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_retry_afterwards_gets_the_first_answer_also_from_another_daemon() {
+    let bench = bench();
+    assert_eq!(version(bench.now(Ok("first")).await), "first");
+    assert_eq!(version(bench.now(Ok("second")).await), "first");
+    let restarted = Requests::new(
+        bench.store.clone(),
+        Arc::new(ManualClock::default()),
+        TaskTracker::new(),
+    );
+    let answer: Result<GetInfoResponse, _> = restarted
+        .once("m", "r1", &GetInfoRequest {}, || async {
+            panic!("the work was done before")
+        })
+        .await;
+    assert_eq!(version(answer), "first");
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_parameters_is_a_conflict_while_running_and_after() {
+    let bench = bench();
+    let other = ListArtifactsRequest {
+        stage: "PR".to_owned(),
+        ..ListArtifactsRequest::default()
+    };
+    let conflict = async || {
+        let never = || async { panic!("a conflict does no work") };
+        let refused: Result<GetInfoResponse, _> =
+            bench.requests.once("m", "r1", &other, never).await;
+        let status = refused.unwrap_err();
+        assert_eq!(status.code(), Code::AlreadyExists);
+        assert_eq!(reason(&status), "REQUEST_CONFLICT");
+    };
+    let first = bench.call();
+    bench.begun.notified().await;
+    conflict().await;
+    bench.go_on.notify_one();
+    first.await.unwrap().unwrap();
+    conflict().await;
+    let other_method: Result<GetInfoResponse, _> = bench
+        .requests
+        .once("n", "r1", &GetInfoRequest {}, || async {
+            panic!("a conflict does no work")
+        })
+        .await;
+    assert_eq!(reason(&other_method.unwrap_err()), "REQUEST_CONFLICT");
+}
+
+#[tokio::test]
+async fn an_error_is_forgotten_and_a_retry_tries_again() {
+    let bench = bench();
+    let failed = bench.now(Err(Status::unavailable("not now"))).await;
+    assert_eq!(failed.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(version(bench.now(Ok("second try")).await), "second try");
+}
+
+#[tokio::test]
+async fn work_goes_on_when_its_client_goes_away() {
+    let bench = bench();
+    let call = bench.call();
+    bench.begun.notified().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    bench.go_on.notify_one();
+    bench.tasks.close();
+    bench.tasks.wait().await;
+    assert_eq!(version(bench.now(Ok("again")).await), "1");
+}
+
+#[tokio::test]
+async fn a_panic_is_reported_to_the_caller_and_a_retry_tries_again() {
+    let bench = bench();
+    let failed: Result<GetInfoResponse, _> = bench
+        .requests
+        .once("m", "r1", &GetInfoRequest {}, || async {
+            panic!("the work is broken")
+        })
+        .await;
+    assert_eq!(failed.unwrap_err().code(), Code::Internal);
+    assert_eq!(version(bench.now(Ok("sound")).await), "sound");
+}
+
+#[tokio::test]
+async fn a_request_without_a_sound_id_is_refused() {
+    let bench = bench();
+    for id in ["", "a b", &"x".repeat(129)] {
+        let refused: Result<GetInfoResponse, _> = bench
+            .requests
+            .once("m", id, &GetInfoRequest {}, || async { panic!("no work") })
+            .await;
+        assert_eq!(reason(&refused.unwrap_err()), "REQUEST_ID_INVALID");
+    }
+}
+
+/// Calls that come just as the first one ends find either the call or its
+/// answer, never neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_at_the_very_end_does_the_work_no_second_time() {
+    for round in 0..200 {
+        let bench = bench();
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (requests, runs) = (bench.requests.clone(), bench.runs.clone());
+            calls.spawn(async move {
+                let work = move || async move {
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    Ok(GetInfoResponse::default())
+                };
+                requests.once("m", "r1", &GetInfoRequest {}, work).await
+            });
+        }
+        for answer in calls.join_all().await {
+            answer.unwrap();
+        }
+        assert_eq!(bench.runs.load(Ordering::SeqCst), 1, "round {round}");
+    }
+}

@@ -1,0 +1,368 @@
+//! `compy.v1.SessionService`.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use compyd_proto::v1::{self as wire, session_service_server};
+use futures_util::{Stream, StreamExt as _};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    convert::session::{self as convert, Detail, OptionsMistake},
+    requests::Requests,
+    status::{Retry, internal, invalid, invalid_id, refusal},
+};
+use crate::{
+    domain::{
+        ids::SessionId,
+        session::{
+            options::SessionLimits,
+            request::{Answer, RequestRefusal},
+        },
+        workspace::Workspace,
+    },
+    ports::store::{StoreError, StorePort},
+    service::sessions::{LogError, Published, SessionError, Sessions, StartSession},
+};
+
+/// What sessions are started with where a request does not say.
+#[derive(Debug, Clone, Default)]
+pub struct SessionDefaults {
+    /// The model, by name; `None` means that a request must name one.
+    pub model: Option<String>,
+    /// Limits.
+    pub limits: SessionLimits,
+}
+
+/// The service on the wire.
+#[derive(Clone)]
+pub struct SessionApi {
+    sessions: Sessions,
+    store: Arc<dyn StorePort>,
+    requests: Requests,
+    defaults: Arc<SessionDefaults>,
+}
+
+impl SessionApi {
+    /// Sessions over gRPC.
+    #[must_use]
+    pub fn new(
+        sessions: Sessions,
+        store: Arc<dyn StorePort>,
+        requests: Requests,
+        defaults: SessionDefaults,
+    ) -> Self {
+        Self {
+            sessions,
+            store,
+            requests,
+            defaults: Arc::new(defaults),
+        }
+    }
+
+    /// A workspace by name or id.
+    async fn workspace(&self, name_or_id: &str) -> Result<Workspace, Status> {
+        let found = if let Ok(id) = name_or_id.parse() {
+            self.store.workspace(&id).await
+        } else if let Ok(name) = name_or_id.parse() {
+            self.store.workspace_named(&name).await
+        } else {
+            Ok(None)
+        };
+        found.map_err(|error| internal(&error))?.ok_or_else(|| {
+            let shown: String = name_or_id.chars().take(64).collect();
+            refusal(
+                Code::NotFound,
+                "WORKSPACE_UNKNOWN",
+                format!("there is no workspace `{shown}`"),
+                "`compyctl workspace list` shows those there are",
+                Retry::No,
+            )
+        })
+    }
+
+    async fn start(&self, request: wire::StartSessionRequest) -> Result<Published, Status> {
+        let workspace = self.workspace(&request.workspace).await?;
+        let repository = match request.repository.as_str() {
+            "" => None,
+            name => Some(
+                name.parse()
+                    .map_err(|error| invalid_id("REPOSITORY_UNKNOWN", &error))?,
+            ),
+        };
+        let default_model = self.defaults.model.as_deref();
+        let options = convert::options(request.options, default_model, self.defaults.limits)
+            .map_err(|mistake| options_status(&mistake))?;
+        let start = StartSession {
+            task: request.task,
+            workspace,
+            repository,
+            options,
+        };
+        self.sessions.start(start).await.map_err(session_status)
+    }
+}
+
+fn session_id(text: &str) -> Result<SessionId, Status> {
+    text.parse()
+        .map_err(|error| invalid_id("SESSION_UNKNOWN", &error))
+}
+
+/// A session as an answer carries it.
+fn answered(result: Result<Published, SessionError>) -> Result<Option<wire::Session>, Status> {
+    let published = result.map_err(session_status)?;
+    Ok(Some(convert::session(&published, Detail::Whole)))
+}
+
+#[tonic::async_trait]
+impl session_service_server::SessionService for SessionApi {
+    async fn start_session(
+        &self,
+        request: Request<wire::StartSessionRequest>,
+    ) -> Result<Response<wire::StartSessionResponse>, Status> {
+        let request = request.into_inner();
+        let (api, asked) = (self.clone(), request.clone());
+        let work = move || async move {
+            let session = Some(convert::session(&api.start(asked).await?, Detail::Whole));
+            Ok(wire::StartSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self.requests.once("StartSession", id, &request, work).await;
+        answer.map(Response::new)
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<wire::GetSessionRequest>,
+    ) -> Result<Response<wire::GetSessionResponse>, Status> {
+        let id = session_id(&request.get_ref().session_id)?;
+        let session = answered(self.sessions.get(&id).await)?;
+        Ok(Response::new(wire::GetSessionResponse { session }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<wire::ListSessionsRequest>,
+    ) -> Result<Response<wire::ListSessionsResponse>, Status> {
+        let request = request.into_inner();
+        let workspace = match request.workspace.as_str() {
+            "" => None,
+            name_or_id => Some(self.workspace(name_or_id).await?.id.to_string()),
+        };
+        let sessions = self.sessions.list().await.map_err(session_status)?;
+        let any = i32::from(wire::SessionState::Unspecified);
+        let sessions = sessions
+            .iter()
+            .map(|session| convert::session(session, Detail::Listed))
+            .filter(|session| {
+                let in_workspace = workspace
+                    .as_ref()
+                    .is_none_or(|workspace| session.workspace_id == *workspace);
+                in_workspace && (request.state == any || session.state == request.state)
+            })
+            .collect();
+        Ok(Response::new(wire::ListSessionsResponse { sessions }))
+    }
+
+    type WatchSessionStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchSessionResponse, Status>> + Send>>;
+
+    async fn watch_session(
+        &self,
+        request: Request<wire::WatchSessionRequest>,
+    ) -> Result<Response<Self::WatchSessionStream>, Status> {
+        let request = request.into_inner();
+        let id = session_id(&request.session_id)?;
+        let watching = self
+            .sessions
+            .watch(&id, request.after_sequence, !request.no_follow)
+            .await
+            .map_err(session_status)?;
+        let items = ReceiverStream::new(watching).map(move |item| match item {
+            Ok(item) => Ok(convert::watch_item(&id, item)),
+            Err(error) => Err(log_status(&error)),
+        });
+        Ok(Response::new(Box::pin(items)))
+    }
+
+    async fn pause_session(
+        &self,
+        request: Request<wire::PauseSessionRequest>,
+    ) -> Result<Response<wire::PauseSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        let sessions = self.sessions.clone();
+        let work = move || async move {
+            let session = answered(sessions.pause(&session).await)?;
+            Ok(wire::PauseSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self.requests.once("PauseSession", id, &request, work).await;
+        answer.map(Response::new)
+    }
+
+    async fn resume_session(
+        &self,
+        request: Request<wire::ResumeSessionRequest>,
+    ) -> Result<Response<wire::ResumeSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        let sessions = self.sessions.clone();
+        let work = move || async move {
+            let session = answered(sessions.resume(&session).await)?;
+            Ok(wire::ResumeSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self
+            .requests
+            .once("ResumeSession", id, &request, work)
+            .await;
+        answer.map(Response::new)
+    }
+
+    async fn cancel_session(
+        &self,
+        request: Request<wire::CancelSessionRequest>,
+    ) -> Result<Response<wire::CancelSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        let (sessions, reason) = (self.sessions.clone(), request.reason.clone());
+        let work = move || async move {
+            let session = answered(sessions.cancel(&session, &reason).await)?;
+            Ok(wire::CancelSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self
+            .requests
+            .once("CancelSession", id, &request, work)
+            .await;
+        answer.map(Response::new)
+    }
+
+    async fn answer_session(
+        &self,
+        request: Request<wire::AnswerSessionRequest>,
+    ) -> Result<Response<wire::AnswerSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        let sessions = self.sessions.clone();
+        let given = Answer {
+            question: (!request.question_id.is_empty()).then(|| request.question_id.clone()),
+            accepted: request.accept,
+            text: request.text.clone(),
+        };
+        let work = move || async move {
+            let session = answered(sessions.answer(&session, given).await)?;
+            Ok(wire::AnswerSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self
+            .requests
+            .once("AnswerSession", id, &request, work)
+            .await;
+        answer.map(Response::new)
+    }
+}
+
+fn options_status(mistake: &OptionsMistake) -> Status {
+    let message = mistake.to_string();
+    match mistake {
+        OptionsMistake::ModelMissing => refusal(
+            Code::FailedPrecondition,
+            "MODEL_MISSING",
+            message,
+            "name one with --model or COMPY_MODEL, or set a default in the daemon's configuration",
+            Retry::No,
+        ),
+        OptionsMistake::ModelInvalid(_) => invalid(
+            "MODEL_INVALID",
+            message,
+            "use openai:NAME, anthropic:NAME or scripted:FILE",
+        ),
+        OptionsMistake::CommandInvalid { .. } => invalid(
+            "COMMAND_INVALID",
+            message,
+            "quote it as a shell would; it runs without a shell",
+        ),
+    }
+}
+
+/// A session's error on the wire.
+fn session_status(error: SessionError) -> Status {
+    let message = error.to_string();
+    let not_found =
+        |reason, message, advice| refusal(Code::NotFound, reason, message, advice, Retry::No);
+    let not_now = |reason, message, advice: String| {
+        refusal(Code::FailedPrecondition, reason, message, advice, Retry::No)
+    };
+    match error {
+        SessionError::Unknown(_) => not_found(
+            "SESSION_UNKNOWN",
+            message,
+            "`compyctl session list` shows those there are",
+        ),
+        SessionError::TaskInvalid(_) => invalid(
+            "TASK_INVALID",
+            message,
+            "say what is to be done, in up to 64 KiB",
+        ),
+        SessionError::RepositoryUnknown(_) => not_found(
+            "REPOSITORY_UNKNOWN",
+            message,
+            "`compyctl workspace show` lists the workspace's repositories",
+        ),
+        SessionError::Active { session, .. } => not_now(
+            "SESSION_ACTIVE",
+            message,
+            format!("wait for it, or end it with `compyctl session cancel {session}`"),
+        ),
+        SessionError::Model { .. } => not_now(
+            "MODEL_INVALID",
+            message,
+            "check the model's name, its key and the daemon's configuration".into(),
+        ),
+        SessionError::Refused(RequestRefusal::Ended(_)) => {
+            not_now("SESSION_ENDED", message, "start a new session".into())
+        }
+        SessionError::Refused(RequestRefusal::NothingAsked) => not_now(
+            "NOTHING_ASKED",
+            message,
+            "look at it with `compyctl session show`".into(),
+        ),
+        SessionError::Refused(RequestRefusal::QuestionUnknown { .. }) => not_found(
+            "QUESTION_UNKNOWN",
+            message,
+            "answer the question that is open, or leave its id out",
+        ),
+        SessionError::Log(error) => log_status(&error),
+        SessionError::Stopping => refusal(
+            Code::Unavailable,
+            "STOPPING",
+            message,
+            "try again once the daemon is back",
+            Retry::After(Duration::from_secs(2)),
+        ),
+    }
+}
+
+fn log_status(error: &LogError) -> Status {
+    match error {
+        LogError::Store(StoreError::DiskFull(_)) => refusal(
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            error.to_string(),
+            "free some space and try again",
+            Retry::After(Duration::from_secs(5)),
+        ),
+        LogError::Store(
+            StoreError::NameTaken(_)
+            | StoreError::Missing(_)
+            | StoreError::WrongSequence { .. }
+            | StoreError::NewerFormat { .. }
+            | StoreError::Damaged(_)
+            | StoreError::Failed { .. },
+        )
+        | LogError::Event(_)
+        | LogError::Headless(_) => internal(error),
+    }
+}

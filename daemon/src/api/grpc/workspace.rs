@@ -1,0 +1,436 @@
+//! `compy.v1.WorkspaceService`: decode, call the service, encode.
+
+use std::{future::Future as _, pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use compyd_proto::v1::{
+    self as wire, add_repository_request::Part as AddPart, exec_request::Part as ExecPart,
+    upload_request::Part as UploadPart, workspace_service_server::WorkspaceService,
+};
+use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert::workspace as convert,
+    requests::Requests,
+    status::{invalid, invalid_id},
+};
+use crate::{
+    domain::{
+        exec::SignalTarget,
+        ids::{ExecId, WorkspaceId},
+    },
+    service::workspaces::{AddRepository, Follow, RepositoryOrigin, Workspaces, WorkspacesError},
+};
+
+type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service on the wire.
+#[derive(Clone)]
+pub struct WorkspaceApi {
+    workspaces: Workspaces,
+    requests: Requests,
+    tasks: TaskTracker,
+}
+
+impl WorkspaceApi {
+    /// Answers with `workspaces`; what feeds a command's input runs on `tasks`.
+    #[must_use]
+    pub fn new(workspaces: Workspaces, requests: Requests, tasks: TaskTracker) -> Self {
+        Self {
+            workspaces,
+            requests,
+            tasks,
+        }
+    }
+
+    fn resolve(&self, name_or_id: &str) -> Result<WorkspaceId, Status> {
+        let found = self.workspaces.resolve(name_or_id);
+        found.map(|w| w.id.clone()).map_err(refused)
+    }
+}
+
+fn refused(error: impl Into<WorkspacesError>) -> Status {
+    convert::error(&error.into())
+}
+
+/// A client stream that does not begin as the contract says.
+fn wrong_first(expected: &str) -> Status {
+    invalid(
+        "STREAM_INVALID",
+        format!("the first message must be {expected}"),
+        "send it first, once, and then the rest",
+    )
+}
+
+#[tonic::async_trait]
+impl WorkspaceService for WorkspaceApi {
+    async fn create_workspace(
+        &self,
+        request: Request<wire::CreateWorkspaceRequest>,
+    ) -> Result<Response<wire::CreateWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let create = convert::create(&request)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.create(create).await.map_err(refused)?;
+            Ok(wire::CreateWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "CreateWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn get_workspace(
+        &self,
+        request: Request<wire::GetWorkspaceRequest>,
+    ) -> Result<Response<wire::GetWorkspaceResponse>, Status> {
+        let id = self.resolve(&request.get_ref().workspace)?;
+        let view = self.workspaces.get(&id).await.map_err(refused)?;
+        Ok(Response::new(wire::GetWorkspaceResponse {
+            workspace: Some(convert::view(&view)),
+        }))
+    }
+
+    async fn list_workspaces(
+        &self,
+        _: Request<wire::ListWorkspacesRequest>,
+    ) -> Result<Response<wire::ListWorkspacesResponse>, Status> {
+        let views = self.workspaces.list().await;
+        Ok(Response::new(wire::ListWorkspacesResponse {
+            workspaces: views.iter().map(convert::view).collect(),
+        }))
+    }
+
+    async fn start_workspace(
+        &self,
+        request: Request<wire::StartWorkspaceRequest>,
+    ) -> Result<Response<wire::StartWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.start(&id).await.map_err(refused)?;
+            Ok(wire::StartWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "StartWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn stop_workspace(
+        &self,
+        request: Request<wire::StopWorkspaceRequest>,
+    ) -> Result<Response<wire::StopWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.stop(&id).await.map_err(refused)?;
+            Ok(wire::StopWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "StopWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn delete_workspace(
+        &self,
+        request: Request<wire::DeleteWorkspaceRequest>,
+    ) -> Result<Response<wire::DeleteWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let workspaces = self.workspaces.clone();
+        let (name_or_id, force) = (request.workspace.clone(), request.force);
+        // Resolved inside: a retry after the deletion finds its answer, not an
+        // unknown name.
+        let work = move || async move {
+            let id = workspaces.resolve(&name_or_id).map_err(refused)?.id.clone();
+            workspaces.delete(&id, force).await.map_err(refused)?;
+            Ok(wire::DeleteWorkspaceResponse {})
+        };
+        let method = "DeleteWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn add_repository(
+        &self,
+        request: Request<Streaming<wire::AddRepositoryRequest>>,
+    ) -> Result<Response<wire::AddRepositoryResponse>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(AddPart::Start(start)) = first else {
+            return Err(wrong_first("a start"));
+        };
+        let id = self.resolve(&start.workspace)?;
+        let name = match start.name.as_str() {
+            "" => None,
+            name => Some(
+                name.parse()
+                    .map_err(|error| invalid_id("NAME_INVALID", &error))?,
+            ),
+        };
+        let origin = if start.url.is_empty() {
+            RepositoryOrigin::Stream {
+                source: start.bundle_source.chars().take(1024).collect(),
+                bundle: bundle(parts),
+            }
+        } else {
+            RepositoryOrigin::Url(start.url.clone())
+        };
+        let add = AddRepository {
+            name,
+            reference: (!start.reference.is_empty()).then(|| start.reference.clone()),
+            origin,
+        };
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let added = workspaces.add_repository(&id, add).await.map_err(refused)?;
+            Ok(wire::AddRepositoryResponse {
+                repository: Some(convert::repository(&added.repository)),
+                notes: added.notes,
+            })
+        };
+        let method = "AddRepository";
+        let answer = self.requests.once(method, &start.request_id, &start, work);
+        answer.await.map(Response::new)
+    }
+
+    type ExecStream = ServerStream<wire::ExecResponse>;
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<wire::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let (name_or_id, follow) = match first {
+            Some(ExecPart::Start(start)) => (start.workspace.clone(), convert::exec_start(start)?),
+            Some(ExecPart::Attach(attach)) => {
+                let follow = convert::exec_attach(&attach)?;
+                (attach.workspace, follow)
+            }
+            Some(ExecPart::Input(_) | ExecPart::Resize(_) | ExecPart::Signal(_)) | None => {
+                return Err(wrong_first("a start or an attach"));
+            }
+        };
+        let workspace = self.resolve(&name_or_id)?;
+        let exec = match &follow {
+            Follow::Run(exec, _) | Follow::Attach(exec, _) => exec.clone(),
+        };
+        let events = self.workspaces.follow(&workspace, follow).await;
+        let events = events.map_err(refused)?;
+
+        // The feeder lives as long as the answer: a client that goes away
+        // detaches, and standard input stays open for the next one.
+        let gone = CancellationToken::new();
+        let feeder = Feeder {
+            workspaces: self.workspaces.clone(),
+            workspace,
+            exec,
+        };
+        let (gone_for_feeder, guard) = (gone.clone(), gone.drop_guard());
+        let (tell, mut told) = tokio::sync::oneshot::channel();
+        // On cancel: dropped between two messages. On error: tells the client.
+        self.tasks.spawn(async move {
+            let feeding = gone_for_feeder.run_until_cancelled(feeder.run(parts));
+            if let Some(Err(status)) = feeding.await {
+                // The client has gone when nobody listens.
+                let _ = tell.send(status);
+            }
+        });
+        let mut events = events;
+        let mut guard = Some(guard);
+        let mut feeding = true;
+        let answers = stream::poll_fn(move |cx| {
+            use std::task::Poll;
+            if guard.is_none() {
+                return Poll::Ready(None);
+            }
+            if feeding {
+                match Pin::new(&mut told).poll(cx) {
+                    Poll::Ready(Ok(status)) => {
+                        guard = None;
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                    Poll::Ready(Err(_)) => feeding = false,
+                    Poll::Pending => {}
+                }
+            }
+            let event = std::task::ready!(events.poll_next_unpin(cx));
+            if !matches!(event, Some(Ok(_))) {
+                guard = None;
+            }
+            Poll::Ready(event.map(|event| event.map(convert::exec_event).map_err(refused)))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn list_execs(
+        &self,
+        request: Request<wire::ListExecsRequest>,
+    ) -> Result<Response<wire::ListExecsResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let agent = self.workspaces.agent(&id).await.map_err(refused)?;
+        let execs = agent.list(request.running_only).await.map_err(refused)?;
+        Ok(Response::new(wire::ListExecsResponse {
+            execs: execs.into_iter().map(convert::exec_info).collect(),
+        }))
+    }
+
+    async fn signal_exec(
+        &self,
+        request: Request<wire::SignalExecRequest>,
+    ) -> Result<Response<wire::SignalExecResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let exec = convert::exec_id(&request.exec_id)?;
+        let target = convert::signal(request.what)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let agent = workspaces.agent(&id).await.map_err(refused)?;
+            agent.signal(&exec, target).await.map_err(refused)?;
+            Ok(wire::SignalExecResponse {})
+        };
+        let method = "SignalExec";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<wire::UploadRequest>>,
+    ) -> Result<Response<wire::UploadResponse>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(UploadPart::Start(start)) = first else {
+            return Err(wrong_first("a start"));
+        };
+        let id = self.resolve(&start.workspace)?;
+        // The agent keeps a receipt under the request's id: that is what makes
+        // a repeated upload harmless.
+        let step = convert::step_id(&start.request_id)?;
+        let agent = self.workspaces.agent(&id).await.map_err(refused)?;
+        let archive = stream::unfold(parts, |mut parts| async move {
+            match parts.message().await {
+                Ok(Some(wire::UploadRequest {
+                    part: Some(UploadPart::Data(data)),
+                })) => Some((data, parts)),
+                // A client that breaks off cuts the archive short, which the
+                // agent refuses.
+                Ok(_) | Err(_) => None,
+            }
+        })
+        .boxed();
+        let uploaded = agent.upload(&start.directory, Some(&step), archive).await;
+        let uploaded = uploaded.map_err(refused)?;
+        Ok(Response::new(wire::UploadResponse {
+            entries: uploaded.entries,
+            content_bytes: uploaded.content_bytes,
+        }))
+    }
+
+    type DownloadStream = ServerStream<wire::DownloadResponse>;
+
+    async fn download(
+        &self,
+        request: Request<wire::DownloadRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let agent = self.workspaces.agent(&id).await.map_err(refused)?;
+        let pieces = agent.download(&request.path).map(|piece| match piece {
+            Ok(data) => Ok(wire::DownloadResponse { data }),
+            Err(error) => Err(refused(error)),
+        });
+        Ok(Response::new(Box::pin(pieces)))
+    }
+}
+
+/// The pieces of a bundle; ends at the first message that is none.
+fn bundle(
+    parts: Streaming<wire::AddRepositoryRequest>,
+) -> BoxStream<'static, Result<Bytes, String>> {
+    parts
+        .map(|message| match message {
+            Ok(wire::AddRepositoryRequest {
+                part: Some(AddPart::Bundle(data)),
+            }) => Ok(data),
+            Ok(_) => Err("a message of its stream is no piece of it".to_owned()),
+            Err(status) => Err(format!("it was cut short: {}", status.message())),
+        })
+        .boxed()
+}
+
+/// Passes a client's input, signals and sizes on to a command.
+struct Feeder {
+    workspaces: Workspaces,
+    workspace: WorkspaceId,
+    exec: ExecId,
+}
+
+impl Feeder {
+    async fn run(&self, mut parts: Streaming<wire::ExecRequest>) -> Result<(), Status> {
+        // A client stream that ends or breaks is a client that has nothing
+        // more to say; closing standard input is explicit.
+        while let Ok(Some(message)) = parts.message().await {
+            match message.part {
+                Some(ExecPart::Input(input)) => self.feed(input).await?,
+                Some(ExecPart::Resize(size)) => {
+                    let size = convert::terminal_size(size)?;
+                    let agent = self.workspaces.agent_again(&self.workspace).await;
+                    let resized = agent.map_err(refused)?.resize(&self.exec, size).await;
+                    resized.map_err(refused)?;
+                }
+                Some(ExecPart::Signal(signal)) => {
+                    let target = SignalTarget::Group(convert::signal_number(signal)?);
+                    let agent = self.workspaces.agent_again(&self.workspace).await;
+                    let signalled = agent.map_err(refused)?.signal(&self.exec, target).await;
+                    signalled.map_err(refused)?;
+                }
+                Some(ExecPart::Start(_) | ExecPart::Attach(_)) | None => {
+                    return Err(wrong_first("a start or an attach, once"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Standard input by offset: a piece that is sent again over a new link is
+    /// taken once. A command that has closed its input ends the feeding, not
+    /// the following.
+    async fn feed(&self, input: wire::ExecInput) -> Result<(), Status> {
+        const PAUSE: Duration = Duration::from_millis(20);
+        loop {
+            let agent = self.workspaces.agent_again(&self.workspace).await;
+            let written = agent
+                .map_err(refused)?
+                .write_stdin(&self.exec, input.offset, input.data.clone(), input.eof)
+                .await;
+            match written {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some("STDIN_CLOSED") => return Ok(()),
+                Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(refused(error)),
+            }
+        }
+    }
+}

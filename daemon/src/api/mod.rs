@@ -1,0 +1,3 @@
+//! The edge: decode, call a service, encode. No decisions.
+
+pub mod grpc;

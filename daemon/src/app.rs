@@ -1,0 +1,479 @@
+//! The one place that knows concrete types: it builds the adapters, wires the
+//! services and owns the order of start and shutdown.
+//!
+//! ```text
+//! prepare: data directory -> lock -> sockets
+//! run:     store, blobs -> services -> serve -> (shutdown) stop accepting
+//!          -> tell those who work -> wait for the grace -> close the store
+//! ```
+
+mod listen;
+mod lock;
+pub mod logs;
+pub mod report;
+pub mod signals;
+
+#[cfg(test)]
+mod tests;
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    listen::{BoundSocket, ListenError},
+    lock::{DataDirLock, LockError},
+};
+use crate::{
+    adapters::{
+        agent::{LinkHub, LinkHubOptions},
+        blobs::FileBlobs,
+        clock::SystemClock,
+        disk_space,
+        docker::{DockerOptions, DockerRuntime},
+        forge::local::LocalForge,
+        model,
+        sled::{SledOptions, SledStore},
+    },
+    api::grpc::{
+        artifact::ArtifactApi,
+        requests::{REMEMBERED, Requests},
+        server::{self, Services},
+        session::{SessionApi, SessionDefaults},
+        system::{DaemonInfo, SystemApi},
+        workspace::WorkspaceApi,
+    },
+    config::Settings,
+    domain::session::options::SessionLimits,
+    ports::{
+        blobs::{BlobError, BlobPort},
+        clock::ClockPort,
+        forge::ForgePort,
+        runtime::RuntimePort,
+        store::{StoreError, StorePort},
+    },
+    service::{
+        artifacts::Artifacts,
+        ci::LocalCi,
+        commands::Commands,
+        doctor::{Doctor, Keys, Subjects},
+        proof::Prover,
+        sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
+        workspaces::{
+            GitSourceOptions, WorkspacePorts, Workspaces, WorkspacesOptions, extra_ca_environment,
+        },
+    },
+};
+
+/// How often old requests are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Why the daemon did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory cannot be made or used.
+    #[error("cannot use the data directory {}: {message}; set data_dir to one that this account may write", dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
+        message: String,
+    },
+    /// Another daemon has the data directory, or that cannot be found out.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs cannot be opened.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// Sessions of the past cannot be listed.
+    #[error("cannot bring sessions back: {0}")]
+    Sessions(#[from] SessionError),
+    /// Serving failed.
+    #[error(transparent)]
+    Serve(#[from] server::ServeError),
+    /// A part of the daemon panicked.
+    #[error("a part of the daemon failed: {0}; this is a bug, please report it with the log")]
+    Bug(tokio::task::JoinError),
+}
+
+/// A daemon that may start: the data directory is its own and its sockets are
+/// bound. Dropped, it gives them back.
+#[derive(Debug)]
+pub struct Prepared {
+    lock: DataDirLock,
+    sockets: Vec<BoundSocket>,
+}
+
+impl Prepared {
+    /// Takes the data directory and binds every socket, before any work.
+    ///
+    /// # Errors
+    /// [`AppError::DataDir`], [`AppError::Lock`], [`AppError::Listen`].
+    pub async fn new(settings: &Settings) -> Result<Self, AppError> {
+        make_private_dir(&settings.data_dir)?;
+        let lock = DataDirLock::take(&settings.data_dir)?;
+        let mut sockets = Vec::new();
+        for address in &settings.listen {
+            sockets.push(BoundSocket::bind(address).await?);
+        }
+        Ok(Self { lock, sockets })
+    }
+
+    /// Where clients are served, with the ports that the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.sockets.iter().map(BoundSocket::address).collect()
+    }
+}
+
+/// What everything else is built from.
+struct Parts {
+    store: Arc<SledStore>,
+    blobs: Arc<FileBlobs>,
+    runtime: Arc<dyn RuntimePort>,
+    clock: Arc<dyn ClockPort>,
+    /// Work that outlives its request; waited for at shutdown.
+    tasks: TaskTracker,
+    /// Told at shutdown; whoever works stops at the next safe point.
+    stop: CancellationToken,
+}
+
+/// Runs the daemon until `shutdown` is ready, and then for the grace at most.
+///
+/// # Errors
+/// See [`AppError`]; a shutdown that was asked for is no error.
+pub async fn run(
+    settings: Settings,
+    prepared: Prepared,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    for warning in &settings.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    let parts = open(&settings).await?;
+    let addresses = prepared.addresses();
+    let Prepared { lock, sockets } = prepared;
+    let services = services(&settings, &parts).await?;
+    parts.tasks.spawn(forget_requests(
+        parts.store.clone(),
+        parts.clock.clone(),
+        parts.stop.clone(),
+    ));
+
+    let stop_accepting = CancellationToken::new();
+    let (listeners, guards): (Vec<_>, Vec<_>) =
+        sockets.into_iter().map(BoundSocket::into_parts).unzip();
+    let mut serving = tokio::spawn(server::serve(services, listeners, stop_accepting.clone()));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        data_dir = %settings.data_dir.display(),
+        listen = %addresses.join(" "),
+        "compyd is ready"
+    );
+
+    let early = tokio::select! {
+        () = shutdown => None,
+        ended = &mut serving => Some(ended),
+    };
+    tracing::info!(grace = ?settings.shutdown_grace, "shutting down");
+    stop_accepting.cancel();
+    parts.stop.cancel();
+    parts.tasks.close();
+    let result = match early {
+        Some(ended) => ended,
+        None => drain(&settings, &parts, &mut serving).await,
+    };
+    // The sockets' files go before the lock, so that the next daemon never
+    // removes ours or finds ours in its way.
+    drop(guards);
+    parts.store.close().await;
+    drop(lock);
+    tracing::info!("compyd has stopped");
+    match result {
+        Ok(served) => Ok(served?),
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(AppError::Bug(error)),
+    }
+}
+
+type Served = Result<Result<(), server::ServeError>, tokio::task::JoinError>;
+
+/// Waits for calls and work under way, for the grace at most, and reports what
+/// did not finish.
+async fn drain(
+    settings: &Settings,
+    parts: &Parts,
+    serving: &mut tokio::task::JoinHandle<Result<(), server::ServeError>>,
+) -> Served {
+    let finished = timeout(settings.shutdown_grace, async {
+        parts.tasks.wait().await;
+        (&mut *serving).await
+    })
+    .await;
+    if let Ok(result) = finished {
+        return result;
+    }
+    tracing::warn!(
+        tasks = parts.tasks.len(),
+        calls_open = !serving.is_finished(),
+        "the grace is over; what is left is cut off and goes on at the next start"
+    );
+    serving.abort();
+    serving.await
+}
+
+async fn open(settings: &Settings) -> Result<Parts, AppError> {
+    let low_water_bytes = settings.disk.low_water_bytes;
+    let store = SledOptions {
+        low_water_bytes,
+        ..SledOptions::in_dir(settings.data_dir.join("store"))
+    };
+    let blobs = settings.data_dir.join("blobs");
+    let runtime = runtime(settings, identity(settings)?);
+    make_private_dir(&settings.data_dir.join("scratch"))?;
+    let opened = tokio::task::spawn_blocking(move || -> Result<_, AppError> {
+        Ok((
+            SledStore::open(store)?,
+            FileBlobs::open(blobs, low_water_bytes)?,
+        ))
+    });
+    let (store, blobs) = opened.await.map_err(AppError::Bug)??;
+    Ok(Parts {
+        store: Arc::new(store),
+        blobs: Arc::new(blobs),
+        runtime,
+        clock: Arc::new(SystemClock),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    })
+}
+
+/// Every service, from the parts; what runs by itself is started.
+async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppError> {
+    let store: Arc<dyn StorePort> = parts.store.clone();
+    let blobs: Arc<dyn BlobPort> = parts.blobs.clone();
+    let requests = Requests::new(store.clone(), parts.clock.clone(), parts.tasks.clone());
+    let workspaces = workspaces(settings, parts).await?;
+    let reconciler = workspaces.clone();
+    let stop = parts.stop.clone();
+    parts
+        .tasks
+        .spawn(async move { reconciler.run_reconciler(stop).await });
+
+    let sessions = sessions(settings, parts, &workspaces);
+    workspaces.set_users(Arc::new(sessions.clone()));
+    sessions.resume_all().await?;
+
+    let info = DaemonInfo {
+        started_at_ms: parts.clock.now_ms(),
+        data_dir: settings.data_dir.clone(),
+        default_model: (settings.model.default.as_ref())
+            .map_or_else(String::new, ToString::to_string),
+        default_image: settings.workspace.image.clone(),
+    };
+    Ok(Services {
+        system: SystemApi::new(info, Arc::new(doctor(settings))),
+        artifact: ArtifactApi::new(store.clone(), blobs),
+        workspace: WorkspaceApi::new(workspaces, requests.clone(), parts.tasks.clone()),
+        session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
+    })
+}
+
+async fn workspaces(settings: &Settings, parts: &Parts) -> Result<Workspaces, AppError> {
+    let extra_ca_file = settings.workspace.extra_ca_file.clone();
+    let environment = match extra_ca_file {
+        Some(_) => extra_ca_environment(),
+        None => Vec::new(),
+    };
+    let links = LinkHub::new(
+        LinkHubOptions {
+            dir: settings.data_dir.join("links"),
+            environment,
+        },
+        parts.runtime.clone(),
+        parts.tasks.clone(),
+        parts.stop.clone(),
+    );
+    let options = WorkspacesOptions {
+        default_image: settings.workspace.image.clone(),
+        default_limits: settings.workspace.limits,
+        extra_ca_file,
+        labels: settings.engine.labels.clone(),
+        git: GitSourceOptions {
+            scratch_dir: Some(settings.data_dir.join("scratch")),
+            allow_file_urls: settings.repository.allow_file_urls,
+            ..GitSourceOptions::default()
+        },
+        ..WorkspacesOptions::default()
+    };
+    let ports = WorkspacePorts {
+        store: parts.store.clone(),
+        runtime: parts.runtime.clone(),
+        links: Arc::new(links),
+        clock: parts.clock.clone(),
+    };
+    Ok(Workspaces::open(options, ports, parts.tasks.clone()).await?)
+}
+
+/// Sessions and the parts of the world that they act on.
+fn sessions(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sessions {
+    let store: Arc<dyn StorePort> = parts.store.clone();
+    let artifacts = Artifacts::new(store.clone(), parts.blobs.clone(), parts.clock.clone());
+    let commands = Commands::new(Arc::new(workspaces.clone()), artifacts);
+    let forge: Arc<dyn ForgePort> = Arc::new(LocalForge::new(
+        settings.data_dir.join("forge"),
+        store.clone(),
+    ));
+    let world = World {
+        store,
+        commands: commands.clone(),
+        prover: Prover::new(commands.clone()),
+        forge: forge.clone(),
+        ci: LocalCi::new(commands, forge),
+    };
+    Sessions::new(
+        parts.clock.clone(),
+        world,
+        model_factory(settings),
+        SessionSettings::default(),
+        parts.tasks.clone(),
+        parts.stop.clone(),
+    )
+}
+
+fn session_defaults(settings: &Settings) -> SessionDefaults {
+    let max_time_ms = settings.session.max_time.as_millis();
+    SessionDefaults {
+        model: settings.model.default.as_ref().map(ToString::to_string),
+        limits: SessionLimits {
+            max_steps: settings.session.max_steps,
+            max_time_ms: u64::try_from(max_time_ms).unwrap_or(u64::MAX),
+            max_output_tokens: settings.model.max_output_tokens,
+            ..SessionLimits::default()
+        },
+    }
+}
+
+/// Models are made once for each session, and recorded in a file of its own.
+fn model_factory(settings: &Settings) -> ModelFactory {
+    let ours = settings.model.clone();
+    let mut base = model::ModelSettings {
+        openai_base_url: ours.openai_base_url,
+        openai_api_key: ours.openai_api_key,
+        anthropic_base_url: ours.anthropic_base_url,
+        anthropic_api_key: ours.anthropic_api_key,
+        idle_timeout: ours.idle_timeout,
+        extra_ca_file: settings.workspace.extra_ca_file.clone(),
+        ..model::ModelSettings::default()
+    };
+    base.retry.max_tries = ours.retries + 1;
+    let record_dir = ours.record_dir;
+    Arc::new(move |name, session| {
+        let mut settings = base.clone();
+        settings.record = (record_dir.as_ref()).map(|dir| dir.join(format!("{session}.jsonl")));
+        model::build(name, &settings)
+    })
+}
+
+/// The engine of these settings; it is reached at the first call.
+fn runtime(settings: &Settings, identity: String) -> Arc<dyn RuntimePort> {
+    Arc::new(DockerRuntime::new(DockerOptions {
+        host: settings.engine.host.clone(),
+        daemon: identity,
+        agent_binary: settings.workspace.agent_file.clone(),
+    }))
+}
+
+/// What the engine's objects carry to say whose they are: made once, kept in
+/// the data directory, the same when that is moved.
+fn identity(settings: &Settings) -> Result<String, AppError> {
+    let path = settings.data_dir.join("daemon.id");
+    let failed = |error: std::io::Error| AppError::DataDir {
+        dir: settings.data_dir.clone(),
+        message: format!("daemon.id: {error}"),
+    };
+    if let Ok(found) = std::fs::read_to_string(&path)
+        && !found.trim().is_empty()
+    {
+        return Ok(found.trim().to_owned());
+    }
+    let made = uuid::Uuid::new_v4().simple().to_string();
+    let unready = settings.data_dir.join("daemon.id.new");
+    std::fs::write(&unready, &made)
+        .and_then(|()| std::fs::File::open(&unready)?.sync_all())
+        .and_then(|()| std::fs::rename(&unready, &path))
+        .and_then(|()| disk_space::sync_dir(&settings.data_dir))
+        .map_err(failed)?;
+    Ok(made)
+}
+
+/// A doctor for these settings; `compyd check` asks it without a daemon.
+#[must_use]
+pub fn doctor(settings: &Settings) -> Doctor {
+    let model = &settings.model;
+    let subjects = Subjects {
+        image: settings.workspace.image.clone(),
+        agent_file: settings.workspace.agent_file.clone(),
+        data_dir: settings.data_dir.clone(),
+        low_water_bytes: settings.disk.low_water_bytes,
+        config_warnings: settings.warnings.clone(),
+        git: "git".into(),
+        model: model.default.clone(),
+        keys: Keys {
+            openai: model.openai_api_key.is_some(),
+            openai_elsewhere: model.openai_base_url.is_some(),
+            anthropic: model.anthropic_api_key.is_some(),
+        },
+    };
+    // The doctor asks about the engine and not about anybody's containers.
+    let runtime = runtime(settings, String::new());
+    Doctor::new(
+        subjects,
+        runtime,
+        Arc::new(SystemClock),
+        disk_space::free_bytes_once_made,
+    )
+}
+
+/// Forgets requests that nobody retries any more. On cancel it ends at once; a
+/// failure is logged and tried again in an hour.
+async fn forget_requests(
+    store: Arc<SledStore>,
+    clock: Arc<dyn ClockPort>,
+    stop: CancellationToken,
+) {
+    let remembered_ms = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+    let mut every = tokio::time::interval(FORGET_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let before_ms = clock.now_ms().saturating_sub(remembered_ms);
+        match store.forget_requests_before(before_ms).await {
+            Ok(count) => tracing::debug!(count, "forgot old requests"),
+            Err(error) => tracing::warn!(%error, "cannot forget old requests"),
+        }
+    }
+}
+
+/// Makes a directory that only this account may enter.
+fn make_private_dir(dir: &std::path::Path) -> Result<(), AppError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| AppError::DataDir {
+            dir: dir.to_owned(),
+            message: error.to_string(),
+        })
+}

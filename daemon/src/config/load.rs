@@ -1,0 +1,532 @@
+//! Merging the sources, and parsing what came out.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use compyd_proto::endpoint::default_socket_path;
+
+use super::{
+    ConfigError, DiskSettings, EngineSettings, LogSettings, Mistake, ModelSettings, Origin,
+    RepositorySettings, SessionSettings, Settings, Source, WorkspaceSettings,
+    keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
+    values,
+};
+use crate::domain::{model_name::ModelName, secret::Secret, workspace::Limits};
+
+/// How alike two names are when one is taken for a slip of the other.
+const ALIKE: f64 = 0.75;
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`; it must exist.
+    pub config: Option<PathBuf>,
+    /// `--set KEY=VALUE` and the flags that stand for one: flag, key, values.
+    pub values: Vec<(String, String, Vec<String>)>,
+}
+
+/// Who runs the daemon and where, for what nobody sets.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The account.
+    pub uid: u32,
+    /// Where `compyd` itself is.
+    pub program: PathBuf,
+}
+
+/// Merges defaults, file, environment and flags.
+///
+/// # Errors
+/// Every mistake that was found, not only the first.
+pub fn load(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (String, String)>,
+    surroundings: &Surroundings,
+) -> Result<Settings, ConfigError> {
+    let environment: BTreeMap<String, String> = environment.into_iter().collect();
+    let mut merged = Merged::default();
+    merged.take_defaults(&environment, surroundings);
+    if let Some((file, text)) = merged.read_file(flags, &environment, surroundings) {
+        merged.take_file(&file, &text);
+    }
+    merged.take_environment(&environment);
+    merged.take_flags(flags);
+    let settings = merged.parse();
+    match settings {
+        Some(settings) if merged.mistakes.is_empty() => Ok(settings),
+        _ => Err(ConfigError(merged.mistakes)),
+    }
+}
+
+/// The values so far, and everything that was wrong.
+#[derive(Default)]
+struct Merged {
+    values: BTreeMap<&'static str, (Vec<String>, Source)>,
+    mistakes: Vec<Mistake>,
+    warnings: Vec<String>,
+}
+
+impl Merged {
+    fn set(&mut self, key: &'static Key, values: Vec<String>, source: Source) {
+        self.values.insert(key.name, (values, source));
+    }
+
+    fn take_defaults(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        surroundings: &Surroundings,
+    ) {
+        for key in KEYS {
+            let value = match (&key.default, key.name) {
+                (Default::Fixed(value), _) => (*value).to_owned(),
+                (Default::Unset, _) => continue,
+                (Default::Derived(_), "data_dir") => {
+                    match default_data_dir(environment, surroundings.uid) {
+                        Some(dir) => dir.display().to_string(),
+                        None => continue,
+                    }
+                }
+                (Default::Derived(_), "listen") => {
+                    let runtime_dir = environment.get("XDG_RUNTIME_DIR").map(String::as_str);
+                    let path = default_socket_path(runtime_dir, surroundings.uid);
+                    format!("unix://{}", path.display())
+                }
+                (Default::Derived(_), _) => {
+                    let beside = surroundings.program.with_file_name("compy-agent");
+                    beside.display().to_string()
+                }
+            };
+            self.set(key, vec![value], Source::Default);
+        }
+    }
+
+    /// The file that counts and its text; only one that was asked for must be
+    /// there.
+    fn read_file(
+        &mut self,
+        flags: &Flags,
+        environment: &BTreeMap<String, String>,
+        surroundings: &Surroundings,
+    ) -> Option<(PathBuf, String)> {
+        let file = match &flags.config {
+            Some(file) => file.clone(),
+            None => default_file(environment, surroundings.uid)?,
+        };
+        match fs::read_to_string(&file) {
+            Ok(text) => Some((file, text)),
+            Err(error) if flags.config.is_none() && error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let problem = format!("it cannot be read: {error}");
+                self.mistakes.push(Mistake::File { file, problem });
+                None
+            }
+        }
+    }
+
+    fn take_file(&mut self, file: &Path, text: &str) {
+        match text.parse::<toml::Table>() {
+            Ok(table) => self.take_table(file, "", &table),
+            Err(error) => self.mistakes.push(Mistake::File {
+                file: file.to_owned(),
+                problem: error.to_string().trim_end().replace('\n', "\n    "),
+            }),
+        }
+    }
+
+    fn take_table(&mut self, file: &Path, prefix: &str, table: &toml::Table) {
+        let source = || Source::File(file.to_owned());
+        for (name, value) in table {
+            let name = format!("{prefix}{name}");
+            if let Some(key) = keys::find(&name) {
+                match texts(key, value) {
+                    Ok(values) => self.set(key, values, source()),
+                    Err(problem) => self.mistakes.push(Mistake::Invalid {
+                        key: key.name,
+                        value: shown(key, &[value.to_string()]),
+                        source_of_it: source(),
+                        problem: problem.to_owned(),
+                    }),
+                }
+                continue;
+            }
+            let below = format!("{name}.");
+            match value {
+                toml::Value::Table(inner)
+                    if KEYS.iter().any(|key| key.name.starts_with(&below)) =>
+                {
+                    self.take_table(file, &below, inner);
+                }
+                _ => self.unknown(&name, source()),
+            }
+        }
+    }
+
+    fn unknown(&mut self, name: &str, source: Source) {
+        let tables = [
+            "log",
+            "workspace",
+            "engine",
+            "model",
+            "session",
+            "repository",
+            "disk",
+        ];
+        let known = KEYS.iter().map(|key| key.name).chain(tables);
+        self.mistakes.push(Mistake::Unknown {
+            name: name.to_owned(),
+            source_of_it: source,
+            nearest: nearest(name, known).map(|(known, _)| known),
+        });
+    }
+
+    fn take_environment(&mut self, environment: &BTreeMap<String, String>) {
+        for key in KEYS {
+            let variable = key.variable();
+            if let Some(value) = environment.get(&variable).filter(|value| !value.is_empty()) {
+                let values = match key.values {
+                    Values::One => vec![value.clone()],
+                    Values::Many => value
+                        .split(',')
+                        .map(|part| part.trim().to_owned())
+                        .collect(),
+                };
+                self.set(key, values, Source::Variable(variable));
+            }
+        }
+        if let Some(url) = environment
+            .get(BASE_URL_VARIABLE)
+            .filter(|url| !url.is_empty())
+        {
+            let anthropic = self.values.get("model.default").is_some_and(|(values, _)| {
+                values.iter().any(|value| value.starts_with("anthropic:"))
+            });
+            let name = if anthropic {
+                "model.anthropic_base_url"
+            } else {
+                "model.openai_base_url"
+            };
+            let key = keys::find(name).expect("both are in the table");
+            let source = Source::Variable(BASE_URL_VARIABLE.to_owned());
+            self.set(key, vec![url.clone()], source);
+        }
+        let variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
+        for name in environment.keys().filter(|name| name.starts_with("COMPY_")) {
+            if variables.contains(name)
+                || name == BASE_URL_VARIABLE
+                || CLIENT_VARIABLES.contains(&name.as_str())
+            {
+                continue;
+            }
+            let best = KEYS
+                .iter()
+                .map(|key| {
+                    (
+                        key,
+                        strsim::normalized_damerau_levenshtein(name, &key.variable()),
+                    )
+                })
+                .max_by(|(_, a), (_, b)| a.total_cmp(b))
+                .filter(|(_, alike)| *alike >= ALIKE);
+            match best {
+                Some((key, _)) => self.mistakes.push(Mistake::Invalid {
+                    key: key.name,
+                    value: "…".to_owned(),
+                    source_of_it: Source::Variable(name.clone()),
+                    problem: format!(
+                        "there is no such variable, did you mean {}?",
+                        key.variable()
+                    ),
+                }),
+                // Shells and service managers export names for other programs.
+                None => self
+                    .warnings
+                    .push(format!("variable {name} means nothing to compyd")),
+            }
+        }
+    }
+
+    fn take_flags(&mut self, flags: &Flags) {
+        for (flag, name, values) in &flags.values {
+            match keys::find(name) {
+                Some(key) => self.set(key, values.clone(), Source::Flag(flag.clone())),
+                None => self.unknown(name, Source::Flag(flag.clone())),
+            }
+        }
+    }
+
+    /// Parses one key; a mistake is noted and everything else still looked at.
+    fn one<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let Some((values, source)) = self.values.get(name).cloned() else {
+            self.mistakes.push(Mistake::Invalid {
+                key: name,
+                value: String::new(),
+                source_of_it: Source::Default,
+                problem: "it has no default here; set it".to_owned(),
+            });
+            return None;
+        };
+        let problem = match values.as_slice() {
+            [value] => match parse(value) {
+                Ok(parsed) => return Some(parsed),
+                Err(problem) => problem,
+            },
+            _ => "give one value".to_owned(),
+        };
+        self.refuse(name, &values, source, problem);
+        None
+    }
+
+    /// Like [`one`](Self::one); unset is `Some(None)`.
+    fn optional<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        match self.values.contains_key(name) {
+            true => self.one(name, parse).map(Some),
+            false => Some(None),
+        }
+    }
+
+    fn many<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let (values, source) = self.values.get(name).cloned()?;
+        if values.is_empty() {
+            self.refuse(name, &values, source, "give at least one".to_owned());
+            return None;
+        }
+        let mut parsed = Vec::new();
+        let mut sound = true;
+        for value in values {
+            match parse(&value) {
+                Ok(value) => parsed.push(value),
+                Err(problem) => {
+                    self.refuse(name, &[value], source.clone(), problem);
+                    sound = false;
+                }
+            }
+        }
+        sound.then_some(parsed)
+    }
+
+    fn refuse(&mut self, name: &'static str, values: &[String], source: Source, problem: String) {
+        let key = keys::find(name).expect("only keys of the table are parsed");
+        self.mistakes.push(Mistake::Invalid {
+            key: name,
+            value: shown(key, values),
+            source_of_it: source,
+            problem,
+        });
+    }
+}
+
+impl Merged {
+    /// The settings, unless something in them was wrong. Every key is parsed
+    /// before the first one is missed.
+    fn parse(&mut self) -> Option<Settings> {
+        let data_dir = self.one("data_dir", values::path);
+        let listen = self.many("listen", values::listen);
+        let shutdown_grace = self.one("shutdown_grace", values::duration);
+        let filter = self.one("log.filter", values::log_filter);
+        let format = self.one("log.format", values::log_format);
+        let workspace = self.parse_workspace();
+        let host = self.optional("engine.host", values::engine_host);
+        let labels = match self.values.contains_key("engine.labels") {
+            true => self.many("engine.labels", values::label),
+            false => Some(Vec::new()),
+        };
+        let model = self.parse_model();
+        let max_steps = self.one("session.max_steps", |text| {
+            values::number(text, 1, 1_000_000, "1 to 1000000")
+        });
+        let max_time = self.one("session.max_time", values::duration);
+        let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
+        let low_water_bytes = self.one("disk.low_water", values::bytes);
+        let log = LogSettings {
+            filter: filter?,
+            format: format?,
+        };
+        let session = SessionSettings {
+            max_steps: max_steps?,
+            max_time: max_time?,
+        };
+        Some(Settings {
+            data_dir: data_dir?,
+            listen: listen?,
+            log,
+            shutdown_grace: shutdown_grace?,
+            workspace: workspace?,
+            engine: EngineSettings {
+                host: host?,
+                labels: labels?.into_iter().collect(),
+            },
+            model: model?,
+            session,
+            repository: RepositorySettings {
+                allow_file_urls: allow_file_urls?,
+            },
+            disk: DiskSettings {
+                low_water_bytes: low_water_bytes?,
+            },
+            warnings: std::mem::take(&mut self.warnings),
+            origins: self.origins(),
+        })
+    }
+
+    fn parse_workspace(&mut self) -> Option<WorkspaceSettings> {
+        let image = self.one("workspace.image", values::not_empty);
+        let cpu_millis = self.one("workspace.cpu", values::cpus);
+        let memory_bytes = self.one("workspace.memory", |text| {
+            let bytes = values::bytes(text)?;
+            let range = (32 << 20)..=(1 << 50);
+            (range.contains(&bytes))
+                .then_some(bytes)
+                .ok_or_else(|| "give a size from 32MiB to 1024TiB".to_owned())
+        });
+        let pids = self.one("workspace.pids", |text| {
+            values::number(text, 16, 1_000_000, "16 to 1000000")
+        });
+        let network = self.one("workspace.network", values::network);
+        let extra_ca_file = self.optional("workspace.extra_ca_file", values::path);
+        let agent_file = self.one("workspace.agent_file", values::path);
+        Some(WorkspaceSettings {
+            image: image?,
+            limits: Limits {
+                cpu_millis: cpu_millis?,
+                memory_bytes: memory_bytes?,
+                pids: pids?,
+            },
+            network: network?,
+            extra_ca_file: extra_ca_file?,
+            agent_file: agent_file?,
+        })
+    }
+
+    fn parse_model(&mut self) -> Option<ModelSettings> {
+        let secret = |text: &str| match Secret::new(text) {
+            secret if secret.is_empty() => Err("it is empty".to_owned()),
+            secret => Ok(secret),
+        };
+        let default = self.optional("model.default", |text| {
+            text.parse::<ModelName>().map_err(|error| error.to_string())
+        });
+        let openai_base_url = self.optional("model.openai_base_url", values::base_url);
+        let anthropic_base_url = self.optional("model.anthropic_base_url", values::base_url);
+        let openai_api_key = self.optional("model.openai_api_key", secret);
+        let anthropic_api_key = self.optional("model.anthropic_api_key", secret);
+        let idle_timeout = self.one("model.idle_timeout", values::duration);
+        let max_output_tokens = self.one("model.max_output_tokens", |text| {
+            values::number(text, 1, 1_000_000, "1 to 1000000")
+        });
+        let retries = self.one("model.retries", |text| {
+            values::number(text, 0, 100, "0 to 100")
+        });
+        let record_dir = self.optional("model.record_dir", values::path);
+        Some(ModelSettings {
+            default: default?,
+            openai_base_url: openai_base_url?,
+            anthropic_base_url: anthropic_base_url?,
+            openai_api_key: openai_api_key?,
+            anthropic_api_key: anthropic_api_key?,
+            idle_timeout: idle_timeout?,
+            max_output_tokens: max_output_tokens?,
+            retries: retries?,
+            record_dir: record_dir?,
+        })
+    }
+
+    fn origins(&self) -> Vec<Origin> {
+        let set = KEYS.iter().filter_map(|key| {
+            let (values, source) = self.values.get(key.name)?;
+            let values = match key.shown {
+                Shown::Yes => values.clone(),
+                Shown::Hidden => vec!["***".to_owned()],
+            };
+            Some(Origin {
+                key: key.name,
+                values,
+                source: source.clone(),
+            })
+        });
+        set.collect()
+    }
+}
+
+/// A value as it may be shown.
+fn shown(key: &Key, values: &[String]) -> String {
+    match key.shown {
+        Shown::Yes => values.join(", "),
+        Shown::Hidden => "***".to_owned(),
+    }
+}
+
+/// A file's value as texts; numbers and truth values may go unquoted.
+fn texts(key: &Key, value: &toml::Value) -> Result<Vec<String>, &'static str> {
+    match (value, &key.values) {
+        (toml::Value::Array(values), Values::Many) => values
+            .iter()
+            .map(|value| text(value).ok_or("give a list of texts"))
+            .collect(),
+        (value, Values::One | Values::Many) => text(value)
+            .map(|text| vec![text])
+            .ok_or("give a text, a number or a truth value"),
+    }
+}
+
+fn text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The known name that a name is most like, if it is like any: as a whole, or
+/// by its last part when it stands in the wrong table.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<(&'a str, f64)> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    known
+        .map(|known| {
+            let whole = strsim::normalized_damerau_levenshtein(name, known);
+            let part = strsim::normalized_damerau_levenshtein(&last(name), &last(known));
+            (known, whole.max(part * 0.95))
+        })
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .filter(|(_, alike)| *alike >= ALIKE * 0.8)
+}
+
+fn home(environment: &BTreeMap<String, String>, variable: &str, below: &str) -> Option<PathBuf> {
+    let absolute = |text: &String| text.starts_with('/').then(|| PathBuf::from(text));
+    environment.get(variable).and_then(absolute).or_else(|| {
+        let home = environment.get("HOME").and_then(absolute)?;
+        Some(home.join(below))
+    })
+}
+
+fn default_data_dir(environment: &BTreeMap<String, String>, uid: u32) -> Option<PathBuf> {
+    match uid {
+        0 => Some(PathBuf::from("/var/lib/compy")),
+        _ => home(environment, "XDG_DATA_HOME", ".local/share").map(|dir| dir.join("compy")),
+    }
+}
+
+fn default_file(environment: &BTreeMap<String, String>, uid: u32) -> Option<PathBuf> {
+    match uid {
+        0 => Some(PathBuf::from("/etc/compy/compyd.toml")),
+        _ => {
+            home(environment, "XDG_CONFIG_HOME", ".config").map(|dir| dir.join("compy/compyd.toml"))
+        }
+    }
+}

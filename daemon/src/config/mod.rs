@@ -1,0 +1,246 @@
+//! The daemon's settings: defaults, then a file, then the environment, then
+//! flags; parsed into types before anything starts.
+//!
+//! [`keys`] is the one table of what can be set; [`mod@load`] merges the sources
+//! and reports every mistake at once; [`Settings`] is the result. Nothing here
+//! reads the process's environment or its user: `main` passes them in.
+
+mod keys;
+mod load;
+mod print;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use self::{
+    load::{Flags, Surroundings, load},
+    print::{effective, sample},
+};
+use crate::domain::{
+    model_name::ModelName,
+    secret::Secret,
+    workspace::{Limits, NetworkMode},
+};
+
+/// Everything that can be set, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where clients are served; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// Logs.
+    pub log: LogSettings,
+    /// How long a shutdown waits for what is under way.
+    pub shutdown_grace: Duration,
+    /// What workspaces get when nobody says otherwise.
+    pub workspace: WorkspaceSettings,
+    /// The container engine.
+    pub engine: EngineSettings,
+    /// Language models.
+    pub model: ModelSettings,
+    /// What sessions may use when nobody says otherwise.
+    pub session: SessionSettings,
+    /// Repositories.
+    pub repository: RepositorySettings,
+    /// The disk with the data.
+    pub disk: DiskSettings,
+    /// What is odd and was accepted, for people.
+    pub warnings: Vec<String>,
+    /// Each key with its value and where it came from, secrets hidden.
+    pub origins: Vec<Origin>,
+}
+
+/// Where clients are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A unix socket at an absolute path.
+    Unix(PathBuf),
+    /// A port of this machine; a loopback address.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// What is logged, as tracing's filter directives.
+    pub filter: String,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// What workspaces get when nobody says otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkspaceSettings {
+    /// Reference of the image.
+    pub image: String,
+    /// Limits.
+    pub limits: Limits,
+    /// Network.
+    pub network: NetworkMode,
+    /// A CA bundle that containers trust besides their own.
+    pub extra_ca_file: Option<PathBuf>,
+    /// The static agent's binary.
+    pub agent_file: PathBuf,
+}
+
+/// The container engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Its address, `unix:///PATH`; `None` means the engine's own default.
+    pub host: Option<String>,
+    /// Labels on every container and volume, on top of the daemon's own.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Language models.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// The model of sessions that name none.
+    pub default: Option<ModelName>,
+    /// Base URL of an OpenAI-compatible server, without a slash at its end;
+    /// `None` for OpenAI's own.
+    pub openai_base_url: Option<String>,
+    /// Base URL of Anthropic's API, without a slash at its end; `None` for
+    /// Anthropic's own.
+    pub anthropic_base_url: Option<String>,
+    /// Key for OpenAI-compatible servers.
+    pub openai_api_key: Option<Secret>,
+    /// Key for Anthropic's API.
+    pub anthropic_api_key: Option<Secret>,
+    /// How long a reply may stand still.
+    pub idle_timeout: Duration,
+    /// Output cap of each call, in tokens.
+    pub max_output_tokens: u32,
+    /// How often a failed call is tried again.
+    pub retries: u32,
+    /// Where each session's replies are written; `None` for nowhere.
+    pub record_dir: Option<PathBuf>,
+}
+
+/// What sessions may use when nobody says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Steps.
+    pub max_steps: u32,
+    /// Time.
+    pub max_time: Duration,
+}
+
+/// Repositories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositorySettings {
+    /// Whether the daemon fetches from `file://` URLs, which are its own
+    /// host's files.
+    pub allow_file_urls: bool,
+}
+
+/// The disk with the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Free bytes below which work is paused.
+    pub low_water_bytes: u64,
+}
+
+/// A key's value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The key: "workspace.memory".
+    pub key: &'static str,
+    /// Its values as given; more than one only for lists.
+    pub values: Vec<String>,
+    /// Where they came from.
+    pub source: Source,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// A configuration file.
+    File(PathBuf),
+    /// An environment variable, by name.
+    Variable(String),
+    /// A command-line flag, by name.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration has {} mistake{}:{}", .0.len(), if .0.len() == 1 { "" } else { "s" }, list(.0))]
+pub struct ConfigError(pub Vec<Mistake>);
+
+fn list(mistakes: &[Mistake]) -> String {
+    mistakes
+        .iter()
+        .map(|mistake| format!("\n  - {mistake}"))
+        .collect()
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mistake {
+    /// A value that its key cannot have.
+    #[error("{source_of_it}: {key} = \"{value}\": {problem}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// The value, hidden for secrets.
+        value: String,
+        /// Where it came from.
+        source_of_it: Source,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A key, table or variable that does not exist.
+    #[error("{source_of_it}: there is no {name}{}", nearest.map(|it| format!(", did you mean {it}?")).unwrap_or_default())]
+    Unknown {
+        /// What was given.
+        name: String,
+        /// Where.
+        source_of_it: Source,
+        /// The closest one that exists.
+        nearest: Option<&'static str>,
+    },
+    /// A file that cannot be read or is no TOML.
+    #[error("file {}: {problem}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}

@@ -1,0 +1,216 @@
+//! Texts into types. Each error says what would be right.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use super::{ListenAddress, LogFormat};
+use crate::domain::workspace::NetworkMode;
+
+/// What is wrong with a value, and what would be right.
+pub(super) type Problem = String;
+
+pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("give an absolute path".to_owned())
+    }
+}
+
+pub(super) fn not_empty(text: &str) -> Result<String, Problem> {
+    if text.trim().is_empty() {
+        Err("it must not be empty".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+pub(super) fn yes_or_no(text: &str) -> Result<bool, Problem> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("give true or false".to_owned()),
+    }
+}
+
+pub(super) fn number<N: FromStr + PartialOrd>(
+    text: &str,
+    least: N,
+    most: N,
+    range: &str,
+) -> Result<N, Problem> {
+    let number: Option<N> = text.parse().ok();
+    number
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("give a whole number from {range}"))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
+    humantime::parse_duration(text).map_err(|_| "give a time with its unit: 30s, 5m, 2h".to_owned())
+}
+
+/// Thousandths of a CPU.
+pub(super) fn cpus(text: &str) -> Result<u32, Problem> {
+    let problem = || "give CPUs from 0.01 to 1024, with a point: 1.5".to_owned();
+    let cpus: f64 = text.parse().map_err(|_| problem())?;
+    if !(0.01..=1024.0).contains(&cpus) {
+        return Err(problem());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((cpus * 1000.0).round() as u32)
+}
+
+/// Bytes, with a binary unit where one is given: `512MiB` or `512M`.
+pub(super) fn bytes(text: &str) -> Result<u64, Problem> {
+    let problem = || "give bytes, or a size like 512MiB or 4GiB".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let number: u64 = digits.parse().map_err(|_| problem())?;
+    let unit = text[digits.len()..].trim().to_ascii_lowercase();
+    let shift = match unit.as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(problem()),
+    };
+    number.checked_mul(1_u64 << shift).ok_or_else(problem)
+}
+
+pub(super) fn base_url(text: &str) -> Result<String, Problem> {
+    let problem = || "give a URL that begins with http:// or https://".to_owned();
+    let uri: http::Uri = text.parse().map_err(|_| problem())?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err(problem()),
+    }
+}
+
+pub(super) fn engine_host(text: &str) -> Result<String, Problem> {
+    match text.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(text.to_owned()),
+        Some(_) | None => Err("give the engine's socket as unix:///PATH".to_owned()),
+    }
+}
+
+pub(super) fn label(text: &str) -> Result<(String, String), Problem> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("give KEY=VALUE".to_owned()),
+    }
+}
+
+pub(super) fn network(text: &str) -> Result<NetworkMode, Problem> {
+    match text {
+        "none" => Ok(NetworkMode::None),
+        "bridge" => Ok(NetworkMode::Bridge),
+        _ => Err("give none or bridge".to_owned()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Problem> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("give text or json".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, Problem> {
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{error}; give a level or directives like info,compyd=debug"))
+}
+
+pub(super) fn listen(text: &str) -> Result<ListenAddress, Problem> {
+    /// Longest path of a unix socket that every kernel takes.
+    const LONGEST: usize = 107;
+    if let Some(path) = text.strip_prefix("unix://") {
+        if !path.starts_with('/') {
+            return Err("give an absolute path: unix:///run/compy/compyd.sock".to_owned());
+        }
+        if path.len() > LONGEST {
+            return Err(format!("socket paths have at most {LONGEST} bytes"));
+        }
+        return Ok(ListenAddress::Unix(PathBuf::from(path)));
+    }
+    let Some(address) = text.strip_prefix("tcp://") else {
+        return Err("give unix:///PATH or tcp://HOST:PORT".to_owned());
+    };
+    let address = match (
+        address.parse::<SocketAddr>(),
+        address.strip_prefix("localhost:"),
+    ) {
+        (Ok(address), _) => address,
+        (Err(_), Some(port)) => (
+            "127.0.0.1",
+            port.parse()
+                .map_err(|_| "give a port from 0 to 65535".to_owned())?,
+        )
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut found| found.next())
+            .ok_or_else(|| "give a port from 0 to 65535".to_owned())?,
+        (Err(_), None) => {
+            return Err("give an IP address and a port: tcp://127.0.0.1:7600".to_owned());
+        }
+    };
+    if !address.ip().is_loopback() {
+        return Err(
+            "TCP is served on loopback addresses only, because it has no TLS yet; use a unix socket, or tunnel the port with ssh".to_owned(),
+        );
+    }
+    Ok(ListenAddress::Tcp(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_binary_units() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("512M"), Ok(512 << 20));
+        assert_eq!(bytes("4 GiB"), Ok(4 << 30));
+        for bad in ["", "GiB", "1.5G", "-1", "9 parsecs", "99999999999T"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_thousandths() {
+        assert_eq!(cpus("2"), Ok(2_000));
+        assert_eq!(cpus("0.5"), Ok(500));
+        for bad in ["0", "-1", "NaN", "2000", "two"] {
+            assert!(cpus(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tcp_is_served_on_loopback_only() {
+        for good in ["tcp://127.0.0.1:0", "tcp://[::1]:1", "tcp://localhost:80"] {
+            assert!(listen(good).is_ok(), "{good}");
+        }
+        for bad in ["tcp://0.0.0.0:1", "tcp://192.168.1.2:80", "tcp://[::]:1"] {
+            assert!(listen(bad).unwrap_err().contains("loopback"), "{bad}");
+        }
+        for bad in [
+            "http://x",
+            "unix://rel",
+            "tcp://host",
+            "tcp://localhost:x",
+            "",
+        ] {
+            assert!(listen(bad).is_err(), "{bad}");
+        }
+        assert!(listen(&format!("unix:///{}", "x".repeat(200))).is_err());
+    }
+}

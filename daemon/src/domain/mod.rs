@@ -1,0 +1,25 @@
+//! Ids, states, events, transitions and policies.
+//!
+//! Pure: nothing here knows tokio, tonic, bollard, sled, a clock or a network.
+
+pub mod artifact;
+pub mod changes;
+pub mod checks;
+pub mod context;
+pub mod conversation;
+pub mod criteria;
+pub mod exec;
+pub mod files;
+pub mod forge;
+pub mod ids;
+pub mod model_name;
+pub mod prompts;
+pub mod proof;
+pub mod report;
+pub mod secret;
+pub mod session;
+pub mod stage;
+pub mod todo;
+pub mod tools;
+pub mod workflow;
+pub mod workspace;

@@ -1,0 +1,393 @@
+//! When a change counts as proved. Pure: the runs are given, the rule is here.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    exec::Exit,
+    ids::ArtifactId,
+    report::{RunVerdict, TestOutcome, TestReport},
+};
+
+/// One run of the test command, judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestRun {
+    /// "base", "branch", "branch with the base's tests", "base with the
+    /// branch's tests".
+    pub name: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// How it ended.
+    pub exit: Exit,
+    /// The report; `None` when there is none or its runner is unknown.
+    pub report: Option<TestReport>,
+    /// The verdict.
+    pub verdict: RunVerdict,
+    /// Git tree of the files that it ran on, in hex.
+    pub tree: String,
+    /// The whole output.
+    pub artifact: Option<ArtifactId>,
+}
+
+/// What the daemon saw when it proved a change itself, or failed to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Whether all runs agree.
+    pub proved: bool,
+    /// Why, for a person and for the model; says what to do when not proved.
+    pub reason: String,
+    /// Each run, in the order base, branch, and so on.
+    pub runs: Vec<TestRun>,
+    /// Tests that failed on the base and pass now.
+    pub fail_to_pass: Vec<String>,
+    /// Tests that passed on the base and pass now.
+    pub pass_to_pass: Vec<String>,
+    /// Test, fixture and CI files that differ from the base.
+    pub changed_test_files: Vec<String>,
+    /// Git tree that was proved, in hex.
+    pub tree: String,
+    /// Artifact with the whole evidence.
+    pub evidence: Option<ArtifactId>,
+}
+
+/// Names of the runs of a proof.
+pub mod run_name {
+    /// The test command on the base commit.
+    pub const BASE: &str = "base";
+    /// On the branch as it is committed.
+    pub const BRANCH: &str = "branch";
+    /// On the branch with every test file as it was on the base.
+    pub const BRANCH_WITH_BASE_TESTS: &str = "branch with the base's tests";
+    /// On the base with the branch's test files: shows what new tests show.
+    pub const BASE_WITH_BRANCH_TESTS: &str = "base with the branch's tests";
+}
+
+/// The runs that a proof is weighed from. The later ones are absent when an
+/// earlier one has already settled it.
+#[derive(Debug, Clone, Copy)]
+pub struct Runs<'a> {
+    /// On the base commit.
+    pub base: &'a TestRun,
+    /// On the branch.
+    pub branch: &'a TestRun,
+    /// On the branch with the base's tests.
+    pub restored: Option<&'a TestRun>,
+    /// On the base with the branch's tests.
+    pub transplanted: Option<&'a TestRun>,
+}
+
+/// What a run without the change says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseState {
+    /// The tests to be fixed fail there.
+    Failing,
+    /// Its tests pass: only new tests can show the change.
+    Passing,
+    /// It has no tests: only new tests can show the change.
+    WithoutTests,
+    /// The run says nothing; the text says why.
+    Unusable(String),
+}
+
+impl BaseState {
+    /// What a run on the base says.
+    #[must_use]
+    pub fn of(base: &TestRun) -> Self {
+        match &base.verdict {
+            RunVerdict::Passed | RunVerdict::PassedByExit => Self::Passing,
+            RunVerdict::NoTests => Self::WithoutTests,
+            // A hang or a crash can be what is to be fixed.
+            RunVerdict::Failed | RunVerdict::TimedOut => Self::Failing,
+            RunVerdict::Disagree(_) if !base.exit.status.is_success() => Self::Failing,
+            RunVerdict::Disagree(_) | RunVerdict::Unreadable(_) | RunVerdict::Broken(_) => {
+                Self::Unusable(base.verdict.to_string())
+            }
+        }
+    }
+
+    /// Whether only new tests can show the change.
+    #[must_use]
+    pub fn needs_new_tests(&self) -> bool {
+        matches!(self, Self::Passing | Self::WithoutTests)
+    }
+}
+
+/// The outcome of weighing runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weighed {
+    /// Whether the change is proved.
+    pub proved: bool,
+    /// Why; says what to do when not proved.
+    pub reason: String,
+    /// Tests that failed without the change and pass with it.
+    pub fail_to_pass: Vec<String>,
+    /// Tests that passed on the base and pass now.
+    pub pass_to_pass: Vec<String>,
+}
+
+impl Weighed {
+    fn refused(reason: String) -> Self {
+        Self {
+            proved: false,
+            reason,
+            fail_to_pass: Vec::new(),
+            pass_to_pass: Vec::new(),
+        }
+    }
+}
+
+/// Weighs the runs of a proof.
+///
+/// A change is proved when the tests fail without it and pass with it, by runs
+/// that agree: on the branch, and on the branch with the base's tests. Where
+/// the base passes already, tests that the branch brings must fail on the base.
+/// No test that passed on the base may be gone, skipped or failing.
+/// `changed_tests` are the test files that differ; where the task allows test
+/// changes, the run with the base's tests decides nothing and tests may go.
+#[must_use]
+pub fn weigh(runs: Runs<'_>, changed_tests: &[String], allow_test_changes: bool) -> Weighed {
+    let base_state = BaseState::of(runs.base);
+    if let BaseState::Unusable(why) = &base_state {
+        return Weighed::refused(format!(
+            "the test command cannot be judged on the base commit: {why}; give a test command \
+             whose exit status and report can be trusted"
+        ));
+    }
+    if !runs.branch.verdict.is_pass() {
+        return Weighed::refused(format!(
+            "the tests do not pass on the branch: {}",
+            describe(runs.branch)
+        ));
+    }
+    let mut problems = Vec::new();
+    if !allow_test_changes {
+        match runs.restored {
+            _ if base_state == BaseState::WithoutTests => {}
+            None => problems.push("the run with the base's tests is missing".to_owned()),
+            Some(restored) if !restored.verdict.is_pass() => {
+                return Weighed::refused(format!(
+                    "with the test files of the base put back ({}) the tests do not pass: {}; \
+                     change the code until the tests as they were pass",
+                    some_of(changed_tests),
+                    describe(restored)
+                ));
+            }
+            Some(restored) => problems.extend(compare(runs.base, restored, false).problems),
+        }
+    }
+    let with_branch = compare(runs.base, runs.branch, allow_test_changes);
+    problems.extend(with_branch.problems);
+    let mut fail_to_pass = with_branch.fail_to_pass;
+    if base_state.needs_new_tests() {
+        match shown_by_new_tests(runs, changed_tests) {
+            Ok(shown) => fail_to_pass = shown,
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems.dedup();
+    if !problems.is_empty() {
+        return Weighed::refused(problems.join("; "));
+    }
+    Weighed {
+        proved: true,
+        reason: praise(runs, &fail_to_pass, &with_branch.pass_to_pass),
+        fail_to_pass,
+        pass_to_pass: with_branch.pass_to_pass,
+    }
+}
+
+/// What the branch's own tests show where the base passes; or why nothing.
+fn shown_by_new_tests(runs: Runs<'_>, changed_tests: &[String]) -> Result<Vec<String>, String> {
+    let what_to_do = "add a test that fails without the change and passes with it";
+    let base = match BaseState::of(runs.base) {
+        BaseState::WithoutTests => "no tests run on the base commit",
+        BaseState::Passing | BaseState::Failing | BaseState::Unusable(_) => {
+            "the tests pass on the base commit already"
+        }
+    };
+    let Some(transplanted) = runs.transplanted else {
+        return Err(format!(
+            "{base}, and no test file was changed, so nothing shows the change: {what_to_do}"
+        ));
+    };
+    match BaseState::of(transplanted) {
+        BaseState::Failing => {
+            let shown = compare(transplanted, runs.branch, false);
+            let problems = shown.problems.join("; ");
+            if problems.is_empty() {
+                Ok(shown.fail_to_pass)
+            } else {
+                Err(problems)
+            }
+        }
+        BaseState::Passing => Err(format!(
+            "{base}, and so do the branch's tests ({}) without the change: {what_to_do}",
+            some_of(changed_tests)
+        )),
+        BaseState::WithoutTests | BaseState::Unusable(_) => Err(format!(
+            "{base}, and the branch's tests ({}) say nothing there ({}): {what_to_do}",
+            some_of(changed_tests),
+            transplanted.verdict
+        )),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Comparison {
+    fail_to_pass: Vec<String>,
+    pass_to_pass: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Compares a passing run with an earlier one, by the names of tests as far as
+/// the runner gives them and by counts for the rest. With `tests_may_go`, a
+/// test that passed before may be gone or skipped.
+fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
+    let mut found = Comparison::default();
+    let (Some(old), Some(new)) = (&before.report, &now.report) else {
+        if before.report.is_some() {
+            found.problems.push(format!(
+                "the run on the {} has no report, the one on the {} has",
+                now.name, before.name
+            ));
+        } else if let (BaseState::Failing, Some(new)) = (BaseState::of(before), &now.report) {
+            found.fail_to_pass = new.named(TestOutcome::Passed).map(str::to_owned).collect();
+        }
+        return found;
+    };
+    let all_named = new.names.len() as u32 >= new.total();
+    let mut gone = Vec::new();
+    for (name, outcome) in &old.names {
+        let is_now = new.names.get(name);
+        let changed = |was: &str| {
+            let how = is_now.map_or("did not run", |_| "was skipped");
+            format!(
+                "{name} {was} on the {} and {how} on the {}",
+                before.name, now.name
+            )
+        };
+        match (outcome, is_now) {
+            (TestOutcome::Passed, Some(TestOutcome::Passed)) => {
+                found.pass_to_pass.push(name.clone());
+            }
+            (TestOutcome::Passed, _) if all_named && !tests_may_go => gone.push(changed("passed")),
+            (TestOutcome::Failed | TestOutcome::Error, Some(TestOutcome::Passed)) => {
+                found.fail_to_pass.push(name.clone());
+            }
+            (TestOutcome::Failed | TestOutcome::Error, None) if !all_named => {
+                found.fail_to_pass.push(name.clone());
+            }
+            (TestOutcome::Error, None) => {
+                // A file that could not be loaded: its tests have names now.
+                let own = tests_of(name, old, new);
+                if own.is_empty() && !tests_may_go {
+                    gone.push(changed("broke"));
+                }
+                found.fail_to_pass.extend(own);
+            }
+            (TestOutcome::Failed, None) if tests_may_go => {}
+            (TestOutcome::Failed | TestOutcome::Error, _) => gone.push(changed("failed")),
+            (TestOutcome::Passed | TestOutcome::Skipped, _) => {}
+        }
+    }
+    if !gone.is_empty() {
+        found.problems.push(some_of(&gone));
+    }
+    if old.broken() > 0 && found.fail_to_pass.is_empty() && found.problems.is_empty() {
+        // The runner named no failing test, or the task let it go: what passes
+        // now and did not before has to show the change.
+        found.fail_to_pass = new_passes(old, new);
+        if found.fail_to_pass.is_empty() && new.passed <= old.passed {
+            found.problems.push(format!(
+                "no test that failed on the {} passes on the {}",
+                before.name, now.name
+            ));
+        }
+    }
+    if !all_named && !tests_may_go && (new.passed < old.passed || new.skipped > old.skipped) {
+        found.problems.push(format!(
+            "fewer tests pass or more are skipped on the {} ({}) than on the {} ({})",
+            now.name,
+            new.counts(),
+            before.name,
+            old.counts()
+        ));
+    }
+    found
+}
+
+/// Tests that pass now and did not before.
+fn new_passes(old: &TestReport, new: &TestReport) -> Vec<String> {
+    new.named(TestOutcome::Passed)
+        .filter(|name| old.names.get(*name) != Some(&TestOutcome::Passed))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The new passing tests of a file that could not be loaded before: those whose
+/// names have the last part of the file's.
+fn tests_of(file: &str, old: &TestReport, new: &TestReport) -> Vec<String> {
+    let file = file.strip_suffix(".py").unwrap_or(file);
+    let last = file.rsplit(['.', '/', ':']).next().unwrap_or(file);
+    let mut own = new_passes(old, new);
+    own.retain(|name| name.split(['.', '/', ':']).any(|part| part == last));
+    own
+}
+
+/// A failing run in a line: the verdict and the first names.
+fn describe(run: &TestRun) -> String {
+    let names: Vec<String> = run.report.as_ref().map_or_else(Vec::new, |report| {
+        [TestOutcome::Failed, TestOutcome::Error]
+            .into_iter()
+            .flat_map(|outcome| report.named(outcome))
+            .map(str::to_owned)
+            .collect()
+    });
+    let counts = match &run.report {
+        Some(report) if run.verdict == RunVerdict::Failed => format!(", {}", report.counts()),
+        _ => String::new(),
+    };
+    let mut text = format!("{} ({}{counts})", run.verdict, run.exit.status);
+    if !names.is_empty() {
+        text.push_str(&format!(": {}", some_of(&names)));
+    }
+    text
+}
+
+fn praise(runs: Runs<'_>, fail_to_pass: &[String], pass_to_pass: &[String]) -> String {
+    if runs.branch.verdict == RunVerdict::PassedByExit {
+        return "the test command fails without the change and passes with it, by exit status \
+                alone: its output has no report that can be read"
+            .to_owned();
+    }
+    let fixed = match fail_to_pass {
+        [] => "the tests fail without the change and pass with it".to_owned(),
+        [one] => format!("{one} fails without the change and passes with it"),
+        many => format!(
+            "{} tests fail without the change and pass with it",
+            many.len()
+        ),
+    };
+    match pass_to_pass.len() {
+        0 => fixed,
+        1 => format!("{fixed}; 1 other passes as before"),
+        count => format!("{fixed}; {count} others pass as before"),
+    }
+}
+
+/// The first few of a list, and how many more there are.
+fn some_of(items: &[String]) -> String {
+    const SHOWN: usize = 5;
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    let shown = items[..items.len().min(SHOWN)].join(", ");
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! The rule over runs that are made up; real ones are in the service's tests.
+
+use super::*;
+use crate::domain::{
+    exec::ExitStatus,
+    report::{Framework, Reading, judge},
+};
+
+/// A run with these named tests, and this many more without names.
+fn run(name: &str, code: u32, tests: &[(&str, TestOutcome)], unnamed: u32) -> TestRun {
+    let count = |wanted| {
+        tests
+            .iter()
+            .filter(|(_, outcome)| *outcome == wanted)
+            .count() as u32
+    };
+    let report = TestReport {
+        framework: Framework::Pytest,
+        passed: count(Passed) + unnamed,
+        failed: count(Failed),
+        errors: count(Error),
+        skipped: count(Skipped),
+        names: tests
+            .iter()
+            .map(|(name, outcome)| ((*name).to_owned(), *outcome))
+            .collect(),
+    };
+    with(name, ExitStatus::Code(code), Reading::Report(report))
+}
+
+fn with(name: &str, status: ExitStatus, reading: Reading) -> TestRun {
+    TestRun {
+        name: name.to_owned(),
+        argv: vec!["check".to_owned()],
+        cwd: "/workspace/app".to_owned(),
+        verdict: judge(&status, &reading),
+        exit: Exit {
+            status,
+            duration_ms: 1,
+            leftover_processes: 0,
+        },
+        report: reading.into_report(),
+        tree: "0".repeat(40),
+        artifact: None,
+    }
+}
+
+use TestOutcome::{Error, Failed, Passed, Skipped};
+
+fn base(code: u32, tests: &[(&str, TestOutcome)]) -> TestRun {
+    run(run_name::BASE, code, tests, 0)
+}
+
+/// Weighs a branch whose run with the base's tests is the same.
+fn weighed(base: &TestRun, branch: &TestRun, allow: bool) -> Weighed {
+    let runs = Runs {
+        base,
+        branch,
+        restored: Some(branch),
+        transplanted: None,
+    };
+    weigh(runs, &[], allow)
+}
+
+fn branch(tests: &[(&str, TestOutcome)]) -> TestRun {
+    run(run_name::BRANCH, 0, tests, 0)
+}
+
+#[test]
+fn failing_tests_must_pass_and_passing_ones_still() {
+    let base = base(1, &[("a", Failed), ("b", Passed), ("c", Skipped)]);
+    let good = weighed(
+        &base,
+        &branch(&[("a", Passed), ("b", Passed), ("c", Skipped)]),
+        false,
+    );
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(
+        (good.fail_to_pass, good.pass_to_pass),
+        (vec!["a".to_owned()], vec!["b".to_owned()])
+    );
+    assert_eq!(
+        good.reason,
+        "a fails without the change and passes with it; 1 other passes as before"
+    );
+    for (tests, wanted) in [
+        (
+            vec![("a", Skipped), ("b", Passed)],
+            "a failed on the base and was skipped on the branch",
+        ),
+        (
+            vec![("b", Passed)],
+            "a failed on the base and did not run on the branch",
+        ),
+        (
+            vec![("a", Passed), ("b", Skipped)],
+            "b passed on the base and was skipped on the branch",
+        ),
+        (
+            vec![("a", Passed)],
+            "b passed on the base and did not run on the branch",
+        ),
+    ] {
+        let bad = weighed(&base, &branch(&tests), false);
+        assert!(!bad.proved);
+        assert!(bad.reason.contains(wanted), "{}", bad.reason);
+    }
+}
+
+#[test]
+fn where_tests_may_change_they_may_go_but_something_must_pass_now() {
+    let base = base(1, &[("a", Failed), ("b", Passed)]);
+    assert!(weighed(&base, &branch(&[("a", Passed)]), true).proved);
+    assert!(weighed(&base, &branch(&[("b", Passed), ("new", Passed)]), true).proved);
+    assert!(!weighed(&base, &branch(&[("b", Passed)]), true).proved);
+}
+
+#[test]
+fn a_file_that_could_not_be_loaded_gives_its_tests_when_it_can() {
+    let base = base(2, &[("tests.test_new", Error)]);
+    let fixed = branch(&[
+        ("tests.test_new::test_x", Passed),
+        ("tests.test_old::test_y", Passed),
+    ]);
+    let good = weighed(&base, &fixed, false);
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(good.fail_to_pass, ["tests.test_new::test_x"]);
+    let dropped = branch(&[("tests.test_old::test_y", Passed)]);
+    assert!(!weighed(&base, &dropped, false).proved);
+}
+
+#[test]
+fn without_names_the_counts_decide() {
+    let base = run(run_name::BASE, 1, &[("a", Failed)], 5);
+    let all = run(run_name::BRANCH, 0, &[], 6);
+    let good = weighed(&base, &all, false);
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(good.fail_to_pass, ["a"]);
+    let fewer = run(run_name::BRANCH, 0, &[], 4);
+    assert!(!weighed(&base, &fewer, false).proved);
+    let skipped = run(run_name::BRANCH, 0, &[("a", Skipped)], 5);
+    assert!(!weighed(&base, &skipped, false).proved);
+}
+
+#[test]
+fn an_unknown_runner_is_believed_by_exit_status_and_says_so() {
+    let exit = |name: &str, code| with(name, ExitStatus::Code(code), Reading::UnknownRunner);
+    let good = weighed(&exit("base", 2), &exit("branch", 0), false);
+    assert!(good.proved);
+    assert!(
+        good.reason.contains("by exit status alone"),
+        "{}",
+        good.reason
+    );
+    assert!(!weighed(&exit("base", 0), &exit("branch", 0), false).proved);
+}
+
+#[test]
+fn a_hang_or_a_crash_on_the_base_can_be_what_is_fixed() {
+    for status in [ExitStatus::TimedOut(1_000), ExitStatus::Signal(11)] {
+        let base = with("base", status, Reading::Unreadable(Framework::Pytest));
+        let good = weighed(&base, &branch(&[("a", Passed)]), false);
+        assert!(good.proved, "{}", good.reason);
+        assert_eq!(good.fail_to_pass, ["a"]);
+    }
+}
+
+#[test]
+fn a_base_that_cannot_be_judged_proves_nothing() {
+    let fixed = branch(&[("a", Passed)]);
+    for base in [
+        with(
+            "base",
+            ExitStatus::Code(0),
+            Reading::Unreadable(Framework::Pytest),
+        ),
+        with(
+            "base",
+            ExitStatus::NotStarted("no".to_owned()),
+            Reading::UnknownRunner,
+        ),
+        with(
+            "base",
+            ExitStatus::Unknown("gone".to_owned()),
+            Reading::UnknownRunner,
+        ),
+        base(0, &[("a", Failed)]),
+    ] {
+        let bad = weighed(&base, &fixed, true);
+        assert!(!bad.proved);
+        assert!(bad.reason.contains("give a test command"), "{}", bad.reason);
+    }
+}
+
+#[test]
+fn no_run_but_a_pass_on_the_branch_proves_anything() {
+    let base = base(1, &[("a", Failed)]);
+    let unknown = Reading::UnknownRunner;
+    for bad in [
+        run("branch", 0, &[], 0),
+        run("branch", 0, &[("a", Skipped)], 0),
+        run("branch", 1, &[("a", Passed)], 0),
+        run("branch", 0, &[("a", Failed)], 0),
+        run("branch", 1, &[("a", Failed)], 0),
+        with("branch", ExitStatus::TimedOut(5), unknown.clone()),
+        with("branch", ExitStatus::Signal(9), unknown.clone()),
+        with("branch", ExitStatus::Unknown("gone".to_owned()), unknown),
+        with(
+            "branch",
+            ExitStatus::Code(0),
+            Reading::Unreadable(Framework::Pytest),
+        ),
+    ] {
+        for allow in [false, true] {
+            let weighed = weighed(&base, &bad, allow);
+            assert!(!weighed.proved, "{bad:?}");
+            assert!(
+                weighed.reason.contains("do not pass on the branch"),
+                "{}",
+                weighed.reason
+            );
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What an effect brought, as the events that go into the log together.
+
+use super::{
+    decide::{answered, ask, ends_by_itself, leaving},
+    event::{
+        AfterModelFailure, Condition, EventBody, ModelAnswered, QuestionAbout, Speaker, ToolEffect,
+        ToolEnded, ToolOutcome,
+    },
+    options::VerifyMode,
+    state::{Effect, Open, SessionState},
+    work::{TodoCheck, Work, WorkResult},
+};
+use crate::domain::{
+    conversation::{AssistantTurn, StopReason, ToolCall, Usage},
+    ids::ArtifactId,
+    prompts,
+    stage::Stage,
+    todo::{Evidence, Judge, TodoState},
+    tools::{Tool, ToolRequest},
+};
+
+/// What an effect brought.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The model's answer.
+    Reply(Reply),
+    /// No answer from the model.
+    NoReply {
+        /// Why.
+        error: String,
+        /// What follows.
+        then: AfterModelFailure,
+    },
+    /// What a tool did.
+    Tool(ToolAnswer),
+    /// What came of the daemon's own work.
+    Work {
+        /// The result.
+        result: WorkResult,
+        /// Artifacts made on the way.
+        artifacts: Vec<ArtifactId>,
+    },
+}
+
+/// A model's answer, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// What it said and asked for.
+    pub turn: AssistantTurn,
+    /// Why it stopped.
+    pub stop: StopReason,
+    /// Tokens, where the provider told.
+    pub usage: Option<Usage>,
+    /// From request to reply.
+    pub duration_ms: u64,
+    /// The provider's id of the request.
+    pub provider_request: Option<String>,
+}
+
+/// What a tool did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolAnswer {
+    /// How it went.
+    pub outcome: ToolOutcome,
+    /// What the model sees, bounded.
+    pub content: String,
+    /// The whole output, where the content is not whole.
+    pub artifact: Option<ArtifactId>,
+    /// From start to end.
+    pub duration_ms: u64,
+    /// What the session knows now.
+    pub effect: ToolEffect,
+}
+
+/// The events that an outcome is kept as. The outcome is that of `open`, which
+/// is the effect under way in `state`.
+#[must_use]
+pub fn events(state: &SessionState, open: &Open, outcome: Outcome) -> Vec<EventBody> {
+    match outcome {
+        Outcome::Reply(reply) => model_answered(state, open.intent, reply),
+        Outcome::NoReply { error, then } => no_reply(state, open.intent, error, then),
+        Outcome::Tool(answer) => tool_ended(open, answer),
+        Outcome::Work { result, artifacts } => work_ended(state, open, result, artifacts),
+    }
+}
+
+fn model_answered(state: &SessionState, intent: u64, reply: Reply) -> Vec<EventBody> {
+    let correction = correction(state, &reply);
+    let mut events = vec![EventBody::ModelAnswered(Box::new(ModelAnswered {
+        intent,
+        turn: reply.turn,
+        stop: reply.stop,
+        usage: reply.usage,
+        duration_ms: reply.duration_ms,
+        provider_request: reply.provider_request,
+    }))];
+    if let Some(text) = correction {
+        let from = Speaker::Daemon;
+        events.push(EventBody::MessageAdded { text, from });
+    }
+    events
+}
+
+/// What the model is told when its reply asks for no tool.
+fn correction(state: &SessionState, reply: &Reply) -> Option<String> {
+    if !reply.turn.tool_calls.is_empty() || ends_by_itself(state) {
+        return None;
+    }
+    let said_nothing = reply.turn.text.trim().is_empty();
+    Some(match &reply.stop {
+        StopReason::OutputCap => {
+            prompts::output_cap(state.created.options.limits.max_output_tokens)
+        }
+        StopReason::Refusal => prompts::provider_refusal(),
+        StopReason::EndTurn | StopReason::ToolUse | StopReason::Other(_) if said_nothing => {
+            prompts::empty_reply(state.stage)
+        }
+        StopReason::EndTurn | StopReason::ToolUse | StopReason::Other(_) => {
+            prompts::no_tool_call(state.stage)
+        }
+    })
+}
+
+fn no_reply(
+    state: &SessionState,
+    intent: u64,
+    error: String,
+    then: AfterModelFailure,
+) -> Vec<EventBody> {
+    let failed = EventBody::ModelFailed {
+        intent,
+        error: error.clone(),
+        then,
+    };
+    match then {
+        AfterModelFailure::AskAgain => vec![failed],
+        AfterModelFailure::Pause => {
+            let reason = format!("{error}; resume when that is mended");
+            let to = Condition::Paused;
+            vec![failed, EventBody::StateChanged { to, reason }]
+        }
+        AfterModelFailure::Fail => {
+            let mut events = vec![failed];
+            events.extend(leaving(state, Stage::Failed, &error));
+            events
+        }
+    }
+}
+
+fn tool_ended(open: &Open, answer: ToolAnswer) -> Vec<EventBody> {
+    let (call_id, name) = match &open.effect {
+        Effect::RunTool { call, .. } => (call.id.clone(), call.name.clone()),
+        Effect::AskModel | Effect::DoWork { .. } => (String::new(), String::new()),
+    };
+    let content = match answer.content.trim() {
+        "" => "(nothing)".to_owned(),
+        _ => answer.content,
+    };
+    vec![EventBody::ToolEnded(Box::new(ToolEnded {
+        intent: Some(open.intent),
+        call_id,
+        name,
+        outcome: answer.outcome,
+        content,
+        artifact: answer.artifact,
+        duration_ms: answer.duration_ms,
+        effect: answer.effect,
+    }))]
+}
+
+fn work_ended(
+    state: &SessionState,
+    open: &Open,
+    result: WorkResult,
+    artifacts: Vec<ArtifactId>,
+) -> Vec<EventBody> {
+    let work = match &open.effect {
+        Effect::DoWork { work, .. } => work.clone(),
+        Effect::AskModel | Effect::RunTool { .. } => Work::Validate,
+    };
+    let follows = match &result {
+        WorkResult::TodoChecked(check) => todo_checked(state, check),
+        WorkResult::BaseRun(_)
+        | WorkResult::Validated(_)
+        | WorkResult::Committed(_)
+        | WorkResult::Proved(_)
+        | WorkResult::Published { .. }
+        | WorkResult::PullRequestOpened(_)
+        | WorkResult::CiEnded(_)
+        | WorkResult::Failed { .. } => Vec::new(),
+    };
+    let intent = open.intent;
+    let mut events = vec![EventBody::WorkEnded {
+        intent,
+        work,
+        result,
+        artifacts,
+    }];
+    events.extend(follows);
+    events
+}
+
+/// What follows a check of a todo: its new state, and the answer to the claim
+/// that asked for it, where one did.
+fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
+    let Some(todo) = state.todo(check.todo) else {
+        return Vec::new();
+    };
+    let claim = claim_of(state, check.todo);
+    let report = prompts::criteria_report(&check.results);
+    if !check.holds {
+        let reason = format!("not every criterion holds:\n{report}");
+        let artifact = check.artifact.clone();
+        let todo = todo.with(TodoState::Rejected {
+            reason: reason.clone(),
+            artifact,
+        });
+        let id = todo.id;
+        let mut events = vec![EventBody::TodoChanged { todo }];
+        events.extend(claim.map(|call| {
+            let text = format!("Todo {id} is rejected: {reason}");
+            answered(call, ToolOutcome::Error, text, ToolEffect::None)
+        }));
+        return events;
+    }
+    let manual = state.created.options.verify == VerifyMode::Manual;
+    if manual && claim.is_some() {
+        let text = format!(
+            "Todo {}: {}\nThe daemon's checks hold:\n{report}\nDo you accept it?",
+            todo.id, todo.text
+        );
+        let about = QuestionAbout::Todo {
+            id: todo.id,
+            tree: check.tree.clone(),
+            artifact: check.artifact.clone(),
+        };
+        return ask(state, text, about);
+    }
+    // A person who accepted the todo before need not do so again for the same
+    // criteria on a newer tree.
+    let judge = if manual { Judge::Person } else { Judge::Daemon };
+    let evidence = Evidence {
+        tree: check.tree.clone(),
+        summary: summary(check),
+        artifact: check.artifact.clone(),
+        judge,
+    };
+    let todo = todo.with(TodoState::Verified(evidence));
+    let id = todo.id;
+    let mut events = vec![EventBody::TodoChanged { todo }];
+    events.extend(claim.map(|call| {
+        let text = format!("Todo {id} is verified:\n{report}");
+        answered(call, ToolOutcome::Ok, text, ToolEffect::None)
+    }));
+    events
+}
+
+fn summary(check: &TodoCheck) -> String {
+    let count = check.results.len();
+    format!("{count} of {count} criteria hold")
+}
+
+/// The call that waits for the verdict on a todo.
+pub(super) fn claim_of(state: &SessionState, todo: u32) -> Option<&ToolCall> {
+    let call = state.calls.front()?;
+    if call.name != Tool::TodoClaim.name() {
+        return None;
+    }
+    match ToolRequest::parse(call) {
+        Ok(ToolRequest::TodoClaim(claim)) if claim.id == todo => Some(call),
+        Ok(_) | Err(_) => None,
+    }
+}

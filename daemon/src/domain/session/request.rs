@@ -1,0 +1,224 @@
+//! What people, and the daemon's own start and stop, may ask of a session.
+//!
+//! Each request is answered one of three ways: accepted, already so, refused.
+//! That makes retries harmless.
+
+use super::{
+    decide::answered,
+    event::{Condition, EventBody, QuestionAbout, ToolEffect, ToolOutcome},
+    outcome::claim_of,
+    state::SessionState,
+};
+use crate::domain::todo::{Evidence, Judge, TodoState};
+
+/// What is asked of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Stop after the step under way.
+    Pause {
+        /// Why.
+        reason: String,
+    },
+    /// Go on.
+    Resume {
+        /// Why.
+        reason: String,
+    },
+    /// End, for good.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// Answer a question.
+    Answer(Answer),
+    /// The daemon ended while it ran.
+    Interrupt {
+        /// How that came.
+        reason: String,
+    },
+}
+
+/// A person's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Id of the question; `None` means the open one.
+    pub question: Option<String>,
+    /// Whether the person accepts.
+    pub accepted: bool,
+    /// The person's words; may be empty.
+    pub text: String,
+}
+
+/// What a request comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// Append these.
+    Accepted(Vec<EventBody>),
+    /// There is nothing to do.
+    AlreadySo,
+    /// It cannot be done.
+    Refused(RequestRefusal),
+}
+
+/// Why a request cannot be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestRefusal {
+    /// Nothing can follow.
+    #[error("the session has ended: it is {}", .0.name())]
+    Ended(Condition),
+    /// There is no open question.
+    #[error("the session asks nothing")]
+    NothingAsked,
+    /// Another question is open.
+    #[error("the session asks {open}, not {given}")]
+    QuestionUnknown {
+        /// The open question.
+        open: String,
+        /// The one given.
+        given: String,
+    },
+}
+
+/// What a request comes to in a session as it is.
+#[must_use]
+pub fn respond(state: &SessionState, request: &Request) -> Response {
+    match request {
+        Request::Pause { reason } => match state.condition {
+            Condition::Running | Condition::Waiting | Condition::Interrupted => {
+                change(Condition::Paused, reason)
+            }
+            Condition::Paused => Response::AlreadySo,
+            Condition::Failed | Condition::Verified | Condition::Cancelled => {
+                Response::Refused(RequestRefusal::Ended(state.condition))
+            }
+        },
+        Request::Resume { reason } => match state.condition {
+            Condition::Paused | Condition::Interrupted if state.question.is_some() => {
+                change(Condition::Waiting, "the question is still open")
+            }
+            Condition::Paused | Condition::Interrupted => change(Condition::Running, reason),
+            Condition::Waiting => resume_waiting(state),
+            Condition::Running => Response::AlreadySo,
+            Condition::Failed | Condition::Verified | Condition::Cancelled => {
+                Response::Refused(RequestRefusal::Ended(state.condition))
+            }
+        },
+        Request::Cancel { reason } => match state.condition {
+            Condition::Running
+            | Condition::Paused
+            | Condition::Waiting
+            | Condition::Interrupted => change(Condition::Cancelled, reason),
+            Condition::Failed | Condition::Verified | Condition::Cancelled => Response::AlreadySo,
+        },
+        Request::Answer(answer) => respond_to_answer(state, answer),
+        Request::Interrupt { reason } => match state.condition {
+            Condition::Running => change(Condition::Interrupted, reason),
+            Condition::Paused
+            | Condition::Waiting
+            | Condition::Interrupted
+            | Condition::Failed
+            | Condition::Verified
+            | Condition::Cancelled => Response::AlreadySo,
+        },
+    }
+}
+
+/// A model's question can be left unanswered; a todo's verdict cannot be made
+/// up.
+fn resume_waiting(state: &SessionState) -> Response {
+    if state.todo_in_question().is_some() {
+        return Response::AlreadySo;
+    }
+    let answer = Answer {
+        question: None,
+        accepted: false,
+        text: "Nobody answers. Decide yourself, and say what you assumed.".into(),
+    };
+    respond_to_answer(state, &answer)
+}
+
+fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
+    if state.condition.has_ended() {
+        return Response::Refused(RequestRefusal::Ended(state.condition));
+    }
+    let Some(question) = &state.question else {
+        return Response::Refused(RequestRefusal::NothingAsked);
+    };
+    if let Some(given) = &answer.question
+        && *given != question.id
+    {
+        return Response::Refused(RequestRefusal::QuestionUnknown {
+            open: question.id.clone(),
+            given: given.clone(),
+        });
+    }
+    let text = answer.text.trim().to_owned();
+    let mut events = vec![EventBody::QuestionAnswered {
+        question: question.id.clone(),
+        accepted: answer.accepted,
+        text: text.clone(),
+    }];
+    match &question.about {
+        QuestionAbout::Model => {
+            let words = match (text.as_str(), answer.accepted) {
+                ("", true) => "The person says yes.".to_owned(),
+                ("", false) => "The person says no.".to_owned(),
+                (words, _) => format!("The person answers: {words}"),
+            };
+            events.extend(
+                state
+                    .calls
+                    .front()
+                    .map(|call| answered(call, ToolOutcome::Ok, words, ToolEffect::None)),
+            );
+        }
+        QuestionAbout::Todo { id, tree, artifact } => {
+            let (outcome, verdict, words) = if answer.accepted {
+                let evidence = Evidence {
+                    tree: tree.clone(),
+                    summary: "its criteria hold and a person accepted it".into(),
+                    artifact: artifact.clone(),
+                    judge: Judge::Person,
+                };
+                let words = said(
+                    format!("Todo {id} is verified: a person accepted it"),
+                    &text,
+                );
+                (ToolOutcome::Ok, TodoState::Verified(evidence), words)
+            } else {
+                let reason = said("a person rejected it".into(), &text);
+                let words = format!("Todo {id} is rejected: {reason}");
+                let artifact = artifact.clone();
+                (
+                    ToolOutcome::Error,
+                    TodoState::Rejected { reason, artifact },
+                    words,
+                )
+            };
+            if let Some(todo) = state.todo(*id) {
+                let todo = todo.with(verdict);
+                events.push(EventBody::TodoChanged { todo });
+            }
+            events.extend(
+                claim_of(state, *id).map(|call| answered(call, outcome, words, ToolEffect::None)),
+            );
+        }
+    }
+    events.push(EventBody::StateChanged {
+        to: Condition::Running,
+        reason: "the question is answered".into(),
+    });
+    Response::Accepted(events)
+}
+
+fn said(what: String, words: &str) -> String {
+    match words {
+        "" => what,
+        words => format!("{what}: {words}"),
+    }
+}
+
+fn change(to: Condition, reason: impl Into<String>) -> Response {
+    let reason = reason.into();
+    Response::Accepted(vec![EventBody::StateChanged { to, reason }])
+}

@@ -1,0 +1,515 @@
+//! What a session is, folded from its log one event at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    event::{
+        Condition, Created, Event, EventBody, Question, QuestionAbout, ToolEffect, ToolEnded,
+        ToolOutcome,
+    },
+    work::{Again, BaseRun, CiResult, Commit, OpenedPullRequest, Validation, Work, WorkResult},
+};
+use crate::domain::{
+    conversation::{ToolCall, Usage},
+    ids::{ArtifactId, SessionId, StepId},
+    prompts,
+    proof::Proof,
+    stage::Stage,
+    todo::{Todo, TodoState},
+    tools::{Tool, path_key},
+};
+
+/// A session after the events so far. Equal logs give equal states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionState {
+    /// How it began; shared, because states are published often and this part
+    /// is large and never changes.
+    pub created: Arc<Created>,
+    /// Sequence number of the last event.
+    pub sequence: u64,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub started_at_ms: i64,
+    /// When its last event happened.
+    pub updated_at_ms: i64,
+    /// Milliseconds in which it was running.
+    pub active_ms: u64,
+    /// Its condition.
+    pub condition: Condition,
+    /// Why it is in that condition.
+    pub reason: String,
+    /// The stage it is in, or ended in.
+    pub stage: Stage,
+    /// Every attempt at a stage, the last one being the present one.
+    pub records: Vec<StageRecord>,
+    /// What the present attempt has come to.
+    pub attempt: Attempt,
+    /// Its todos, by number.
+    pub todos: Vec<Todo>,
+    /// The effect under way.
+    pub open: Option<Open>,
+    /// Tool calls of the last reply that have no answer yet.
+    pub calls: VecDeque<ToolCall>,
+    /// What a person is asked.
+    pub question: Option<Question>,
+    /// Questions asked so far.
+    pub questions_asked: u32,
+    /// Replies without a tool call, in a row.
+    pub silent_replies: u32,
+    /// The piece of work that could not be done, since nothing else happened.
+    pub failed_work: Option<FailedWork>,
+    /// What the daemon last saw fail, with its output, for the model.
+    pub last_failure: Option<String>,
+    /// Hash of each file as the session last saw it, by [`path_key`].
+    pub files: BTreeMap<String, String>,
+    /// Tokens so far.
+    pub tokens: Usage,
+    /// Model calls so far.
+    pub model_calls: u32,
+    /// Tool calls with an answer so far.
+    pub tool_calls: u32,
+    /// What it started from.
+    pub base: Option<Arc<BaseRun>>,
+    /// What the daemon's checks last said.
+    pub validation: Option<Validation>,
+    /// Its last commit.
+    pub commit: Option<Commit>,
+    /// Its last proof.
+    pub proof: Option<Proof>,
+    /// Its pull request.
+    pub pull_request: Option<OpenedPullRequest>,
+    /// Output of the checks of the pull request, by name.
+    pub check_artifacts: Vec<(String, ArtifactId)>,
+}
+
+/// One attempt at a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageRecord {
+    /// Which stage.
+    pub stage: Stage,
+    /// From 1.
+    pub attempt: u32,
+    /// Why it was entered.
+    pub why: String,
+    /// How it ended; `None` while it runs.
+    pub outcome: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub entered_at_ms: i64,
+    /// Milliseconds since the Unix epoch; `None` while it runs.
+    pub left_at_ms: Option<i64>,
+    /// Artifacts made in it.
+    pub artifacts: Vec<ArtifactId>,
+}
+
+/// What the present attempt at a stage has come to: forgotten when the stage is
+/// left.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Attempt {
+    /// Whether the model was told what the stage is for.
+    pub prompted: bool,
+    /// Replies of the model, those that only reason left out.
+    pub steps: u32,
+    /// The model's words when it asked to leave and the gate was open.
+    pub done: Option<String>,
+    /// What the daemon's checks said.
+    pub validation: Option<Validation>,
+    /// Todos that were checked again.
+    pub rechecked: BTreeSet<u32>,
+    /// The commit.
+    pub commit: Option<Commit>,
+    /// The proof.
+    pub proof: Option<Proof>,
+    /// The commit that was published.
+    pub published: Option<String>,
+    /// The pull request.
+    pub pull_request: Option<OpenedPullRequest>,
+    /// The forge's checks.
+    pub ci: Option<CiResult>,
+}
+
+/// An effect whose intent is in the log and whose outcome is not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Open {
+    /// Sequence number of the intent.
+    pub intent: u64,
+    /// The step that it begins.
+    pub step: StepId,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// What it is.
+    pub effect: Effect,
+}
+
+/// What reaches beyond the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Ask the model.
+    AskModel,
+    /// Run a tool in the workspace.
+    RunTool {
+        /// The call.
+        call: ToolCall,
+        /// Hash that a file to be changed must have.
+        expected_hash: Option<String>,
+    },
+    /// Do a piece of the daemon's own work.
+    DoWork {
+        /// Which.
+        work: Work,
+        /// From 1.
+        attempt: u32,
+    },
+}
+
+/// A piece of work that could not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedWork {
+    /// Which.
+    pub work: Work,
+    /// Number of the try that failed, from 1.
+    pub attempt: u32,
+    /// Why.
+    pub error: String,
+    /// Whether the same again can help.
+    pub again: Again,
+}
+
+/// A log that does not begin with the session's creation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the log does not begin with the session's creation but with event {0}")]
+pub struct HeadlessLog(u64);
+
+impl SessionState {
+    /// The state after the first event.
+    ///
+    /// # Errors
+    /// The event is no creation.
+    pub fn begin(first: &Event) -> Result<Self, HeadlessLog> {
+        let EventBody::Created(created) = &first.body else {
+            return Err(HeadlessLog(first.sequence));
+        };
+        Ok(Self {
+            created: Arc::new((**created).clone()),
+            sequence: first.sequence,
+            started_at_ms: first.at_ms,
+            updated_at_ms: first.at_ms,
+            active_ms: 0,
+            condition: Condition::Running,
+            reason: String::new(),
+            stage: first.stage,
+            records: Vec::new(),
+            attempt: Attempt::default(),
+            todos: Vec::new(),
+            open: None,
+            calls: VecDeque::new(),
+            question: None,
+            questions_asked: 0,
+            silent_replies: 0,
+            failed_work: None,
+            last_failure: None,
+            files: BTreeMap::new(),
+            tokens: Usage::default(),
+            model_calls: 0,
+            tool_calls: 0,
+            base: None,
+            validation: None,
+            commit: None,
+            proof: None,
+            pull_request: None,
+            check_artifacts: Vec::new(),
+        })
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        &self.created.session
+    }
+
+    /// Its repository's directory in the workspace, absolute.
+    #[must_use]
+    pub fn repository_dir(&self) -> String {
+        format!("/workspace/{}", self.created.repository)
+    }
+
+    /// A todo by number.
+    #[must_use]
+    pub fn todo(&self, id: u32) -> Option<&Todo> {
+        self.todos.iter().find(|todo| todo.id == id)
+    }
+
+    /// How often a stage was entered.
+    #[must_use]
+    pub fn attempts_at(&self, stage: Stage) -> u32 {
+        self.records
+            .iter()
+            .fold(0, |count, record| count + u32::from(record.stage == stage))
+    }
+
+    /// The present attempt's record.
+    #[must_use]
+    pub fn record(&self) -> Option<&StageRecord> {
+        self.records.last()
+    }
+
+    /// Folds in the next event.
+    pub fn apply(&mut self, event: &Event) {
+        self.keep_time(event);
+        self.sequence = event.sequence;
+        match &event.body {
+            // A log has one creation, and it made this state.
+            EventBody::Created(_) => {}
+            EventBody::StageEntered { to, attempt, why } => {
+                self.stage = *to;
+                self.attempt = Attempt::default();
+                self.records.push(StageRecord {
+                    stage: *to,
+                    attempt: *attempt,
+                    why: why.clone(),
+                    outcome: None,
+                    entered_at_ms: event.at_ms,
+                    left_at_ms: None,
+                    artifacts: Vec::new(),
+                });
+            }
+            EventBody::StageLeft { why, .. } => {
+                if let Some(record) = self.records.last_mut() {
+                    record.outcome = Some(why.clone());
+                    record.left_at_ms = Some(event.at_ms);
+                }
+            }
+            EventBody::MessageAdded { .. } => self.attempt.prompted = true,
+            EventBody::ModelAsked => {
+                self.model_calls += 1;
+                self.begin_effect(event, Effect::AskModel);
+            }
+            EventBody::ModelAnswered(answer) => {
+                self.open = None;
+                self.tokens += answer.usage.unwrap_or_default();
+                self.calls = answer.turn.tool_calls.iter().cloned().collect();
+                let only_reasons = !self.calls.is_empty()
+                    && self
+                        .calls
+                        .iter()
+                        .all(|call| call.name == Tool::Think.name());
+                if !only_reasons {
+                    self.attempt.steps += 1;
+                }
+                if self.calls.is_empty() {
+                    self.silent_replies += 1;
+                } else {
+                    self.silent_replies = 0;
+                }
+            }
+            EventBody::ModelFailed { .. } => self.open = None,
+            EventBody::ToolStarted {
+                call,
+                expected_hash,
+            } => {
+                let (call, expected_hash) = (call.clone(), expected_hash.clone());
+                self.begin_effect(
+                    event,
+                    Effect::RunTool {
+                        call,
+                        expected_hash,
+                    },
+                );
+            }
+            EventBody::ToolEnded(ended) => self.end_tool(ended),
+            EventBody::TodoChanged { todo } => {
+                match self.todos.iter_mut().find(|known| known.id == todo.id) {
+                    Some(known) => *known = todo.clone(),
+                    None => self.todos.push(todo.clone()),
+                }
+            }
+            EventBody::WorkStarted { work, attempt, .. } => {
+                self.failed_work = None;
+                if let Work::VerifyTodo { todo } = work {
+                    self.set_todo(*todo, Todo::verifying);
+                }
+                let (work, attempt) = (work.clone(), *attempt);
+                self.begin_effect(event, Effect::DoWork { work, attempt });
+            }
+            EventBody::WorkEnded {
+                work,
+                result,
+                artifacts,
+                ..
+            } => {
+                self.keep_artifacts(artifacts);
+                let attempt = match self.open.take().map(|open| open.effect) {
+                    Some(Effect::DoWork { attempt, .. }) => attempt,
+                    Some(Effect::AskModel | Effect::RunTool { .. }) | None => 1,
+                };
+                self.end_work(work, result, attempt);
+            }
+            EventBody::StateChanged { to, reason } => {
+                if *to == Condition::Running {
+                    self.failed_work = None;
+                    self.silent_replies = 0;
+                }
+                self.condition = *to;
+                self.reason.clone_from(reason);
+            }
+            EventBody::QuestionAsked { question } => {
+                self.questions_asked += 1;
+                self.question = Some(question.clone());
+            }
+            EventBody::QuestionAnswered { .. } => self.question = None,
+        }
+    }
+
+    /// Time counts while the session runs; what passed before an interruption
+    /// was noticed does not.
+    fn keep_time(&mut self, event: &Event) {
+        let interrupted = matches!(
+            event.body,
+            EventBody::StateChanged {
+                to: Condition::Interrupted,
+                ..
+            }
+        );
+        if self.condition == Condition::Running && !interrupted {
+            let passed = event.at_ms.saturating_sub(self.updated_at_ms);
+            self.active_ms += u64::try_from(passed).unwrap_or(0);
+        }
+        self.updated_at_ms = event.at_ms;
+    }
+
+    fn begin_effect(&mut self, event: &Event, effect: Effect) {
+        self.open = Some(Open {
+            intent: event.sequence,
+            step: event.step(&self.created.session),
+            since_ms: event.at_ms,
+            effect,
+        });
+    }
+
+    fn end_tool(&mut self, ended: &ToolEnded) {
+        if ended.intent.is_some() {
+            self.open = None;
+        }
+        self.tool_calls += 1;
+        self.calls.pop_front();
+        self.keep_artifacts(ended.artifact.as_slice());
+        match &ended.effect {
+            ToolEffect::None | ToolEffect::CommandRan => {}
+            ToolEffect::FileSeen { path, hash } => {
+                self.files.insert(path_key(path), hash.clone());
+            }
+            ToolEffect::FileChanged { path, after, .. } => {
+                self.files.insert(path_key(path), after.clone());
+            }
+            ToolEffect::StageDone { summary } => {
+                if ended.outcome == ToolOutcome::Ok {
+                    self.attempt.done = Some(summary.clone());
+                }
+            }
+        }
+    }
+
+    fn end_work(&mut self, work: &Work, result: &WorkResult, attempt: u32) {
+        match result {
+            WorkResult::BaseRun(base) => self.base = Some(Arc::new((**base).clone())),
+            WorkResult::Validated(validation) => {
+                self.last_failure = failed_checks(validation);
+                self.validation = Some(validation.clone());
+                self.attempt.validation = Some(validation.clone());
+            }
+            WorkResult::TodoChecked(check) => {
+                self.attempt.rechecked.insert(check.todo);
+                if !check.holds {
+                    self.last_failure = Some(prompts::criteria_report(&check.results));
+                }
+            }
+            WorkResult::Committed(commit) => {
+                self.attempt.commit = Some(commit.clone());
+                self.commit = Some(commit.clone());
+            }
+            WorkResult::Proved(proof) => {
+                self.last_failure = (!proof.proved).then(|| proof.reason.clone());
+                self.attempt.proof = Some((**proof).clone());
+                self.proof = Some((**proof).clone());
+            }
+            WorkResult::Published { commit } => self.attempt.published = Some(commit.clone()),
+            WorkResult::PullRequestOpened(opened) => {
+                self.attempt.pull_request = Some(opened.clone());
+                self.pull_request = Some(opened.clone());
+            }
+            WorkResult::CiEnded(ci) => {
+                if let Some(opened) = &mut self.pull_request {
+                    opened.pull_request = ci.pull_request.clone();
+                }
+                self.check_artifacts.clone_from(&ci.artifacts);
+                self.last_failure = (!ci.passed).then(|| ci.view.clone());
+                self.attempt.ci = Some(ci.clone());
+            }
+            WorkResult::Failed { error, again } => {
+                if let Work::VerifyTodo { todo } = work {
+                    self.set_todo(*todo, unverified);
+                }
+                self.failed_work = Some(FailedWork {
+                    work: work.clone(),
+                    attempt,
+                    error: error.clone(),
+                    again: *again,
+                });
+            }
+        }
+    }
+
+    fn set_todo(&mut self, id: u32, change: impl Fn(&Todo) -> Todo) {
+        if let Some(todo) = self.todos.iter_mut().find(|todo| todo.id == id) {
+            *todo = change(todo);
+        }
+    }
+
+    fn keep_artifacts(&mut self, artifacts: &[ArtifactId]) {
+        if let Some(record) = self.records.last_mut() {
+            record.artifacts.extend_from_slice(artifacts);
+        }
+    }
+
+    /// The open question, when it is about a todo.
+    #[must_use]
+    pub fn todo_in_question(&self) -> Option<u32> {
+        match self.question.as_ref().map(|question| &question.about) {
+            Some(QuestionAbout::Todo { id, .. }) => Some(*id),
+            Some(QuestionAbout::Model) | None => None,
+        }
+    }
+}
+
+/// Output of the checks that failed, where any did.
+fn failed_checks(validation: &Validation) -> Option<String> {
+    let views: Vec<String> = validation
+        .checks
+        .iter()
+        .filter(|check| !check.passed())
+        .map(|check| {
+            let argv = check.command.argv.join(" ");
+            let view = prompts::bounded(&check.view);
+            format!(
+                "$ {argv}\n{view}\n({}: {})",
+                check.exit.status, check.summary
+            )
+        })
+        .collect();
+    (!views.is_empty()).then(|| views.join("\n\n"))
+}
+
+/// A todo whose check could not be done: the claim stands.
+fn unverified(todo: &Todo) -> Todo {
+    match &todo.state {
+        TodoState::Verifying { claim } => todo.with(TodoState::Claimed {
+            claim: claim.clone(),
+        }),
+        TodoState::Pending
+        | TodoState::InProgress
+        | TodoState::Claimed { .. }
+        | TodoState::Verified(_)
+        | TodoState::Rejected { .. } => todo.clone(),
+    }
+}

@@ -1,0 +1,1156 @@
+//! The session's rules, played out against a world of a few lines.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{
+    decide::{Next, decide},
+    event::{AfterModelFailure, Condition, Created, Event, EventBody, ToolEffect, ToolOutcome},
+    options::{SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
+    outcome::{self, Outcome, Reply, ToolAnswer},
+    request::{Answer, Request, RequestRefusal, Response, respond},
+    state::{Effect, SessionState},
+    work::{
+        Again, BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
+        WorkResult,
+    },
+};
+use crate::domain::{
+    checks::{CheckCommand, CheckKind, CheckPlan, CheckResult},
+    context::Context,
+    conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall},
+    criteria::{Criterion, CriterionResult},
+    exec::{Exit, ExitStatus},
+    forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
+    ids::SessionId,
+    proof::{Proof, TestRun},
+    report::RunVerdict,
+    stage::Stage,
+    todo::TodoState,
+    tools::{self, Tool},
+};
+
+fn created(options: SessionOptions) -> Created {
+    Created {
+        session: SessionId::from_uuid(uuid::Uuid::from_u128(1)),
+        task: "fix the sum".into(),
+        workspace: "ws-00000000000000000000000000000001".parse().unwrap(),
+        workspace_name: "sample".parse().unwrap(),
+        repository: "repo".parse().unwrap(),
+        system: crate::domain::prompts::system("fix the sum", "/workspace/repo", &options),
+        tools: tools::definitions(),
+        options,
+    }
+}
+
+fn options() -> SessionOptions {
+    SessionOptions {
+        model: "scripted:/none".parse().unwrap(),
+        workflow: WorkflowKind::Swe,
+        test_command: Some(vec!["run-tests".into()]),
+        lint_command: None,
+        verify: VerifyMode::Auto,
+        allow_test_changes: false,
+        limits: SessionLimits::default(),
+    }
+}
+
+fn exit(code: u32) -> Exit {
+    Exit {
+        status: ExitStatus::Code(code),
+        duration_ms: 1,
+        leftover_processes: 0,
+    }
+}
+
+fn check(name: &str, kind: CheckKind, why: &str, passes: bool) -> CheckResult {
+    CheckResult {
+        command: CheckCommand {
+            name: name.into(),
+            kind,
+            argv: vec![format!("run-{name}")],
+            why: why.into(),
+        },
+        exit: exit(u32::from(!passes)),
+        verdict: if passes {
+            RunVerdict::Passed
+        } else {
+            RunVerdict::Failed
+        },
+        report: None,
+        summary: if passes {
+            "3 passed".into()
+        } else {
+            "1 failed".into()
+        },
+        view: format!("output of {name}"),
+        artifact: None,
+    }
+}
+
+/// A world that answers every effect at once, by a few switches.
+#[derive(Debug, Clone)]
+struct World {
+    /// The tree of the working copy; an edit makes another one.
+    tree: u32,
+    /// Whether validation passes, call by call; the last one stays.
+    validations: Vec<bool>,
+    /// Whether a todo's criteria hold, call by call; the last one stays.
+    criteria: Vec<bool>,
+    /// Whether proofs succeed, call by call; the last one stays.
+    proofs: Vec<bool>,
+    /// Whether CI passes, call by call; the last one stays.
+    ci: Vec<bool>,
+    /// Work that cannot be done.
+    broken: Option<(Work, Again)>,
+    lint: Vec<CheckResult>,
+    base_lint: Vec<CheckResult>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            tree: 1,
+            validations: vec![true],
+            criteria: vec![true],
+            proofs: vec![true],
+            ci: vec![true],
+            broken: None,
+            lint: vec![],
+            base_lint: vec![],
+        }
+    }
+}
+
+fn take(answers: &mut Vec<bool>) -> bool {
+    if answers.len() > 1 {
+        return answers.remove(0);
+    }
+    answers[0]
+}
+
+impl World {
+    fn tool(&mut self, call: &ToolCall) -> Outcome {
+        let path = "/workspace/repo/sum.py".to_owned();
+        let before = self.tree;
+        let effect = match Tool::named(&call.name) {
+            Some(Tool::ReadFile) => ToolEffect::FileSeen {
+                path,
+                hash: before.to_string(),
+            },
+            Some(Tool::EditFile | Tool::WriteFile) => {
+                self.tree += 1;
+                ToolEffect::FileChanged {
+                    path,
+                    before: Some(before.to_string()),
+                    after: self.tree.to_string(),
+                }
+            }
+            Some(_) => ToolEffect::CommandRan,
+            None => panic!("unknown tools never get here"),
+        };
+        Outcome::Tool(ToolAnswer {
+            outcome: ToolOutcome::Ok,
+            content: "done".into(),
+            artifact: None,
+            duration_ms: 1,
+            effect,
+        })
+    }
+
+    fn work(&mut self, state: &SessionState, work: &Work) -> Outcome {
+        if let Some((broken, again)) = &self.broken
+            && broken == work
+        {
+            let (error, again) = ("no way".to_owned(), *again);
+            return done(WorkResult::Failed { error, again });
+        }
+        let tree = self.tree.to_string();
+        let pull_request = |state: ForgeCheckState| PullRequest {
+            number: 1,
+            url: "/forge/1".into(),
+            draft: PullRequestDraft {
+                title: "t".into(),
+                body: "b".into(),
+                head: "compy/x".into(),
+                base: "main".into(),
+            },
+            head_commit: "c".into(),
+            checks: vec![ForgeCheck {
+                name: "tests".into(),
+                state,
+                summary: "s".into(),
+            }],
+        };
+        done(match work {
+            Work::BaseRun => WorkResult::BaseRun(Box::new(BaseRun {
+                commit: "base".into(),
+                branch: "main".into(),
+                tree,
+                plan: CheckPlan::default(),
+                tests: TestRun {
+                    name: "base".into(),
+                    argv: vec!["run-tests".into()],
+                    cwd: "/workspace/repo".into(),
+                    exit: exit(1),
+                    report: None,
+                    verdict: RunVerdict::Failed,
+                    tree: "1".into(),
+                    artifact: None,
+                },
+                others: self.base_lint.clone(),
+                summary: "1 failed".into(),
+            })),
+            Work::Validate => {
+                let passes = take(&mut self.validations);
+                let mut checks = self.lint.clone();
+                checks.push(check("tests", CheckKind::Tests, "given", passes));
+                let changed_files = match self.tree {
+                    1 => vec![],
+                    _ => vec!["sum.py".to_owned()],
+                };
+                WorkResult::Validated(Validation {
+                    tree,
+                    changed_files,
+                    checks,
+                })
+            }
+            Work::VerifyTodo { todo } => {
+                let holds = take(&mut self.criteria);
+                let criterion = Criterion::TestsPass { argv: None };
+                WorkResult::TodoChecked(TodoCheck {
+                    todo: *todo,
+                    tree,
+                    holds,
+                    results: vec![CriterionResult {
+                        criterion,
+                        holds,
+                        found: "seen".into(),
+                    }],
+                    artifact: None,
+                })
+            }
+            Work::Commit => WorkResult::Committed(Commit {
+                branch: "compy/x".into(),
+                commit: format!("commit-of-{tree}"),
+                subject: "fix the sum".into(),
+                changed_files: vec!["sum.py".into()],
+            }),
+            Work::Prove => {
+                let proved = take(&mut self.proofs);
+                WorkResult::Proved(Box::new(Proof {
+                    proved,
+                    reason: if proved {
+                        "all runs agree".into()
+                    } else {
+                        "tests were changed".into()
+                    },
+                    runs: vec![],
+                    fail_to_pass: vec![],
+                    pass_to_pass: vec![],
+                    changed_test_files: vec![],
+                    tree,
+                    evidence: None,
+                }))
+            }
+            Work::Publish => WorkResult::Published {
+                commit: state.commit.as_ref().unwrap().commit.clone(),
+            },
+            Work::OpenPullRequest => WorkResult::PullRequestOpened(OpenedPullRequest {
+                pull_request: pull_request(ForgeCheckState::Running),
+                diff: None,
+            }),
+            Work::RunCi => {
+                let passed = take(&mut self.ci);
+                let state = if passed {
+                    ForgeCheckState::Passed
+                } else {
+                    ForgeCheckState::Failed
+                };
+                WorkResult::CiEnded(CiResult {
+                    pull_request: pull_request(state),
+                    passed,
+                    view: "ci output".into(),
+                    artifacts: vec![],
+                })
+            }
+        })
+    }
+}
+
+fn done(result: WorkResult) -> Outcome {
+    Outcome::Work {
+        result,
+        artifacts: vec![],
+    }
+}
+
+fn call(name: &str, arguments: Value) -> ToolCall {
+    let Value::Object(object) = arguments else {
+        panic!("arguments are an object")
+    };
+    ToolCall {
+        id: format!("call-{name}"),
+        name: name.into(),
+        arguments: Arguments::Object(object),
+    }
+}
+
+fn says(text: &str, tool_calls: Vec<ToolCall>) -> Outcome {
+    Outcome::Reply(Reply {
+        turn: AssistantTurn {
+            text: text.into(),
+            tool_calls,
+            opaque: vec![],
+        },
+        stop: StopReason::ToolUse,
+        usage: None,
+        duration_ms: 1,
+        provider_request: None,
+    })
+}
+
+fn calls(tool_calls: Vec<ToolCall>) -> Outcome {
+    says("", tool_calls)
+}
+
+fn read() -> ToolCall {
+    call("read_file", json!({"path": "sum.py"}))
+}
+
+fn edit() -> ToolCall {
+    let part = json!({"old_text": "-", "new_text": "+"});
+    call(
+        "edit_file",
+        json!({"path": "sum.py", "replacements": [part]}),
+    )
+}
+
+fn advance() -> ToolCall {
+    call("advance", json!({"summary": "done here"}))
+}
+
+fn add_todo() -> ToolCall {
+    call(
+        "todo_add",
+        json!({"items": [{"text": "make the sum right"}]}),
+    )
+}
+
+fn claim() -> ToolCall {
+    call("todo_claim", json!({"id": 1, "evidence": "ran the tests"}))
+}
+
+/// What a sensible model says in each stage.
+fn honest(state: &SessionState) -> Outcome {
+    calls(match state.stage {
+        Stage::Understand => vec![read(), advance()],
+        Stage::Plan => vec![add_todo(), advance()],
+        Stage::Locate | Stage::Debug | Stage::Iterate => vec![read(), advance()],
+        Stage::Modify if state.todos.iter().any(|todo| !todo.is_verified()) => {
+            vec![edit(), claim()]
+        }
+        Stage::Modify => vec![edit(), advance()],
+        Stage::Validate | Stage::Pr | Stage::Ci | Stage::Complete | Stage::Failed => {
+            panic!("the model is not asked in {}", state.stage)
+        }
+    })
+}
+
+/// A session played out; batches are kept apart, as the store keeps them.
+struct Play {
+    batches: Vec<Vec<Event>>,
+    state: SessionState,
+    context: Context,
+    world: World,
+    now_ms: i64,
+}
+
+impl Play {
+    fn new(options: SessionOptions, world: World) -> Self {
+        let first = Event {
+            sequence: 1,
+            at_ms: 0,
+            stage: Stage::Understand,
+            body: EventBody::Created(Box::new(created(options))),
+        };
+        let state = SessionState::begin(&first).unwrap();
+        let context = Context::begin(&state.created);
+        Self {
+            batches: vec![vec![first]],
+            state,
+            context,
+            world,
+            now_ms: 0,
+        }
+    }
+
+    fn append(&mut self, bodies: Vec<EventBody>) {
+        self.now_ms += 10;
+        let mut batch = Vec::new();
+        for body in bodies {
+            let event = Event {
+                sequence: self.state.sequence + 1,
+                at_ms: self.now_ms,
+                stage: self.state.stage,
+                body,
+            };
+            self.state.apply(&event);
+            self.context.apply(&event);
+            batch.push(event);
+        }
+        self.batches.push(batch);
+    }
+
+    fn ask(&mut self, request: Request) -> Result<(), RequestRefusal> {
+        match respond(&self.state, &request) {
+            Response::Accepted(events) => self.append(events),
+            Response::AlreadySo => {}
+            Response::Refused(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    /// One step; `false` when nothing more happens by itself.
+    fn step(&mut self, model: &mut dyn FnMut(&SessionState) -> Outcome) -> bool {
+        match decide(&self.state) {
+            Next::Record(events) => self.append(events),
+            Next::Perform(open) => {
+                let outcome = match &open.effect {
+                    Effect::AskModel => model(&self.state),
+                    Effect::RunTool { call, .. } => self.world.tool(call),
+                    Effect::DoWork { work, .. } => self.world.work(&self.state, work),
+                };
+                let events = outcome::events(&self.state, &open, outcome);
+                self.append(events);
+            }
+            Next::Wait | Next::End => return false,
+        }
+        true
+    }
+
+    fn run(&mut self, model: &mut dyn FnMut(&SessionState) -> Outcome) {
+        let mut steps = 0;
+        while self.step(model) {
+            steps += 1;
+            assert!(steps < 5_000, "the session does not end");
+        }
+    }
+
+    fn stages(&self) -> Vec<Stage> {
+        self.state
+            .records
+            .iter()
+            .map(|record| record.stage)
+            .collect()
+    }
+
+    fn events(&self) -> impl Iterator<Item = &Event> {
+        self.batches.iter().flatten()
+    }
+
+    fn answers(&self) -> Vec<(&str, ToolOutcome, &str)> {
+        self.events()
+            .filter_map(|event| match &event.body {
+                EventBody::ToolEnded(ended) => {
+                    Some((ended.name.as_str(), ended.outcome, ended.content.as_str()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn play(options: SessionOptions, world: World) -> Play {
+    let mut play = Play::new(options, world);
+    play.run(&mut honest);
+    play
+}
+
+/// Says these things in order, then what an honest model would say.
+fn script(replies: Vec<Outcome>) -> impl FnMut(&SessionState) -> Outcome {
+    let mut replies = replies.into_iter();
+    move |state| replies.next().unwrap_or_else(|| honest(state))
+}
+
+#[test]
+fn an_honest_run_goes_through_every_stage_and_ends_verified() {
+    let play = play(options(), World::default());
+    assert_eq!(
+        play.stages(),
+        [
+            Stage::Understand,
+            Stage::Plan,
+            Stage::Locate,
+            Stage::Modify,
+            Stage::Validate,
+            Stage::Pr,
+            Stage::Ci,
+            Stage::Complete,
+        ]
+    );
+    assert_eq!(play.state.condition, Condition::Verified);
+    assert!(play.state.todos[0].is_verified());
+    assert_eq!(decide(&play.state), Next::End);
+}
+
+#[test]
+fn without_a_pull_request_the_proof_is_the_end() {
+    let free = SessionOptions {
+        workflow: WorkflowKind::None,
+        ..options()
+    };
+    let play = play(free, World::default());
+    assert_eq!(
+        play.stages(),
+        [Stage::Modify, Stage::Validate, Stage::Pr, Stage::Complete]
+    );
+    assert_eq!(play.state.condition, Condition::Verified);
+    assert!(play.state.pull_request.is_none() && play.state.proof.is_some());
+}
+
+#[test]
+fn the_tests_run_on_the_base_before_the_models_first_word() {
+    let play = play(options(), World::default());
+    let first = |wanted: fn(&EventBody) -> bool| {
+        play.events().position(|event| wanted(&event.body)).unwrap()
+    };
+    let base = first(|body| {
+        matches!(
+            body,
+            EventBody::WorkEnded {
+                work: Work::BaseRun,
+                ..
+            }
+        )
+    });
+    let asked = first(|body| matches!(body, EventBody::ModelAsked));
+    assert!(base < asked);
+}
+
+#[test]
+fn a_claim_whose_criteria_fail_is_rejected_and_never_verified() {
+    let world = World {
+        criteria: vec![false],
+        ..World::default()
+    };
+    let play = play(options(), world);
+    assert_eq!(play.state.condition, Condition::Failed);
+    assert!(matches!(
+        play.state.todos[0].state,
+        TodoState::Rejected { .. }
+    ));
+    assert!(!play.stages().contains(&Stage::Pr));
+    let (_, outcome, content) = play
+        .answers()
+        .into_iter()
+        .find(|a| a.0 == "todo_claim")
+        .unwrap();
+    assert_eq!(outcome, ToolOutcome::Error);
+    assert!(
+        content.contains("the session's tests pass FAILS"),
+        "{content}"
+    );
+}
+
+#[test]
+fn a_session_that_changed_nothing_is_not_proved() {
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut |state: &SessionState| match state.stage {
+        Stage::Modify if state.todos[0].is_verified() => calls(vec![advance()]),
+        Stage::Modify => calls(vec![claim()]),
+        _ => honest(state),
+    });
+    assert_eq!(play.state.condition, Condition::Failed);
+    assert!(
+        play.state.reason.contains("nothing differs"),
+        "{}",
+        play.state.reason
+    );
+}
+
+#[test]
+fn failed_validation_leads_through_debug_and_the_output_goes_to_the_model() {
+    let world = World {
+        validations: vec![false, true],
+        ..World::default()
+    };
+    let play = play(options(), world);
+    assert_eq!(
+        play.stages()[3..],
+        [
+            Stage::Modify,
+            Stage::Validate,
+            Stage::Debug,
+            Stage::Modify,
+            Stage::Validate,
+            Stage::Pr,
+            Stage::Ci,
+            Stage::Complete,
+        ]
+    );
+    let told = play.context.messages().iter().any(
+        |message| matches!(message, Message::User { text } if text.contains("output of tests")),
+    );
+    assert!(told);
+}
+
+#[test]
+fn evidence_older_than_the_last_edit_is_made_again() {
+    // The honest model edits once more after its todo was verified.
+    let mut verified = false;
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut |state: &SessionState| {
+        if state.stage == Stage::Modify && state.todos[0].is_verified() && !verified {
+            verified = true;
+            return calls(vec![edit(), advance()]);
+        }
+        honest(state)
+    });
+    let checks = play
+        .events()
+        .filter(|event| {
+            matches!(
+                &event.body,
+                EventBody::WorkStarted {
+                    work: Work::VerifyTodo { .. },
+                    ..
+                }
+            )
+        })
+        .count();
+    assert_eq!(checks, 2);
+    let evidence = play.state.todos[0].evidence().unwrap();
+    assert_eq!(evidence.tree, play.world.tree.to_string());
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn a_refused_proof_and_failed_ci_lead_back_and_rounds_are_bounded() {
+    let world = World {
+        proofs: vec![false, true],
+        ci: vec![false, true],
+        ..World::default()
+    };
+    let back = play(options(), world);
+    assert_eq!(back.state.condition, Condition::Verified);
+    assert_eq!(back.state.attempts_at(Stage::Debug), 1);
+    assert_eq!(back.state.attempts_at(Stage::Iterate), 1);
+
+    let hopeless = World {
+        proofs: vec![false],
+        ..World::default()
+    };
+    let failed = play(options(), hopeless);
+    assert_eq!(failed.state.condition, Condition::Failed);
+    assert_eq!(failed.state.attempts_at(Stage::Debug), 5);
+    let reason = &failed.state.reason;
+    assert!(
+        reason.contains("tests were changed") && reason.contains("5 rounds"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn detected_lint_blocks_only_when_the_base_passed_it() {
+    let lint = |why, passes| check("lint", CheckKind::Lint, why, passes);
+    for (base, now, ends) in [
+        (
+            lint("found", false),
+            lint("found", false),
+            Condition::Verified,
+        ),
+        (lint("found", true), lint("found", false), Condition::Failed),
+        (
+            lint("given", false),
+            lint("given", false),
+            Condition::Failed,
+        ),
+    ] {
+        let world = World {
+            base_lint: vec![base],
+            lint: vec![now],
+            ..World::default()
+        };
+        assert_eq!(play(options(), world).state.condition, ends);
+    }
+}
+
+#[test]
+fn calls_that_make_no_sense_are_answered_and_the_session_goes_on() {
+    let malformed = ToolCall {
+        id: "m".into(),
+        name: "grep".into(),
+        arguments: Arguments::Malformed {
+            raw: "{".into(),
+            error: "it ends too early".into(),
+        },
+    };
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut script(vec![calls(vec![
+        call("bash", json!({"command": "ls"})),
+        malformed,
+        edit(),
+        call("todo_claim", json!({"id": "one"})),
+        call("read_file", json!({"path": "sum.py", "lines": 3})),
+        read(),
+    ])]));
+    let answers = play.answers();
+    let refused = |index: usize, words: &str| {
+        let (_, outcome, content) = answers[index];
+        assert_eq!(outcome, ToolOutcome::Refused);
+        assert!(content.contains(words), "{content}");
+    };
+    refused(0, "no tool `bash`");
+    refused(1, "it ends too early");
+    refused(2, "`edit_file` is not available in UNDERSTAND");
+    refused(3, "`todo_claim` is not available in UNDERSTAND");
+    refused(4, "`lines`");
+    assert_eq!(answers[5].1, ToolOutcome::Ok);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn nothing_runs_after_an_accepted_advance_in_the_same_reply() {
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut script(vec![calls(vec![advance(), read()])]));
+    let (_, outcome, content) = play.answers()[1];
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("next stage"), "{content}");
+}
+
+#[test]
+fn replies_without_a_tool_call_are_corrected_three_times() {
+    for said in ["I am done!", ""] {
+        let mut play = Play::new(options(), World::default());
+        play.run(&mut |_: &SessionState| says(said, vec![]));
+        assert_eq!(play.state.condition, Condition::Failed);
+        assert_eq!(play.state.model_calls, 3);
+        assert!(play.state.reason.contains("no tool in 3 replies"));
+    }
+    let mut patient = Play::new(options(), World::default());
+    patient.run(&mut script(vec![says("hm", vec![]), says("", vec![])]));
+    assert_eq!(patient.state.condition, Condition::Verified);
+}
+
+#[test]
+fn a_reply_cut_at_the_cap_is_told_so() {
+    let mut play = Play::new(options(), World::default());
+    let Outcome::Reply(reply) = says("very long", vec![]) else {
+        unreachable!("it is a reply")
+    };
+    let cut = Outcome::Reply(Reply {
+        stop: StopReason::OutputCap,
+        ..reply
+    });
+    play.run(&mut script(vec![cut]));
+    let told = play.context.messages().iter().any(|message| {
+        matches!(message, Message::User { text } if text.contains("cut at the limit of 16000"))
+    });
+    assert!(told);
+}
+
+#[test]
+fn a_session_whose_todos_are_verified_ends_without_another_word() {
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut |state: &SessionState| match state.stage {
+        Stage::Modify if state.todos[0].is_verified() => says("all done", vec![]),
+        _ => honest(state),
+    });
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn gates_say_what_is_missing() {
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut script(vec![
+        calls(vec![advance()]),
+        calls(vec![advance()]),
+        calls(vec![add_todo(), advance()]),
+        calls(vec![advance()]),
+        calls(vec![read(), advance()]),
+        calls(vec![advance()]),
+    ]));
+    let refused: Vec<_> = play
+        .answers()
+        .into_iter()
+        .filter(|(name, outcome, _)| *name == "advance" && *outcome == ToolOutcome::Refused)
+        .map(|(_, _, content)| content)
+        .collect();
+    assert_eq!(refused.len(), 3, "{refused:?}");
+    assert!(refused[0].contains("at least one todo"));
+    assert!(refused[1].contains("at least one file read"));
+    assert!(refused[2].contains("todo 1 is pending"));
+}
+
+#[test]
+fn a_todo_without_criteria_gets_the_sessions_tests() {
+    let play = play(options(), World::default());
+    assert_eq!(
+        play.state.todos[0].criteria,
+        [Criterion::TestsPass { argv: None }]
+    );
+}
+
+#[test]
+fn limits_end_a_session_with_the_reason() {
+    for (limits, words) in [
+        (
+            SessionLimits {
+                max_steps: 2,
+                ..SessionLimits::default()
+            },
+            "2 steps",
+        ),
+        (
+            SessionLimits {
+                max_time_ms: 50,
+                ..SessionLimits::default()
+            },
+            "time of 0 s",
+        ),
+    ] {
+        let play = play(
+            SessionOptions {
+                limits,
+                ..options()
+            },
+            World::default(),
+        );
+        assert_eq!(play.state.condition, Condition::Failed);
+        assert!(play.state.reason.contains(words), "{}", play.state.reason);
+    }
+}
+
+#[test]
+fn reasoning_costs_no_step_of_the_stage() {
+    let thought = || calls(vec![call("think", json!({"content": "hm"}))]);
+    let mut play = Play::new(options(), World::default());
+    play.run(&mut script((0..60).map(|_| thought()).collect()));
+    assert_eq!(play.state.condition, Condition::Verified);
+    let mut busy = Play::new(options(), World::default());
+    busy.run(&mut script((0..60).map(|_| calls(vec![read()])).collect()));
+    assert!(
+        busy.state.reason.contains("UNDERSTAND took 40 replies"),
+        "{}",
+        busy.state.reason
+    );
+}
+
+#[test]
+fn work_that_cannot_be_done_is_tried_three_times_and_then_waits_for_a_person() {
+    let world = World {
+        broken: Some((Work::Publish, Again::MayHelp)),
+        ..World::default()
+    };
+    let mut play = play(options(), world);
+    assert_eq!(play.state.condition, Condition::Paused);
+    assert!(
+        play.state.reason.contains("3 tries: no way"),
+        "{}",
+        play.state.reason
+    );
+    play.world.broken = None;
+    let reason = "mended".to_owned();
+    play.ask(Request::Resume { reason }).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+
+    let useless = World {
+        broken: Some((Work::BaseRun, Again::IsUseless)),
+        ..World::default()
+    };
+    let failed = self::play(options(), useless);
+    assert_eq!(failed.state.condition, Condition::Failed);
+    assert_eq!(failed.state.model_calls, 0);
+}
+
+#[test]
+fn a_claim_whose_check_could_not_be_done_is_checked_after_resuming() {
+    let world = World {
+        broken: Some((Work::VerifyTodo { todo: 1 }, Again::MayHelp)),
+        ..World::default()
+    };
+    let mut play = play(options(), world);
+    assert_eq!(play.state.condition, Condition::Paused);
+    play.world.broken = None;
+    let reason = "mended".to_owned();
+    play.ask(Request::Resume { reason }).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn outages_of_the_model_pause_and_wrong_requests_fail() {
+    let no_reply = |then| Outcome::NoReply {
+        error: "boom".into(),
+        then,
+    };
+    let mut paused = Play::new(options(), World::default());
+    paused.run(&mut script(vec![no_reply(AfterModelFailure::Pause)]));
+    assert_eq!(paused.state.condition, Condition::Paused);
+    let reason = "mended".to_owned();
+    paused.ask(Request::Resume { reason }).unwrap();
+    paused.run(&mut honest);
+    assert_eq!(paused.state.condition, Condition::Verified);
+
+    let mut failed = Play::new(options(), World::default());
+    failed.run(&mut script(vec![no_reply(AfterModelFailure::Fail)]));
+    assert_eq!(
+        (failed.state.condition, failed.state.stage),
+        (Condition::Failed, Stage::Failed)
+    );
+    assert_eq!(failed.state.reason, "boom");
+}
+
+#[test]
+fn a_person_is_asked_for_each_claim_when_a_person_verifies() {
+    let manual = SessionOptions {
+        verify: VerifyMode::Manual,
+        ..options()
+    };
+    let mut play = play(manual, World::default());
+    assert_eq!(play.state.condition, Condition::Waiting);
+    assert_eq!(play.state.todo_in_question(), Some(1));
+    // A verdict cannot be made up by resuming, nor given to another question.
+    let reason = String::new();
+    play.ask(Request::Resume { reason }).unwrap();
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let answer = |question: Option<&str>, accepted, text: &str| {
+        Request::Answer(Answer {
+            question: question.map(Into::into),
+            accepted,
+            text: text.into(),
+        })
+    };
+    assert!(matches!(
+        play.ask(answer(Some("q7"), true, "")),
+        Err(RequestRefusal::QuestionUnknown { .. })
+    ));
+    play.ask(answer(Some("q1"), false, "use the helper"))
+        .unwrap();
+    let (_, outcome, content) = *play.answers().last().unwrap();
+    assert_eq!(outcome, ToolOutcome::Error);
+    assert!(content.contains("use the helper"), "{content}");
+    play.run(&mut honest);
+    play.ask(answer(None, true, "")).unwrap();
+    assert_eq!(
+        play.ask(answer(None, true, "")),
+        Err(RequestRefusal::NothingAsked)
+    );
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn a_question_of_the_models_waits_for_its_answer() {
+    let mut play = Play::new(options(), World::default());
+    let question = call("ask_person", json!({"question": "which sum?"}));
+    play.run(&mut script(vec![calls(vec![question, read()])]));
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let answer = Answer {
+        question: None,
+        accepted: true,
+        text: "the second".into(),
+    };
+    play.ask(Request::Answer(answer)).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.answers()[0].2, "The person answers: the second");
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn every_request_is_answered_in_every_condition() {
+    let every = [
+        Condition::Running,
+        Condition::Paused,
+        Condition::Waiting,
+        Condition::Interrupted,
+        Condition::Failed,
+        Condition::Verified,
+        Condition::Cancelled,
+    ];
+    let reason = || "r".to_owned();
+    let requests = [
+        Request::Pause { reason: reason() },
+        Request::Resume { reason: reason() },
+        Request::Cancel { reason: reason() },
+        Request::Interrupt { reason: reason() },
+    ];
+    let base = Play::new(options(), World::default()).state;
+    let table: Vec<String> = every
+        .into_iter()
+        .map(|condition| {
+            let mut state = base.clone();
+            state.condition = condition;
+            requests
+                .iter()
+                .map(|request| match respond(&state, request) {
+                    Response::Accepted(_) => 'A',
+                    Response::AlreadySo => '=',
+                    Response::Refused(_) => 'R',
+                })
+                .collect()
+        })
+        .collect();
+    //                       pause, resume, cancel, interrupt
+    assert_eq!(
+        table,
+        ["A=AA", "=AA=", "ARA=", "AAA=", "RR==", "RR==", "RR=="],
+        "running, paused, waiting (for nothing), interrupted, failed, verified, cancelled"
+    );
+}
+
+/// What is left of a log after a kill: any number of whole batches.
+fn fold(batches: &[Vec<Event>]) -> SessionState {
+    let mut events = batches.iter().flatten();
+    let mut state = SessionState::begin(events.next().unwrap()).unwrap();
+    events.for_each(|event| state.apply(event));
+    state
+}
+
+#[test]
+fn every_prefix_of_a_log_leads_on_the_same_way() {
+    let world = World {
+        validations: vec![false, true],
+        proofs: vec![false, true],
+        ci: vec![false, true],
+        ..World::default()
+    };
+    let play = play(options(), world);
+    assert!(play.batches.len() > 60);
+    for kept in 1..play.batches.len() {
+        let state = fold(&play.batches[..kept]);
+        let first = &play.batches[kept][0];
+        match decide(&state) {
+            Next::Record(bodies) => {
+                let recorded: Vec<_> = play.batches[kept]
+                    .iter()
+                    .map(|event| event.body.clone())
+                    .collect();
+                assert_eq!(bodies, recorded, "after {kept} batches");
+            }
+            Next::Perform(open) => {
+                assert_eq!(Some(&open), state.open.as_ref());
+                assert_eq!(open.intent + 1, first.sequence, "after {kept} batches");
+            }
+            Next::Wait | Next::End => panic!("the session stopped after {kept} batches"),
+        }
+    }
+}
+
+#[test]
+fn events_survive_the_store() {
+    let play = play(options(), World::default());
+    for event in play.events() {
+        assert_eq!(Event::decode(&event.encode()).as_ref(), Ok(event));
+    }
+}
+
+#[test]
+fn every_event_has_a_line_of_its_own() {
+    let play = play(options(), World::default());
+    for event in play.events() {
+        let line = super::briefing::line(&event.body);
+        assert!(!line.trim().is_empty() && !line.contains('\n'), "{line:?}");
+    }
+}
+
+/// A model and people that do anything at all.
+fn anything(rng: &mut fastrand::Rng, state: &SessionState) -> Outcome {
+    match rng.u8(..10) {
+        0 => return says("words", vec![]),
+        1 => return says("", vec![]),
+        2 => {
+            let then = [
+                AfterModelFailure::AskAgain,
+                AfterModelFailure::Pause,
+                AfterModelFailure::Fail,
+            ][rng.usize(..3)];
+            let error = "boom".into();
+            return Outcome::NoReply { error, then };
+        }
+        3..=6 => return honest(state),
+        _ => {}
+    }
+    let some = |rng: &mut fastrand::Rng| match rng.u8(..12) {
+        0 => call("nonsense", json!({})),
+        1 => call("read_file", json!({})),
+        2 => edit(),
+        3 => claim(),
+        4 => advance(),
+        5 => add_todo(),
+        6 => call("todo_start", json!({"id": 1})),
+        7 => call("ask_person", json!({"question": "what now?"})),
+        8 => call("think", json!({"content": "hm"})),
+        9 => call("run_command", json!({"command": "true"})),
+        _ => read(),
+    };
+    let count = rng.usize(1..4);
+    says("", (0..count).map(|_| some(rng)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever models and people do: contexts only grow, every call is
+    /// answered right after it was made, and nothing unproved ends verified.
+    #[test]
+    fn any_session_keeps_the_rules(seed: u64) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let flip = |rng: &mut fastrand::Rng| vec![rng.bool(), rng.bool(), rng.bool(), true];
+        let world = World {
+            validations: flip(&mut rng),
+            criteria: flip(&mut rng),
+            proofs: flip(&mut rng),
+            ci: flip(&mut rng),
+            ..World::default()
+        };
+        let verify = if rng.bool() { VerifyMode::Auto } else { VerifyMode::Manual };
+        let mut play = Play::new(SessionOptions { verify, ..options() }, world);
+        let mut told: Vec<Message> = vec![];
+        let system = play.context.system().to_owned();
+        for _ in 0..600 {
+            let mut people = rng.fork();
+            if people.u8(..20) == 0 {
+                let reason = "person".to_owned();
+                let _ = play.ask(match people.u8(..4) {
+                    0 => Request::Pause { reason },
+                    1 => Request::Interrupt { reason },
+                    2 => Request::Answer(Answer { question: None, accepted: true, text: String::new() }),
+                    _ => Request::Resume { reason },
+                });
+            }
+            let moved = play.step(&mut |state: &SessionState| anything(&mut rng, state));
+            if !moved {
+                if play.state.condition.has_ended() {
+                    break;
+                }
+                let reason = "go on".to_owned();
+                let _ = play.ask(Request::Resume { reason });
+                let accepted = people.bool();
+                let _ = play.ask(Request::Answer(Answer { question: None, accepted, text: "well".into() }));
+            }
+            let now = play.context.messages();
+            prop_assert!(now.starts_with(&told), "the context changed what it had said");
+            told = now.to_vec();
+        }
+        prop_assert_eq!(play.context.system(), &system);
+        for pair in told.windows(2) {
+            if let [Message::Assistant(turn), next] = pair && !turn.tool_calls.is_empty() {
+                let Message::ToolResults { results } = next else {
+                    return Err(TestCaseError::fail("calls without answers right after them"));
+                };
+                let asked: Vec<_> = turn.tool_calls.iter().map(|call| &call.id).collect();
+                let answered: Vec<_> = results.iter().map(|result| &result.call_id).collect();
+                prop_assert_eq!(asked, answered);
+            }
+        }
+        prop_assert_eq!(&fold(&play.batches), &play.state);
+        if play.state.condition == Condition::Verified {
+            prop_assert!(play.state.proof.as_ref().is_some_and(|proof| proof.proved));
+            prop_assert!(play.state.todos.iter().all(|todo| todo.is_verified()));
+            prop_assert!(play.state.stage == Stage::Complete);
+        }
+    }
+}

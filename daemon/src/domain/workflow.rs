@@ -1,0 +1,245 @@
+//! The workflow as a table: who works in a stage, with which tools, how long,
+//! what has to hold before it is left, and what follows.
+//!
+//! | stage | who | edits | leaves when | then |
+//! |---|---|---|---|---|
+//! | UNDERSTAND | model | no | the model says so | PLAN |
+//! | PLAN | model | no | there is a todo | LOCATE |
+//! | LOCATE | model | no | a file was read | MODIFY |
+//! | MODIFY | model | yes | every todo is verified | VALIDATE |
+//! | VALIDATE | daemon | | the checks pass on a changed tree | PR, else DEBUG |
+//! | DEBUG | model | no | the model says so | MODIFY |
+//! | PR | daemon | | committed, proved, published, opened | CI, else DEBUG |
+//! | CI | daemon | | the forge's checks pass | COMPLETE, else ITERATE |
+//! | ITERATE | model | no | the model says so | MODIFY |
+//!
+//! The tests run on the base commit before the model's first word, whatever the
+//! first stage is. Without the pull request ([`WorkflowKind::None`]) a session
+//! starts in MODIFY and PR ends with the proof, in COMPLETE.
+//!
+//! A check blocks when it fails, with one exception: lint and types that were
+//! detected, not given, and that failed on the base commit already. Tests always
+//! block.
+
+use super::{
+    checks::{CheckKind, CheckResult},
+    session::{
+        options::WorkflowKind,
+        state::SessionState,
+        work::{BaseRun, Validation},
+    },
+    stage::Stage,
+    todo::Todo,
+    tools::Tool,
+};
+
+/// Replies without a tool call, in a row, after which a session fails.
+pub const SILENT_REPLIES_MAX: u32 = 3;
+/// Tries of a piece of the daemon's own work before a person has to look.
+pub const WORK_TRIES_MAX: u32 = 3;
+
+/// Who works in a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worker {
+    /// The model, until it asks to leave and the gate is open.
+    Model {
+        /// Replies at most in one attempt, those that only reason left out.
+        steps_max: u32,
+        /// The stage that follows.
+        next: Stage,
+    },
+    /// The daemon.
+    Daemon,
+    /// Nobody: the session has ended.
+    Nobody,
+}
+
+/// Who works in a stage.
+#[must_use]
+pub fn worker(stage: Stage) -> Worker {
+    let model = |steps_max, next| Worker::Model { steps_max, next };
+    match stage {
+        Stage::Understand => model(40, Stage::Plan),
+        Stage::Plan => model(20, Stage::Locate),
+        Stage::Locate => model(40, Stage::Modify),
+        Stage::Modify => model(80, Stage::Validate),
+        Stage::Debug => model(30, Stage::Modify),
+        Stage::Iterate => model(30, Stage::Modify),
+        Stage::Validate | Stage::Pr | Stage::Ci => Worker::Daemon,
+        Stage::Complete | Stage::Failed => Worker::Nobody,
+    }
+}
+
+/// The stage a session starts in.
+#[must_use]
+pub fn first_stage(workflow: WorkflowKind) -> Stage {
+    match workflow {
+        WorkflowKind::Swe => Stage::Understand,
+        WorkflowKind::None => Stage::Modify,
+    }
+}
+
+/// Whether a tool may be used in a stage.
+#[must_use]
+pub fn allows(stage: Stage, tool: Tool) -> bool {
+    match tool {
+        Tool::Think
+        | Tool::ReadFile
+        | Tool::ListDirectory
+        | Tool::Glob
+        | Tool::Grep
+        | Tool::RunCommand
+        | Tool::Advance
+        | Tool::AskPerson => matches!(worker(stage), Worker::Model { .. }),
+        Tool::WriteFile | Tool::EditFile | Tool::TodoClaim => stage == Stage::Modify,
+        Tool::TodoAdd | Tool::TodoStart => {
+            stage != Stage::Understand && matches!(worker(stage), Worker::Model { .. })
+        }
+    }
+}
+
+/// What the model is told when a stage forbids a tool.
+#[must_use]
+pub fn mask_refusal(stage: Stage, tool: Tool) -> String {
+    let way_out = match tool {
+        Tool::WriteFile | Tool::EditFile => {
+            "files are changed in MODIFY; finish what this stage is for, then call `advance`"
+        }
+        Tool::TodoClaim => "todos are claimed in MODIFY, where their work is done",
+        Tool::TodoAdd | Tool::TodoStart => {
+            "todos are written in PLAN; call `advance` when you understand the task"
+        }
+        Tool::Think
+        | Tool::ReadFile
+        | Tool::ListDirectory
+        | Tool::Glob
+        | Tool::Grep
+        | Tool::RunCommand
+        | Tool::Advance
+        | Tool::AskPerson => "wait for the next stage",
+    };
+    format!("`{}` is not available in {stage}: {way_out}", tool.name())
+}
+
+/// Whether the model may leave its stage.
+///
+/// # Errors
+/// What is missing, for the model to read.
+pub fn gate(state: &SessionState) -> Result<(), String> {
+    match state.stage {
+        Stage::Understand | Stage::Debug | Stage::Iterate => Ok(()),
+        Stage::Plan => {
+            if state.todos.is_empty() {
+                return Err("PLAN needs at least one todo: add it with `todo_add`".into());
+            }
+            Ok(())
+        }
+        Stage::Locate => {
+            if state.files.is_empty() {
+                return Err(
+                    "LOCATE needs at least one file read: read the places you mean to change with `read_file`"
+                        .into(),
+                );
+            }
+            Ok(())
+        }
+        Stage::Modify => {
+            let open: Vec<String> = state
+                .todos
+                .iter()
+                .filter(|todo| !todo.is_verified())
+                .map(|todo| format!("todo {} is {}", todo.id, todo.state.name()))
+                .collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            Err(format!(
+                "MODIFY needs every todo verified: {}; claim each with `todo_claim` once it is done",
+                open.join(", ")
+            ))
+        }
+        Stage::Validate | Stage::Pr | Stage::Ci | Stage::Complete | Stage::Failed => {
+            Err(format!("{} is not yours to leave", state.stage))
+        }
+    }
+}
+
+/// The checks that keep a change from going on.
+pub fn blocking<'a>(
+    base: &'a BaseRun,
+    validation: &'a Validation,
+) -> impl Iterator<Item = &'a CheckResult> {
+    validation
+        .checks
+        .iter()
+        .filter(|check| !check.passed() && !is_excused(base, check))
+}
+
+/// Whether a failed check failed on the base already and nobody asked for it.
+fn is_excused(base: &BaseRun, check: &CheckResult) -> bool {
+    match check.command.kind {
+        CheckKind::Tests => false,
+        CheckKind::Lint | CheckKind::Types => {
+            check.command.why != "given"
+                && base
+                    .others
+                    .iter()
+                    .any(|before| before.command.name == check.command.name && !before.passed())
+        }
+    }
+}
+
+/// Todos whose evidence is about another tree than the one that was checked,
+/// and which have not been checked again since the stage was entered.
+pub fn stale<'a>(
+    state: &'a SessionState,
+    validation: &'a Validation,
+) -> impl Iterator<Item = &'a Todo> {
+    state.todos.iter().filter(|todo| {
+        !state.attempt.rechecked.contains(&todo.id)
+            && todo
+                .evidence()
+                .is_none_or(|evidence| evidence.tree != validation.tree)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_has_its_worker_and_every_model_stage_leads_on() {
+        for stage in Stage::ALL {
+            match worker(stage) {
+                Worker::Model { steps_max, next } => {
+                    assert!(steps_max > 0 && next != stage, "{stage}");
+                    assert!(allows(stage, Tool::Think) && allows(stage, Tool::Advance));
+                }
+                Worker::Daemon | Worker::Nobody => {
+                    assert!(
+                        Tool::ALL.into_iter().all(|tool| !allows(stage, tool)),
+                        "{stage}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn files_change_in_modify_alone() {
+        for stage in Stage::ALL {
+            for tool in [Tool::WriteFile, Tool::EditFile, Tool::TodoClaim] {
+                assert_eq!(
+                    allows(stage, tool),
+                    stage == Stage::Modify,
+                    "{stage} {tool:?}"
+                );
+            }
+        }
+        let refusal = mask_refusal(Stage::Locate, Tool::EditFile);
+        assert!(
+            refusal.contains("LOCATE") && refusal.contains("`advance`"),
+            "{refusal}"
+        );
+    }
+}

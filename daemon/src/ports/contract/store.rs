@@ -1,0 +1,277 @@
+//! What every [`StorePort`] must do.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        artifact::{Artifact, ArtifactKind},
+        forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
+        ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+        stage::Stage,
+        workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
+    },
+    ports::store::{RequestRecord, StoreError, StorePort},
+};
+
+/// Checks an empty store against the whole contract.
+///
+/// # Panics
+/// The store breaks the contract.
+pub async fn check(store: Arc<dyn StorePort>) {
+    workspaces(&*store).await;
+    logs(&*store).await;
+    parallel_appends(store.clone()).await;
+    artifacts(&*store).await;
+    pull_requests(&*store).await;
+    requests(&*store).await;
+}
+
+/// A workspace like any other.
+#[must_use]
+pub fn workspace(number: u128, name: &str) -> Workspace {
+    Workspace {
+        id: WorkspaceId::from_uuid(Uuid::from_u128(number)),
+        definition: WorkspaceDefinition {
+            name: name.parse().unwrap(),
+            image: "compy/base:latest".to_owned(),
+            limits: Limits {
+                cpu_millis: 2_000,
+                memory_bytes: 4 << 30,
+                pids: 4_096,
+            },
+            network: NetworkMode::None,
+            user: None,
+            purpose: Purpose::Project,
+        },
+        desired: Desired::Running,
+        repositories: Vec::new(),
+        created_at_ms: 1,
+    }
+}
+
+fn session(number: u128) -> SessionId {
+    SessionId::from_uuid(Uuid::from_u128(number))
+}
+
+async fn workspaces(store: &dyn StorePort) {
+    assert_eq!(store.workspaces().await, Ok(Vec::new()));
+    let first = workspace(1, "zebra");
+    let mut second = workspace(2, "ant");
+    store.add_workspace(&first).await.unwrap();
+    store.add_workspace(&second).await.unwrap();
+    let taken: WorkspaceName = "ant".parse().unwrap();
+    assert_eq!(
+        store.add_workspace(&workspace(3, "ant")).await,
+        Err(StoreError::NameTaken(taken.clone()))
+    );
+    assert_eq!(
+        store.workspaces().await,
+        Ok(vec![second.clone(), first.clone()]),
+        "listed by name, and a refused one is not there"
+    );
+    assert_eq!(
+        store.workspace_named(&taken).await,
+        Ok(Some(second.clone()))
+    );
+
+    second.desired = Desired::Stopped;
+    second.definition.name = "bee".parse().unwrap();
+    store.update_workspace(&second).await.unwrap();
+    assert_eq!(store.workspace(&second.id).await, Ok(Some(second.clone())));
+    assert_eq!(
+        store.workspace_named(&taken).await,
+        Ok(None),
+        "the old name is free"
+    );
+    let clash = Workspace {
+        definition: first.definition.clone(),
+        ..second.clone()
+    };
+    assert_eq!(
+        store.update_workspace(&clash).await,
+        Err(StoreError::NameTaken(first.definition.name.clone()))
+    );
+    assert!(matches!(
+        store.update_workspace(&workspace(9, "nobody")).await,
+        Err(StoreError::Missing(_))
+    ));
+
+    store.remove_workspace(&second.id).await.unwrap();
+    store
+        .remove_workspace(&second.id)
+        .await
+        .expect("removing an unknown one is accepted");
+    assert_eq!(store.workspace(&second.id).await, Ok(None));
+    store.add_workspace(&workspace(4, "bee")).await.unwrap();
+    assert_eq!(store.workspaces().await.unwrap().len(), 2);
+}
+
+async fn logs(store: &dyn StorePort) {
+    let (log, other) = (session(1), session(2));
+    assert_eq!(store.events(&log, 1, 10).await, Ok(Vec::new()));
+    let event = |n: u8| vec![n; usize::from(n)];
+    store.append(&log, 1, vec![event(1)]).await.unwrap();
+    store
+        .append(&log, 2, vec![event(2), event(3), event(0)])
+        .await
+        .unwrap();
+    for given in [0, 1, 4, 6] {
+        assert_eq!(
+            store.append(&log, given, vec![event(9), event(9)]).await,
+            Err(StoreError::WrongSequence {
+                session: log.clone(),
+                expected: 5,
+                given
+            })
+        );
+    }
+    assert_eq!(
+        store.events(&log, 1, usize::MAX).await,
+        Ok(vec![event(1), event(2), event(3), event(0)])
+    );
+    assert_eq!(store.events(&log, 2, 2).await, Ok(vec![event(2), event(3)]));
+    assert_eq!(store.events(&log, 5, 2).await, Ok(Vec::new()));
+    assert_eq!(store.events(&log, 1, 0).await, Ok(Vec::new()));
+    let large = vec![b'x'; 3 << 20];
+    store.append(&other, 1, vec![large.clone()]).await.unwrap();
+    assert_eq!(store.events(&other, 1, 9).await, Ok(vec![large]));
+    store.append(&session(3), 1, Vec::new()).await.unwrap();
+    assert_eq!(
+        store.sessions().await,
+        Ok(vec![other, log]),
+        "newest first, none without an event"
+    );
+}
+
+async fn parallel_appends(store: Arc<dyn StorePort>) {
+    let mut writers = JoinSet::new();
+    for number in 100..108 {
+        let store = store.clone();
+        writers.spawn(async move {
+            for sequence in 1..=20_u64 {
+                let event = sequence.to_be_bytes().to_vec();
+                store
+                    .append(&session(number), sequence, vec![event])
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+    // Two who race for one log: one of each pair is refused.
+    for _ in 0..2 {
+        let store = store.clone();
+        writers.spawn(async move {
+            let mut next = 1;
+            for _ in 0..20 {
+                match store.append(&session(200), next, vec![vec![1]]).await {
+                    Ok(()) => next += 1,
+                    Err(StoreError::WrongSequence { expected, .. }) => next = expected,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    for number in 100..108 {
+        let events = store.events(&session(number), 1, 100).await.unwrap();
+        let expected: Vec<_> = (1..=20_u64).map(|n| n.to_be_bytes().to_vec()).collect();
+        assert_eq!(events, expected);
+    }
+    let raced = store.events(&session(200), 1, 100).await.unwrap().len();
+    assert!((20..=40).contains(&raced), "{raced}");
+}
+
+async fn artifacts(store: &dyn StorePort) {
+    let artifact = |number: u128, of: u128, title: &str| Artifact {
+        id: ArtifactId::from_uuid(Uuid::from_u128(number)),
+        session: session(of),
+        stage: Stage::Validate,
+        step: None,
+        kind: ArtifactKind::TestReport,
+        title: title.to_owned(),
+        hash: "0".repeat(64),
+        size_bytes: 3,
+        media_type: "text/plain".to_owned(),
+        created_at_ms: 5,
+    };
+    let (late, early, foreign) = (
+        artifact(2, 1, "late"),
+        artifact(1, 1, "early"),
+        artifact(3, 2, "foreign"),
+    );
+    for one in [&late, &early, &foreign] {
+        store.put_artifact(one).await.unwrap();
+    }
+    let replaced = Artifact {
+        title: "replaced".to_owned(),
+        ..late
+    };
+    store.put_artifact(&replaced).await.unwrap();
+    assert_eq!(
+        store.artifacts(&session(1)).await,
+        Ok(vec![early.clone(), replaced])
+    );
+    assert_eq!(store.artifact(&early.id).await, Ok(Some(early)));
+    let unknown = ArtifactId::from_uuid(Uuid::from_u128(99));
+    assert_eq!(store.artifact(&unknown).await, Ok(None));
+    assert_eq!(store.artifacts(&session(77)).await, Ok(Vec::new()));
+}
+
+async fn pull_requests(store: &dyn StorePort) {
+    let pull_request = |number: u64| PullRequest {
+        number,
+        url: format!("local/{number}"),
+        draft: PullRequestDraft {
+            title: "fix".to_owned(),
+            body: String::new(),
+            head: "compy/fix".to_owned(),
+            base: "main".to_owned(),
+        },
+        head_commit: "ab".repeat(20),
+        checks: Vec::new(),
+    };
+    for number in [300, 2, 1] {
+        store
+            .put_pull_request("lib", &pull_request(number))
+            .await
+            .unwrap();
+    }
+    store
+        .put_pull_request("lib2", &pull_request(7))
+        .await
+        .unwrap();
+    let mut second = pull_request(2);
+    second.checks.push(ForgeCheck {
+        name: "tests".to_owned(),
+        state: ForgeCheckState::Passed,
+        summary: "3 passed".to_owned(),
+    });
+    store.put_pull_request("lib", &second).await.unwrap();
+    assert_eq!(
+        store.pull_requests("lib").await,
+        Ok(vec![pull_request(1), second, pull_request(300)])
+    );
+    assert_eq!(store.pull_requests("li").await, Ok(Vec::new()));
+}
+
+async fn requests(store: &dyn StorePort) {
+    let id = |name: &str| name.parse::<RequestId>().unwrap();
+    let record = |at_ms: i64| RequestRecord {
+        fingerprint: "f".repeat(64),
+        answer: vec![0, 255, 1],
+        at_ms,
+    };
+    assert_eq!(store.request(&id("a")).await, Ok(None));
+    store.put_request(&id("a"), &record(10)).await.unwrap();
+    store.put_request(&id("b"), &record(20)).await.unwrap();
+    assert_eq!(store.request(&id("a")).await, Ok(Some(record(10))));
+    assert_eq!(store.forget_requests_before(20).await, Ok(1));
+    assert_eq!(store.request(&id("a")).await, Ok(None));
+    assert_eq!(store.request(&id("b")).await, Ok(Some(record(20))));
+    assert_eq!(store.forget_requests_before(20).await, Ok(0));
+}

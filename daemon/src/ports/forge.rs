@@ -1,0 +1,94 @@
+//! The forge: where branches are published and pull requests live.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    forge::{ForgeCheck, PullRequest, PullRequestDraft},
+    ids::{RepositoryName, WorkspaceId},
+};
+
+/// Which repository of the forge: the counterpart of one in a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ForgeRepository {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The repository in it.
+    pub repository: RepositoryName,
+}
+
+/// A forge.
+#[async_trait]
+pub trait ForgePort: Send + Sync {
+    /// Publishes branches from a git bundle on the host: `branch` ends at
+    /// `commit`. Publishing the same commit again is accepted; a branch that
+    /// would lose commits is refused.
+    async fn publish(
+        &self,
+        repository: &ForgeRepository,
+        branch: &str,
+        commit: &str,
+        bundle: &Path,
+    ) -> Result<(), ForgeError>;
+
+    /// Opens a pull request, or updates the open one with the same head.
+    async fn open_pull_request(
+        &self,
+        repository: &ForgeRepository,
+        draft: &PullRequestDraft,
+    ) -> Result<PullRequest, ForgeError>;
+
+    /// The open pull request with this head branch.
+    async fn find_pull_request(
+        &self,
+        repository: &ForgeRepository,
+        head: &str,
+    ) -> Result<Option<PullRequest>, ForgeError>;
+
+    /// Sets a check of a pull request, by name.
+    async fn report_check(
+        &self,
+        repository: &ForgeRepository,
+        number: u64,
+        check: &ForgeCheck,
+    ) -> Result<PullRequest, ForgeError>;
+
+    /// Writes a bundle with one branch and its history to a file on the host.
+    async fn bundle(
+        &self,
+        repository: &ForgeRepository,
+        branch: &str,
+        target: &Path,
+    ) -> Result<(), ForgeError>;
+}
+
+/// Why a forge did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ForgeError {
+    /// The bundle is broken or lacks the commit.
+    #[error("the branch {branch} cannot be published: {message}")]
+    BundleInvalid {
+        /// The branch.
+        branch: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The branch on the forge has commits that would be lost.
+    #[error("the branch {branch} on the forge has commits that this would lose")]
+    PushRejected {
+        /// The branch.
+        branch: String,
+    },
+    /// No such branch or pull request.
+    #[error("the forge has no {0}")]
+    Missing(String),
+    /// The forge cannot be reached or failed; asking again may help.
+    #[error("the forge failed to {action}: {message}")]
+    Failed {
+        /// What was asked.
+        action: &'static str,
+        /// The cause.
+        message: String,
+    },
+}

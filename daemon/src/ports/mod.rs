@@ -1,0 +1,14 @@
+//! What the daemon needs from the world, in its own words, each port with its
+//! own error.
+
+pub mod agent;
+pub mod blobs;
+pub mod clock;
+#[cfg(any(test, feature = "test-util"))]
+pub mod contract;
+pub mod forge;
+pub mod links;
+pub mod model;
+pub mod runtime;
+pub mod store;
+pub mod workspaces;

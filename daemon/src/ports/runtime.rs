@@ -1,0 +1,155 @@
+//! The container engine, in the words of workspaces.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    ids::WorkspaceId,
+    workspace::{NetworkMode, WorkspaceDefinition},
+};
+
+/// Where [`ContainerPlan::extra_ca_file`] is seen inside the container.
+pub const EXTRA_CA_FILE: &str = "/run/compy/extra-ca.pem";
+
+/// A container engine.
+#[async_trait]
+pub trait RuntimePort: Send + Sync {
+    /// What the engine is.
+    async fn engine(&self) -> Result<EngineInfo, RuntimeError>;
+
+    /// What the engine knows of an image; `None` when it does not have it.
+    async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError>;
+
+    /// Makes the volumes and the container of a workspace, not started. The
+    /// container of the same workspace, where there is one, is returned as it
+    /// is.
+    async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError>;
+
+    /// Starts a container; a running one is left as it is.
+    async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Ends every process: TERM, then KILL after the grace in seconds. A
+    /// stopped container is left as it is.
+    async fn stop(&self, id: &ContainerId, grace_seconds: u32) -> Result<(), RuntimeError>;
+
+    /// Removes a container, running or not; an absent one is accepted.
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
+    /// Removes the volumes of a workspace; absent ones are accepted.
+    async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError>;
+
+    /// The container of a workspace as the engine sees it.
+    async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError>;
+
+    /// Every container that carries this daemon's labels.
+    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
+}
+
+/// The engine's id of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContainerId(pub String);
+
+/// What an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Version of the engine: "20.10.24".
+    pub version: String,
+    /// Newest API version it speaks: "1.41".
+    pub api_version: String,
+    /// Where it keeps its data.
+    pub root_dir: PathBuf,
+    /// Its storage driver.
+    pub storage_driver: String,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// Its memory in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What the engine knows of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// Content id.
+    pub id: String,
+    /// Bytes with all its layers.
+    pub size_bytes: u64,
+    /// The account its commands run as; empty means root.
+    pub user: String,
+}
+
+/// What a workspace's container is made from. Hardening is not here: it is the
+/// adapter's, the same for every container, and cannot be asked away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerPlan {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// Its definition; carried in labels, to adopt it after the store is lost.
+    pub definition: WorkspaceDefinition,
+    /// Directory on the host that holds the link's socket, mounted read-only.
+    pub link_dir: PathBuf,
+    /// A CA bundle on the host that the container shall trust, mounted
+    /// read-only.
+    pub extra_ca_file: Option<PathBuf>,
+    /// Labels on top of the adapter's own.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A container of ours as the engine sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerState {
+    /// The engine's id.
+    pub id: ContainerId,
+    /// The workspace it belongs to.
+    pub workspace: WorkspaceId,
+    /// The definition in its labels; `None` when it cannot be read.
+    pub definition: Option<WorkspaceDefinition>,
+    /// What it is doing.
+    pub status: ContainerStatus,
+    /// Process id of its PID 1 on the host; 0 when it does not run.
+    pub pid: u32,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerStatus {
+    /// Made, never started.
+    Created,
+    /// Running.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Being started again by the engine.
+    Restarting,
+    /// Ended.
+    Exited,
+    /// Being removed, or its removal failed.
+    Broken,
+}
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// The engine cannot be reached.
+    #[error("the container engine cannot be reached: {0}; is it running? `compyctl doctor` looks")]
+    Unavailable(String),
+    /// The image is not there.
+    #[error("the engine has no image `{0}`; `make images` builds the default one")]
+    ImageMissing(String),
+    /// There is no such container.
+    #[error("the engine has no container {0}")]
+    ContainerMissing(String),
+    /// A network mode the engine lacks.
+    #[error("the engine cannot give a container the network {0:?}")]
+    NetworkUnavailable(NetworkMode),
+    /// The engine refused.
+    #[error("the container engine refused to {action} {subject}: {message}")]
+    Refused {
+        /// What was asked: "start".
+        action: &'static str,
+        /// Of what.
+        subject: String,
+        /// The engine's words.
+        message: String,
+    },
+}

@@ -1,0 +1,148 @@
+//! Records and logs, in the words of the domain.
+//!
+//! What a call acknowledged is on disk. A full disk fails writes with
+//! [`StoreError::DiskFull`] until there is space again; nothing acknowledged is
+//! lost and no restart is needed.
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    artifact::Artifact,
+    forge::PullRequest,
+    ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+    workspace::Workspace,
+};
+
+/// A raw event of a session's log: the session engine knows its inside.
+pub type EventBytes = Vec<u8>;
+
+/// Records and logs.
+#[async_trait]
+pub trait StorePort: Send + Sync {
+    /// Adds a workspace. Fails with [`StoreError::NameTaken`].
+    async fn add_workspace(&self, workspace: &Workspace) -> Result<(), StoreError>;
+
+    /// Replaces a workspace's record. Fails with [`StoreError::Missing`].
+    async fn update_workspace(&self, workspace: &Workspace) -> Result<(), StoreError>;
+
+    /// Forgets a workspace and frees its name; an unknown one is accepted.
+    async fn remove_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError>;
+
+    /// A workspace by id.
+    async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, StoreError>;
+
+    /// A workspace by name.
+    async fn workspace_named(&self, name: &WorkspaceName) -> Result<Option<Workspace>, StoreError>;
+
+    /// Every workspace, by name.
+    async fn workspaces(&self) -> Result<Vec<Workspace>, StoreError>;
+
+    /// Appends events to a session's log: all or none, durable when it
+    /// returns. `next` is the sequence number of the first one, 1 for a new
+    /// log. Fails with [`StoreError::WrongSequence`] when the log does not end
+    /// right before it.
+    async fn append(
+        &self,
+        session: &SessionId,
+        next: u64,
+        events: Vec<EventBytes>,
+    ) -> Result<(), StoreError>;
+
+    /// Events of a session from a sequence number on, at most `limit`, in
+    /// order; empty for an unknown session.
+    async fn events(
+        &self,
+        session: &SessionId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<EventBytes>, StoreError>;
+
+    /// Every session with at least one event, newest id first.
+    async fn sessions(&self) -> Result<Vec<SessionId>, StoreError>;
+
+    /// Adds an artifact's record; the same id again replaces it.
+    async fn put_artifact(&self, artifact: &Artifact) -> Result<(), StoreError>;
+
+    /// An artifact's record.
+    async fn artifact(&self, id: &ArtifactId) -> Result<Option<Artifact>, StoreError>;
+
+    /// A session's artifacts in the order of their ids.
+    async fn artifacts(&self, session: &SessionId) -> Result<Vec<Artifact>, StoreError>;
+
+    /// Adds or replaces a pull request of the local forge.
+    async fn put_pull_request(
+        &self,
+        repository: &str,
+        pull_request: &PullRequest,
+    ) -> Result<(), StoreError>;
+
+    /// Pull requests of a repository of the local forge, by number.
+    async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError>;
+
+    /// What is known of a request.
+    async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;
+
+    /// Remembers the outcome of a request.
+    async fn put_request(&self, id: &RequestId, record: &RequestRecord) -> Result<(), StoreError>;
+
+    /// Forgets requests older than this time; returns how many.
+    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError>;
+}
+
+/// The remembered outcome of a mutating request.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RequestRecord {
+    /// blake3 of the method and the parameters, in hex.
+    pub fingerprint: String,
+    /// The encoded answer.
+    pub answer: Vec<u8>,
+    /// When it was remembered, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Another workspace has the name.
+    #[error("a workspace named {0} exists")]
+    NameTaken(WorkspaceName),
+    /// There is no such record.
+    #[error("the store has no {0}")]
+    Missing(String),
+    /// Somebody else appended, or the caller is wrong about the log.
+    #[error("the log of {session} continues at {expected}, not at {given}")]
+    WrongSequence {
+        /// The log.
+        session: SessionId,
+        /// The next sequence number.
+        expected: u64,
+        /// The one given.
+        given: u64,
+    },
+    /// The disk is full; work can go on once there is space.
+    #[error("the disk with {0} is full; free some space, work goes on by itself")]
+    DiskFull(String),
+    /// The data are from a newer daemon.
+    #[error(
+        "the data in {dir} have format {found}; this daemon knows up to {known}: use a newer daemon"
+    )]
+    NewerFormat {
+        /// The data directory.
+        dir: String,
+        /// The format found.
+        found: u32,
+        /// The newest format known.
+        known: u32,
+    },
+    /// A record cannot be read, or the files are damaged.
+    #[error("the store is damaged: {0}; restore the data directory from a copy")]
+    Damaged(String),
+    /// Anything else.
+    #[error("the store failed to {action}: {message}")]
+    Failed {
+        /// What was asked.
+        action: &'static str,
+        /// The cause.
+        message: String,
+    },
+}

@@ -1,0 +1,52 @@
+//! Workspaces as sessions need them: an agent that answers, and clean copies.
+//!
+//! The workspace service implements this; session code knows no container.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::agent::AgentPort;
+use crate::domain::{
+    ids::{RepositoryName, WorkspaceId},
+    workspace::Workspace,
+};
+
+/// Access to workspaces.
+#[async_trait]
+pub trait WorkspacesPort: Send + Sync {
+    /// A workspace as the store has it.
+    async fn get(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError>;
+
+    /// The agent of a workspace, which is started first where needed.
+    async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspaceAccessError>;
+
+    /// Makes a clean workspace like another (image, limits, network, user)
+    /// with one repository from a bundle on the host, checked out at `branch`.
+    /// The same `key` finds the one made before.
+    async fn create_clean(
+        &self,
+        like: &WorkspaceId,
+        key: &str,
+        repository: &RepositoryName,
+        bundle: &Path,
+        branch: &str,
+    ) -> Result<WorkspaceId, WorkspaceAccessError>;
+
+    /// Deletes a workspace that [`create_clean`](Self::create_clean) made.
+    async fn delete_clean(&self, id: &WorkspaceId) -> Result<(), WorkspaceAccessError>;
+}
+
+/// Why a workspace cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkspaceAccessError {
+    /// There is none with this id.
+    #[error("there is no workspace {0}")]
+    Unknown(WorkspaceId),
+    /// Not now; trying again may help.
+    #[error("the workspace cannot be reached now: {0}")]
+    Unavailable(String),
+    /// Trying again does not help.
+    #[error("the workspace cannot be used: {0}")]
+    Broken(String),
+}

@@ -1,0 +1,190 @@
+//! Artifacts: records in the store, content among the blobs.
+//!
+//! The blob is durable before the record names it, so a record never points at
+//! nothing; a crash in between leaves an unnamed blob.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::{
+    domain::{
+        artifact::{Artifact, ArtifactKind},
+        ids::{ArtifactId, SessionId, StepId},
+        stage::Stage,
+    },
+    ports::{
+        blobs::{BlobError, BlobHash, BlobPort, BlobWriter},
+        clock::ClockPort,
+        store::{StoreError, StorePort},
+    },
+};
+
+/// What an artifact is recorded with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactAbout {
+    /// Session that makes it.
+    pub session: SessionId,
+    /// Stage it is made in.
+    pub stage: Stage,
+    /// Step that makes it; `None` when it belongs to the stage as a whole.
+    pub step: Option<StepId>,
+    /// What it is.
+    pub kind: ArtifactKind,
+    /// A line for people.
+    pub title: String,
+    /// Media type.
+    pub media_type: String,
+}
+
+/// Keeps artifacts. Cheap to clone.
+#[derive(Clone)]
+pub struct Artifacts {
+    store: Arc<dyn StorePort>,
+    blobs: Arc<dyn BlobPort>,
+    clock: Arc<dyn ClockPort>,
+}
+
+impl Artifacts {
+    /// Artifacts over a store, blobs and a clock.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn StorePort>,
+        blobs: Arc<dyn BlobPort>,
+        clock: Arc<dyn ClockPort>,
+    ) -> Self {
+        Self {
+            store,
+            blobs,
+            clock,
+        }
+    }
+
+    /// The wall clock that records are stamped with.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Stores some content and records it; durable when it returns.
+    pub async fn put(
+        &self,
+        about: ArtifactAbout,
+        content: Bytes,
+    ) -> Result<Artifact, ArtifactError> {
+        let size = content.len() as u64;
+        let hash = self.blobs.put(content).await?;
+        self.record(about, &hash, size).await
+    }
+
+    /// Begins an artifact of unknown size.
+    pub async fn begin(&self, about: ArtifactAbout) -> Result<ArtifactWriter, ArtifactError> {
+        Ok(ArtifactWriter {
+            artifacts: self.clone(),
+            about,
+            blob: self.blobs.begin().await?,
+        })
+    }
+
+    /// A session's artifacts in the order they were made; `None` means any.
+    pub async fn list(
+        &self,
+        session: &SessionId,
+        stage: Option<Stage>,
+        kind: Option<ArtifactKind>,
+    ) -> Result<Vec<Artifact>, ArtifactError> {
+        let mut artifacts = self.store.artifacts(session).await?;
+        artifacts.retain(|artifact| {
+            stage.is_none_or(|stage| artifact.stage == stage)
+                && kind.is_none_or(|kind| artifact.kind == kind)
+        });
+        Ok(artifacts)
+    }
+
+    /// An artifact's record. Fails with [`ArtifactError::Unknown`].
+    pub async fn get(&self, id: &ArtifactId) -> Result<Artifact, ArtifactError> {
+        self.store
+            .artifact(id)
+            .await?
+            .ok_or_else(|| ArtifactError::Unknown(id.clone()))
+    }
+
+    /// An artifact and its content in pieces of at most 1 MiB. Fails with
+    /// [`ArtifactError::Unknown`].
+    pub async fn stream(
+        &self,
+        id: &ArtifactId,
+    ) -> Result<(Artifact, BoxStream<'static, Result<Bytes, BlobError>>), ArtifactError> {
+        let artifact = self.get(id).await?;
+        let hash = BlobHash::parse(&artifact.hash)
+            .ok_or_else(|| ArtifactError::Store(StoreError::Damaged(format!("hash of {id}"))))?;
+        Ok((artifact, self.blobs.stream(&hash)))
+    }
+
+    async fn record(
+        &self,
+        about: ArtifactAbout,
+        hash: &BlobHash,
+        size_bytes: u64,
+    ) -> Result<Artifact, ArtifactError> {
+        let artifact = Artifact {
+            id: ArtifactId::from_uuid(uuid::Uuid::now_v7()),
+            session: about.session,
+            stage: about.stage,
+            step: about.step,
+            kind: about.kind,
+            title: about.title,
+            hash: hash.as_str().to_owned(),
+            size_bytes,
+            media_type: about.media_type,
+            created_at_ms: self.clock.now_ms(),
+        };
+        self.store.put_artifact(&artifact).await?;
+        Ok(artifact)
+    }
+}
+
+/// An artifact being written. Dropped without `finish`, it leaves nothing.
+pub struct ArtifactWriter {
+    artifacts: Artifacts,
+    about: ArtifactAbout,
+    blob: Box<dyn BlobWriter>,
+}
+
+impl ArtifactWriter {
+    /// Adds bytes at the end.
+    pub async fn write(&mut self, data: Bytes) -> Result<(), ArtifactError> {
+        Ok(self.blob.write(data).await?)
+    }
+
+    /// Makes the content durable and records it.
+    pub async fn finish(self) -> Result<Artifact, ArtifactError> {
+        let (hash, size) = self.blob.finish().await?;
+        self.artifacts.record(self.about, &hash, size).await
+    }
+}
+
+/// Why an artifact could not be kept or found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArtifactError {
+    /// There is none with this id.
+    #[error("there is no artifact {0}")]
+    Unknown(ArtifactId),
+    /// The record.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The content.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+impl ArtifactError {
+    /// Whether the disk is full, so that work can go on later.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::DiskFull(_)) | Self::Blob(BlobError::DiskFull(_))
+        )
+    }
+}

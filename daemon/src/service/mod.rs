@@ -1,0 +1,14 @@
+//! Use cases: what the daemon does when asked, and what it keeps true.
+
+pub mod artifacts;
+pub mod checks;
+pub mod ci;
+pub mod commands;
+pub mod doctor;
+pub mod git;
+pub mod proof;
+pub mod sessions;
+pub mod step;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod workspaces;

@@ -1,0 +1,346 @@
+//! Proofs and verifications, run by the daemon itself.
+//!
+//! A proof runs in place for now, at a [`Site`]: the working tree is given other
+//! contents for a run and put back afterwards. A mark in the repository says so
+//! before the first file changes, so that a crash in between is undone by the
+//! next call. The runs have ids made from the step's: a proof that goes on
+//! after a restart finds the runs that were made, also one that is under way,
+//! and does not touch the files under it.
+
+use serde::Serialize;
+
+use super::{
+    artifacts::ArtifactError,
+    checks::run::{Ran, run_plain, run_tests},
+    commands::{CommandError, Commands},
+    git::{Git, GitError, RawChange},
+    step::StepContext,
+};
+use crate::domain::{
+    artifact::ArtifactKind,
+    changes::is_test_file,
+    checks::Site,
+    criteria::{Criterion, CriterionResult, Verification},
+    ids::ArtifactId,
+    proof::{BaseState, Proof, Runs, TestRun, run_name, weigh},
+};
+
+mod criteria;
+
+/// What is to be proved.
+#[derive(Debug, Clone)]
+pub struct ProofPlan {
+    /// Commit the session started from.
+    pub base: String,
+    /// Commit that is to be proved; it must be checked out.
+    pub head: String,
+    /// Its branch.
+    pub branch: String,
+    /// The run on the base commit, from [`Prover::baseline`].
+    pub baseline: TestRun,
+    /// The test command.
+    pub test_argv: Vec<String>,
+    /// Whether the task may change tests that exist.
+    pub allow_test_changes: bool,
+    /// blake3 of the session's log up to now, in hex, for the evidence.
+    pub log_hash: String,
+}
+
+/// Proves changes. Cheap to clone.
+#[derive(Clone)]
+pub struct Prover {
+    commands: Commands,
+}
+
+/// The whole evidence of a proof, as it is kept.
+#[derive(Serialize)]
+struct ProofEvidence<'a> {
+    kind: &'static str,
+    site: &'a Site,
+    base: &'a str,
+    head: &'a str,
+    branch: &'a str,
+    test_argv: &'a [String],
+    allow_test_changes: bool,
+    log_hash: &'a str,
+    started_at_ms: i64,
+    ended_at_ms: i64,
+    proof: &'a Proof,
+}
+
+impl Prover {
+    /// A prover that runs its commands here.
+    #[must_use]
+    pub fn new(commands: Commands) -> Self {
+        Self { commands }
+    }
+
+    /// Puts back what a proof that was cut off left changed. Call it before a
+    /// session goes on after a restart, unless it goes on with the proof
+    /// itself, which does it. Nothing to put back is accepted.
+    pub async fn recover(&self, site: &Site) -> Result<(), ProofError> {
+        Ok(self.git(site).disarrange().await?)
+    }
+
+    /// Runs the test command on the working tree as it is: the base commit,
+    /// before the session's first edit. Where that tree was clean, it is clean
+    /// again afterwards.
+    pub async fn baseline(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        test_argv: &[String],
+    ) -> Result<TestRun, ProofError> {
+        let git = self.git(site);
+        let tree = git.worktree_tree().await?;
+        let is_clean = tree == git.tree_of("HEAD").await?;
+        let ran = self.run(site, step, run_name::BASE, test_argv, tree).await;
+        if is_clean {
+            self.tidy(&git).await?;
+        }
+        ran
+    }
+
+    /// Proves a commit, or says why it is not proved. The working tree must be
+    /// as the commit is, and is so again afterwards.
+    ///
+    /// # Errors
+    /// [`ProofError::NotClean`] when the working tree is not as the commit;
+    /// the rest when nothing can be said either way. Cancelled or failed, it
+    /// puts the working tree back as well.
+    pub async fn prove(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        plan: &ProofPlan,
+    ) -> Result<Proof, ProofError> {
+        let git = self.git(site);
+        let started_at_ms = self.commands.artifacts().now_ms();
+        let proof = self.weigh_runs(&git, site, step, plan).await;
+        let restored = git.disarrange().await;
+        let mut proof = proof?;
+        restored?;
+        self.tidy(&git).await?;
+        let evidence = ProofEvidence {
+            kind: "proof",
+            site,
+            base: &plan.base,
+            head: &plan.head,
+            branch: &plan.branch,
+            test_argv: &plan.test_argv,
+            allow_test_changes: plan.allow_test_changes,
+            log_hash: &plan.log_hash,
+            started_at_ms,
+            ended_at_ms: self.commands.artifacts().now_ms(),
+            proof: &proof,
+        };
+        let title = if proof.proved {
+            "proof"
+        } else {
+            "proof refused"
+        };
+        proof.evidence = Some(self.keep(step, title, &evidence).await?);
+        Ok(proof)
+    }
+
+    async fn weigh_runs(
+        &self,
+        git: &Git,
+        site: &Site,
+        step: &StepContext,
+        plan: &ProofPlan,
+    ) -> Result<Proof, ProofError> {
+        let argv = &plan.test_argv;
+        let head_tree = git.tree_of(&plan.head).await?;
+        let tests: Vec<RawChange> = git
+            .changes(&plan.base, &plan.head)
+            .await?
+            .into_iter()
+            .filter(|change| is_test_file(&change.shown().path))
+            .collect();
+        let changed: Vec<String> = tests.iter().map(|change| change.shown().path).collect();
+        let paths: Vec<Vec<u8>> = tests.into_iter().map(|change| change.path).collect();
+
+        if !self.has_started(site, step, run_name::BRANCH).await? {
+            git.disarrange().await?;
+            self.require_clean(git, plan).await?;
+        }
+        let branch = self
+            .run(site, step, run_name::BRANCH, argv, head_tree.clone())
+            .await?;
+        let (mut restored, mut transplanted) = (None, None);
+        if branch.verdict.is_pass() {
+            let tree = git.mixed_tree(&plan.head, &plan.base, &paths).await?;
+            let name = run_name::BRANCH_WITH_BASE_TESTS;
+            restored = Some(self.run_arranged(git, site, step, name, argv, tree).await?);
+            if BaseState::of(&plan.baseline).needs_new_tests() && !paths.is_empty() {
+                let tree = git.mixed_tree(&plan.base, &plan.head, &paths).await?;
+                let name = run_name::BASE_WITH_BRANCH_TESTS;
+                transplanted = Some(self.run_arranged(git, site, step, name, argv, tree).await?);
+            }
+        }
+        let runs = Runs {
+            base: &plan.baseline,
+            branch: &branch,
+            restored: restored.as_ref(),
+            transplanted: transplanted.as_ref(),
+        };
+        let weighed = weigh(runs, &changed, plan.allow_test_changes);
+        let runs = [
+            Some(plan.baseline.clone()),
+            Some(branch),
+            restored,
+            transplanted,
+        ];
+        Ok(Proof {
+            proved: weighed.proved,
+            reason: weighed.reason,
+            runs: runs.into_iter().flatten().collect(),
+            fail_to_pass: weighed.fail_to_pass,
+            pass_to_pass: weighed.pass_to_pass,
+            changed_test_files: changed,
+            tree: head_tree,
+            evidence: None,
+        })
+    }
+
+    /// Runs the test command with another tree in the working tree.
+    async fn run_arranged(
+        &self,
+        git: &Git,
+        site: &Site,
+        step: &StepContext,
+        name: &str,
+        argv: &[String],
+        tree: String,
+    ) -> Result<TestRun, ProofError> {
+        // A run that was begun before a restart had its files: leave them.
+        if !self.has_started(site, step, name).await? {
+            git.disarrange().await?;
+            self.tidy(git).await?;
+            git.arrange(&tree).await?;
+        }
+        let ran = self.run(site, step, name, argv, tree).await?;
+        git.disarrange().await?;
+        Ok(ran)
+    }
+
+    /// Takes back what a run did to the repository beside what it was given;
+    /// only where the working tree was clean before.
+    async fn tidy(&self, git: &Git) -> Result<(), ProofError> {
+        let tree = git.worktree_tree().await?;
+        let changes = git.changes("HEAD", &tree).await?;
+        Ok(git.take_back(&changes).await?)
+    }
+
+    async fn require_clean(&self, git: &Git, plan: &ProofPlan) -> Result<(), ProofError> {
+        let tree = git.worktree_tree().await?;
+        let changes = git.changes(&plan.head, &tree).await?;
+        if changes.is_empty() && git.head_commit().await? == plan.head {
+            return Ok(());
+        }
+        let files: Vec<String> = changes
+            .iter()
+            .take(5)
+            .map(|change| change.shown().path)
+            .collect();
+        Err(ProofError::NotClean {
+            head: plan.head.clone(),
+            files: if files.is_empty() {
+                "HEAD".to_owned()
+            } else {
+                files.join(", ")
+            },
+        })
+    }
+
+    async fn has_started(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        name: &str,
+    ) -> Result<bool, ProofError> {
+        let exec = step.exec(&exec_name(name));
+        Ok(self.commands.is_known(&site.workspace, &exec).await?)
+    }
+
+    async fn run(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        name: &str,
+        argv: &[String],
+        tree: String,
+    ) -> Result<TestRun, ProofError> {
+        let title = format!("{} on the {name}", shell_words::join(argv));
+        let exec = exec_name(name);
+        let ran = run_tests(&self.commands, site, step, &exec, &title, argv).await?;
+        Ok(TestRun {
+            name: name.to_owned(),
+            argv: argv.to_vec(),
+            cwd: site.directory.clone(),
+            exit: ran.exit,
+            report: ran.report,
+            verdict: ran.verdict,
+            tree,
+            artifact: ran.artifact,
+        })
+    }
+
+    async fn keep(
+        &self,
+        step: &StepContext,
+        title: &str,
+        evidence: &impl Serialize,
+    ) -> Result<ArtifactId, ProofError> {
+        let json = serde_json::to_vec_pretty(evidence).expect("evidence has text keys only");
+        let about = step.about(ArtifactKind::Evidence, title);
+        Ok(self.commands.artifacts().put(about, json.into()).await?.id)
+    }
+
+    fn git(&self, site: &Site) -> Git {
+        Git::new(self.commands.clone(), site.clone())
+    }
+}
+
+/// A run's name as part of a command's id.
+fn exec_name(run: &str) -> String {
+    format!("test-{}", run.replace(' ', "-").replace('\'', ""))
+}
+
+/// Why there is no proof and no refusal either.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// The working tree has changes that are in no commit.
+    #[error("the working tree differs from {head}: {files}; commit or remove these changes first")]
+    NotClean {
+        /// The commit.
+        head: String,
+        /// Some of the files.
+        files: String,
+    },
+    /// Git.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A command.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The evidence.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+impl ProofError {
+    /// Whether it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Command(CommandError::Cancelled)
+                | Self::Git(GitError::Command(CommandError::Cancelled))
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

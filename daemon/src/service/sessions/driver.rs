@@ -1,0 +1,301 @@
+//! The driver: one task that owns one session.
+//!
+//! ```text
+//! loop: decide ── Record ──> append
+//!          │
+//!          ├──── Perform ──> the effect, with the mailbox open beside it ──> append its outcome
+//!          ├──── Wait ─────> the mailbox
+//!          └──── End
+//! ```
+//!
+//! Appending comes before acting, always. On shutdown an effect is dropped, not
+//! ended: what it started in the workspace lives on, and the next driver finds
+//! it by its step.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Progress, SessionError,
+    effects::{self, EffectContext, Patience, Trouble, World},
+    log::{Log, LogError},
+};
+use crate::{
+    domain::session::{
+        decide::{Next, decide, leaving},
+        event::{AfterModelFailure, Condition, EventBody},
+        outcome::{self, Outcome},
+        request::{Request, Response, respond},
+        state::{Effect, Open, SessionState},
+        work::Work,
+    },
+    domain::stage::Stage,
+    ports::{model::ModelPort, store::StoreError},
+};
+
+/// How long a cancelled effect may take to end.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
+/// Wait between tries while the disk is full.
+const DISK_FULL_WAIT: Duration = Duration::from_secs(3);
+
+/// A session as the world may see it.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The session after the events that are on disk.
+    pub state: Arc<SessionState>,
+    /// Why nothing goes on although the session runs: a full disk.
+    pub halted: Option<String>,
+}
+
+/// A request to a driver, and where its answer goes.
+pub(super) struct Mail {
+    pub(super) request: Request,
+    pub(super) answer: oneshot::Sender<Result<Arc<SessionState>, SessionError>>,
+}
+
+/// What a driver is made of.
+pub(super) struct Driver {
+    pub(super) log: Log,
+    pub(super) world: World,
+    pub(super) model: Arc<dyn ModelPort>,
+    pub(super) patience: Patience,
+    pub(super) mailbox: mpsc::Receiver<Mail>,
+    pub(super) published: watch::Sender<Published>,
+    pub(super) progress: broadcast::Sender<Progress>,
+    pub(super) shutdown: CancellationToken,
+    /// The intent that this driver itself has recorded, in this life.
+    pub(super) begun: Option<u64>,
+    /// Whether what an earlier life left in the workspace has been put right.
+    pub(super) recovered: bool,
+}
+
+/// Why a driver stops before its session has ended.
+enum Stop {
+    /// The daemon ends.
+    Shutdown,
+    /// The log cannot be written: nothing may be done any more.
+    Log(LogError),
+}
+
+impl From<LogError> for Stop {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Driver {
+    /// Drives the session until it has ended or the daemon does.
+    ///
+    /// On cancel: leaves the effect under way to the next driver. On error: logs
+    /// it; the session is interrupted and can be resumed.
+    pub(super) async fn run(mut self) {
+        let session = self.log.state().id().clone();
+        match self.drive().await {
+            Ok(()) => {}
+            Err(Stop::Shutdown) => {
+                let reason = "the daemon stops".to_owned();
+                if let Response::Accepted(events) =
+                    respond(self.log.state(), &Request::Interrupt { reason })
+                    && let Err(error) = self.log.append(&events).await
+                {
+                    // The next daemon notices it all the same.
+                    tracing::warn!(session_id = %session, %error, "interruption is not recorded");
+                }
+                self.publish(None);
+            }
+            Err(Stop::Log(error)) => {
+                tracing::error!(session_id = %session, %error, "session stops: its log cannot be written");
+                self.publish(Some(error.to_string()));
+            }
+        }
+    }
+
+    async fn drive(&mut self) -> Result<(), Stop> {
+        loop {
+            if self.shutdown.is_cancelled() {
+                return Err(Stop::Shutdown);
+            }
+            while let Ok(mail) = self.mailbox.try_recv() {
+                self.answer(mail).await?;
+            }
+            match decide(self.log.state()) {
+                Next::Record(events) => {
+                    self.append(&events).await?;
+                    self.begun = self.log.state().open.as_ref().map(|open| open.intent);
+                }
+                Next::Perform(open) => self.perform(open).await?,
+                Next::Wait => {
+                    let mail = tokio::select! {
+                        () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
+                        mail = self.mailbox.recv() => mail.ok_or(Stop::Shutdown)?,
+                    };
+                    self.answer(mail).await?;
+                }
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    /// Answers a request while no effect is under way.
+    async fn answer(&mut self, mail: Mail) -> Result<(), Stop> {
+        let result = match respond(self.log.state(), &mail.request) {
+            Response::Accepted(events) => {
+                self.append(&events).await?;
+                Ok(self.snapshot())
+            }
+            Response::AlreadySo => Ok(self.snapshot()),
+            Response::Refused(refusal) => Err(refusal.into()),
+        };
+        let _ = mail.answer.send(result);
+        Ok(())
+    }
+
+    /// Brings about the effect under way and appends its outcome.
+    async fn perform(&mut self, open: Open) -> Result<(), Stop> {
+        let begun_here = self.begun == Some(open.intent);
+        if open.effect == Effect::AskModel && !begun_here {
+            let outcome = Outcome::NoReply {
+                error: "the daemon ended during the call".into(),
+                then: AfterModelFailure::AskAgain,
+            };
+            return self.conclude(&open, outcome).await;
+        }
+        let proof_goes_on = matches!(
+            open.effect,
+            Effect::DoWork {
+                work: Work::Prove,
+                ..
+            }
+        );
+        if !self.recovered && !proof_goes_on {
+            match effects::recover(&self.world, self.log.state()).await {
+                Ok(()) => {}
+                Err(trouble) => return self.trouble(trouble).await,
+            }
+        }
+        self.recovered = true;
+        let cancel = CancellationToken::new();
+        let context = EffectContext {
+            world: self.world.clone(),
+            model: self.model.clone(),
+            patience: self.patience,
+            state: self.snapshot(),
+            open: open.clone(),
+            progress: self.progress.clone(),
+            cancel: cancel.clone(),
+        };
+        let request = (open.effect == Effect::AskModel).then(|| {
+            let told = self.log.context();
+            effects::request(
+                self.log.state(),
+                told.system(),
+                told.tools(),
+                told.messages(),
+            )
+        });
+        let mut effect = std::pin::pin!(effects::perform(context, request));
+        loop {
+            let mail = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
+                result = &mut effect => {
+                    return match result {
+                        Ok(outcome) => self.conclude(&open, outcome).await,
+                        Err(trouble) => self.trouble(trouble).await,
+                    };
+                }
+                mail = self.mailbox.recv() => mail.ok_or(Stop::Shutdown)?,
+            };
+            if !matches!(mail.request, Request::Cancel { .. }) {
+                self.answer(mail).await?;
+                continue;
+            }
+            // What runs in the workspace ends before the session does.
+            cancel.cancel();
+            match tokio::time::timeout(CANCEL_DEADLINE, &mut effect).await {
+                Ok(Ok(outcome)) => self.conclude(&open, outcome).await?,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    let step = &open.step;
+                    tracing::warn!(%step, "a cancelled step did not end within {CANCEL_DEADLINE:?}");
+                }
+            }
+            if proof_goes_on
+                && let Err(trouble) = effects::recover(&self.world, self.log.state()).await
+            {
+                tracing::warn!(?trouble, "what a cancelled proof changed is not put back");
+            }
+            return self.answer(mail).await;
+        }
+    }
+
+    async fn conclude(&mut self, open: &Open, outcome: Outcome) -> Result<(), Stop> {
+        let events = outcome::events(self.log.state(), open, outcome);
+        self.append(&events).await
+    }
+
+    /// Deals with an effect that has no outcome.
+    async fn trouble(&mut self, trouble: Trouble) -> Result<(), Stop> {
+        match trouble {
+            Trouble::DiskFull(reason) => self.wait_for_space(reason).await,
+            Trouble::Outage(reason) => {
+                if self.log.state().condition != Condition::Running {
+                    return Ok(());
+                }
+                let reason = format!("{reason}; resume when that is mended");
+                let to = Condition::Paused;
+                self.append(&[EventBody::StateChanged { to, reason }]).await
+            }
+            Trouble::Fatal(reason) => {
+                let [left, entered] = leaving(self.log.state(), Stage::Failed, &reason);
+                let ended = EventBody::StateChanged {
+                    to: Condition::Failed,
+                    reason,
+                };
+                self.append(&[left, entered, ended]).await
+            }
+            // Only a cancel stops an effect, and then nobody asks what came of
+            // it.
+            Trouble::Stopped => Ok(()),
+        }
+    }
+
+    /// Appends, however long the disk is full: nothing may be done that the log
+    /// does not know, and nothing that is known may be lost.
+    async fn append(&mut self, events: &[EventBody]) -> Result<(), Stop> {
+        loop {
+            match self.log.append(events).await {
+                Ok(()) => {
+                    self.publish(None);
+                    return Ok(());
+                }
+                Err(LogError::Store(StoreError::DiskFull(disk))) => {
+                    let reason = StoreError::DiskFull(disk).to_string();
+                    self.wait_for_space(reason).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn wait_for_space(&mut self, reason: String) -> Result<(), Stop> {
+        tracing::warn!(session_id = %self.log.state().id(), reason, "session halts");
+        let _ = self.progress.send(Progress::Notice(reason.clone()));
+        self.publish(Some(reason));
+        tokio::select! {
+            () = self.shutdown.cancelled() => Err(Stop::Shutdown),
+            () = tokio::time::sleep(DISK_FULL_WAIT) => Ok(()),
+        }
+    }
+
+    fn publish(&self, halted: Option<String>) {
+        let state = Arc::new(self.log.state().clone());
+        self.published.send_replace(Published { state, halted });
+    }
+
+    fn snapshot(&self) -> Arc<SessionState> {
+        self.published.borrow().state.clone()
+    }
+}

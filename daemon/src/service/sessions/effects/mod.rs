@@ -1,0 +1,291 @@
+//! Effects: what a session does beyond its log, each made so that doing the
+//! same step again does nothing twice.
+//!
+//! An effect either has an [`Outcome`] or a [`Trouble`]. A trouble leaves the
+//! intent open: the same step is settled later, by asking the part that knows.
+
+mod model;
+mod tools;
+mod work;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::Progress;
+use crate::{
+    domain::{
+        checks::Site,
+        conversation::{Message, ToolDefinition},
+        session::{
+            outcome::Outcome,
+            state::{Effect, Open, SessionState},
+        },
+    },
+    ports::{
+        agent::{AgentError, AgentPort},
+        forge::ForgePort,
+        model::{ModelPort, ModelRequest},
+        store::StorePort,
+        workspaces::WorkspaceAccessError,
+    },
+    service::{
+        artifacts::ArtifactError,
+        ci::LocalCi,
+        commands::{CommandError, Commands},
+        git::Git,
+        proof::{ProofError, Prover},
+        step::StepContext,
+    },
+};
+
+/// The parts of the world that sessions act on. Cheap to clone.
+#[derive(Clone)]
+pub struct World {
+    /// Records; for the hash of a log.
+    pub store: Arc<dyn StorePort>,
+    /// Commands in workspaces, with the workspaces and the artifacts.
+    pub commands: Commands,
+    /// Proofs and verifications.
+    pub prover: Prover,
+    /// The forge.
+    pub forge: Arc<dyn ForgePort>,
+    /// CI of the forge.
+    pub ci: LocalCi,
+}
+
+/// How patient effects are.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long a workspace that does not answer is asked again before the
+    /// session pauses.
+    pub outage: Duration,
+    /// Wait before the second try of a piece of the daemon's work; doubled for
+    /// each further one.
+    pub backoff: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            outage: Duration::from_secs(300),
+            backoff: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why an effect has no outcome. Its intent stays open, except after `Fatal`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The disk is full; the same again helps once there is space.
+    DiskFull(String),
+    /// A part of the world does not answer; a person has to look.
+    Outage(String),
+    /// Nothing can help.
+    Fatal(String),
+    /// The session was cancelled.
+    Stopped,
+}
+
+/// Everything one effect needs.
+pub(super) struct EffectContext {
+    pub(super) world: World,
+    pub(super) model: Arc<dyn ModelPort>,
+    pub(super) patience: Patience,
+    pub(super) state: Arc<SessionState>,
+    pub(super) open: Open,
+    pub(super) progress: broadcast::Sender<Progress>,
+    pub(super) cancel: CancellationToken,
+}
+
+/// What the model is told; only for [`Effect::AskModel`].
+pub(super) fn request(
+    state: &SessionState,
+    system: &str,
+    tools: &[ToolDefinition],
+    messages: &[Message],
+) -> ModelRequest {
+    ModelRequest {
+        system: system.to_owned(),
+        tools: tools.to_vec(),
+        messages: messages.to_vec(),
+        max_output_tokens: state.created.options.limits.max_output_tokens,
+    }
+}
+
+/// Brings about an effect, or finds out what became of it.
+///
+/// Dropped halfway it leaves what runs in the workspace running: the same step
+/// joins it.
+pub(super) async fn perform(
+    context: EffectContext,
+    request: Option<ModelRequest>,
+) -> Result<Outcome, Trouble> {
+    match context.open.effect.clone() {
+        Effect::AskModel => match request {
+            Some(request) => model::ask(&context, &request).await,
+            None => Err(Trouble::Fatal("a model call without a request".into())),
+        },
+        Effect::RunTool {
+            call,
+            expected_hash,
+        } => tools::run(&context, &call, expected_hash).await,
+        Effect::DoWork { work, attempt } => work::run(&context, &work, attempt).await,
+    }
+}
+
+/// Puts back what a proof that was cut off left changed in the workspace.
+pub(super) async fn recover(world: &World, state: &SessionState) -> Result<(), Trouble> {
+    match world.prover.recover(&site(state)).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(proof_trouble(&error).unwrap_or(Trouble::Outage(error.to_string()))),
+    }
+}
+
+/// Where the session's checks run.
+pub(super) fn site(state: &SessionState) -> Site {
+    Site {
+        workspace: state.created.workspace.clone(),
+        directory: state.repository_dir(),
+    }
+}
+
+impl EffectContext {
+    /// Git in the session's repository.
+    fn git(&self) -> Git {
+        Git::new(self.world.commands.clone(), site(&self.state))
+    }
+
+    /// This step for the services that checks and proofs are made with.
+    fn step(&self, output: mpsc::Sender<Bytes>) -> StepContext {
+        StepContext {
+            session: self.state.id().clone(),
+            stage: self.state.stage,
+            step: self.open.step.clone(),
+            cancel: self.cancel.clone(),
+            progress: Some(output),
+        }
+    }
+
+    /// Does something with the agent, again and again while the workspace does
+    /// not answer, for as long as patience lasts. The call must be one that may
+    /// be made again: reads, and changes under a step id.
+    async fn with_agent<T, F, Fut>(&self, call: F) -> Result<Result<T, AgentError>, Trouble>
+    where
+        F: Fn(Arc<dyn AgentPort>) -> Fut,
+        Fut: Future<Output = Result<T, AgentError>>,
+    {
+        let mut backoff = Backoff::new(self.patience.outage);
+        loop {
+            let agent = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Trouble::Stopped),
+                agent = self.world.commands.workspaces().agent(&self.state.created.workspace) => agent,
+            };
+            let error = match agent {
+                Ok(agent) => {
+                    let answer = tokio::select! {
+                        () = self.cancel.cancelled() => return Err(Trouble::Stopped),
+                        answer = call(agent) => answer,
+                    };
+                    match answer {
+                        Err(error) if error.is_transient() => error.to_string(),
+                        answer => return Ok(answer),
+                    }
+                }
+                Err(error @ WorkspaceAccessError::Unavailable(_)) => error.to_string(),
+                Err(
+                    error @ (WorkspaceAccessError::Unknown(_) | WorkspaceAccessError::Broken(_)),
+                ) => return Err(Trouble::Fatal(error.to_string())),
+            };
+            let notice = format!("{error}; trying again");
+            let _ = self.progress.send(Progress::Notice(notice));
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Trouble::Stopped),
+                again = backoff.wait() => if !again {
+                    return Err(Trouble::Outage(error));
+                },
+            }
+        }
+    }
+}
+
+/// Waits that double, up to ten seconds each, for a bounded time in all.
+struct Backoff {
+    next: Duration,
+    left: Duration,
+}
+
+impl Backoff {
+    fn new(total: Duration) -> Self {
+        Self {
+            next: Duration::from_millis(50),
+            left: total,
+        }
+    }
+
+    /// Waits; `false` without waiting once the time is used up.
+    async fn wait(&mut self) -> bool {
+        if self.left.is_zero() {
+            return false;
+        }
+        let wait = self.next.min(self.left);
+        self.left -= wait;
+        self.next = (self.next * 2).min(Duration::from_secs(10));
+        tokio::time::sleep(wait).await;
+        true
+    }
+}
+
+/// Passes a command's output on to those who watch, until `work` ends.
+async fn with_output<T>(
+    progress: &broadcast::Sender<Progress>,
+    work: impl AsyncFnOnce(mpsc::Sender<Bytes>) -> T,
+) -> T {
+    let (sender, mut output) = mpsc::channel(64);
+    let forward = async {
+        while let Some(data) = output.recv().await {
+            let _ = progress.send(Progress::CommandOutput(data));
+        }
+    };
+    let (result, ()) = tokio::join!(work(sender), forward);
+    result
+}
+
+/// A command's error, where it is a trouble rather than a result.
+fn command_trouble(error: &CommandError) -> Option<Trouble> {
+    match error {
+        CommandError::Cancelled => Some(Trouble::Stopped),
+        CommandError::Artifact(error) => artifact_trouble(error),
+        CommandError::Workspace(
+            error @ (WorkspaceAccessError::Unknown(_) | WorkspaceAccessError::Broken(_)),
+        ) => Some(Trouble::Fatal(error.to_string())),
+        CommandError::Workspace(WorkspaceAccessError::Unavailable(_)) | CommandError::Agent(_) => {
+            None
+        }
+    }
+}
+
+fn artifact_trouble(error: &ArtifactError) -> Option<Trouble> {
+    error
+        .is_disk_full()
+        .then(|| Trouble::DiskFull(error.to_string()))
+}
+
+fn git_trouble(error: &crate::service::git::GitError) -> Option<Trouble> {
+    use crate::service::git::GitError;
+    match error {
+        GitError::Command(error) => command_trouble(error),
+        GitError::Refused { .. } | GitError::Unexpected { .. } | GitError::Host { .. } => None,
+    }
+}
+
+fn proof_trouble(error: &ProofError) -> Option<Trouble> {
+    match error {
+        ProofError::NotClean { .. } => None,
+        ProofError::Git(error) => git_trouble(error),
+        ProofError::Command(error) => command_trouble(error),
+        ProofError::Artifact(error) => artifact_trouble(error),
+    }
+}

@@ -1,0 +1,410 @@
+//! Tools in the workspace: what the model asked for, done, and said back to it
+//! in bounded text.
+
+use std::{fmt::Write as _, time::Instant};
+
+use super::{EffectContext, Trouble, command_trouble, with_output};
+use crate::{
+    domain::{
+        artifact::ArtifactKind,
+        conversation::ToolCall,
+        exec::{ExecSpec, Leftovers},
+        files::{
+            FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepQuery, Listing,
+            ReadRange,
+        },
+        session::{
+            event::{ToolEffect, ToolOutcome},
+            outcome::{Outcome, ToolAnswer},
+        },
+        tools::{
+            COMMAND_TIMEOUT_DEFAULT_S, EditFile, Glob, Grep, ListDirectory, ReadFile, RunCommand,
+            ToolRequest, WriteFile, workspace_path,
+        },
+    },
+    ports::agent::AgentError,
+    service::commands::{CommandRequest, ViewBounds},
+};
+
+/// Bytes of a file shown at once.
+const READ_MAX_BYTES: u32 = 48 * 1024;
+/// Entries of a listing or a search shown at once.
+const ENTRIES_MAX: u32 = 200;
+/// Characters of a found line shown.
+const LINE_MAX_CHARS: usize = 400;
+
+/// Runs the command with bash where there is one, and with sh elsewhere.
+const SHELL: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; exec sh -c "$1""#;
+
+/// What a tool brought, before it is timed.
+struct Brought {
+    outcome: ToolOutcome,
+    content: String,
+    artifact: Option<crate::domain::ids::ArtifactId>,
+    effect: ToolEffect,
+}
+
+impl Brought {
+    fn ok(content: impl Into<String>, effect: ToolEffect) -> Self {
+        Self {
+            outcome: ToolOutcome::Ok,
+            content: content.into(),
+            artifact: None,
+            effect,
+        }
+    }
+
+    fn error(content: impl Into<String>) -> Self {
+        Self {
+            outcome: ToolOutcome::Error,
+            content: content.into(),
+            artifact: None,
+            effect: ToolEffect::None,
+        }
+    }
+}
+
+/// Runs a tool, or joins the run of the same step.
+pub(super) async fn run(
+    context: &EffectContext,
+    call: &ToolCall,
+    expected_hash: Option<String>,
+) -> Result<Outcome, Trouble> {
+    let begun = Instant::now();
+    let brought = match ToolRequest::parse(call) {
+        Err(mistake) => Brought::error(mistake.to_string()),
+        Ok(ToolRequest::ReadFile(read)) => read_file(context, read).await?,
+        Ok(ToolRequest::WriteFile(write)) => write_file(context, write, expected_hash).await?,
+        Ok(ToolRequest::EditFile(edit)) => edit_file(context, edit, expected_hash).await?,
+        Ok(ToolRequest::ListDirectory(list)) => list_directory(context, list).await?,
+        Ok(ToolRequest::Glob(query)) => glob(context, query).await?,
+        Ok(ToolRequest::Grep(query)) => grep(context, query).await?,
+        Ok(ToolRequest::RunCommand(command)) => run_command(context, command).await?,
+        Ok(
+            ToolRequest::Think(_)
+            | ToolRequest::TodoAdd(_)
+            | ToolRequest::TodoStart(_)
+            | ToolRequest::TodoClaim(_)
+            | ToolRequest::Advance(_)
+            | ToolRequest::AskPerson(_),
+        ) => Brought::error("this tool does not act on the workspace"),
+    };
+    Ok(Outcome::Tool(ToolAnswer {
+        outcome: brought.outcome,
+        content: brought.content,
+        artifact: brought.artifact,
+        duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        effect: brought.effect,
+    }))
+}
+
+async fn read_file(context: &EffectContext, read: ReadFile) -> Result<Brought, Trouble> {
+    let path = resolve(context, &read.path);
+    let range = ReadRange {
+        first_line: read.first_line,
+        line_count: read.line_count.map(|count| count.min(2_000)),
+        max_bytes: Some(READ_MAX_BYTES),
+    };
+    let (path_asked, range_asked) = (&path, &range);
+    let answer = context
+        .with_agent(|agent| async move { agent.read_file(path_asked, range_asked).await })
+        .await?;
+    Ok(match answer {
+        Ok(text) => {
+            let hash = text.hash.clone();
+            Brought::ok(numbered(&text), ToolEffect::FileSeen { path, hash })
+        }
+        Err(error) => refused(error),
+    })
+}
+
+/// A file's lines with their numbers, and what is missing.
+fn numbered(text: &FileText) -> String {
+    if text.total_lines == 0 {
+        return "(the file is empty)".into();
+    }
+    let mut shown = String::with_capacity(text.content.len() + text.content.len() / 8);
+    for (number, line) in (text.first_line..).zip(text.content.lines()) {
+        let _ = writeln!(shown, "{number}\t{line}");
+    }
+    let last = text.first_line + text.line_count.saturating_sub(1);
+    if text.truncated || text.first_line > 1 {
+        let _ = write!(
+            shown,
+            "[lines {} to {last} of {}]",
+            text.first_line, text.total_lines
+        );
+    }
+    shown
+}
+
+async fn write_file(
+    context: &EffectContext,
+    write: WriteFile,
+    expected_hash: Option<String>,
+) -> Result<Brought, Trouble> {
+    let path = resolve(context, &write.path);
+    let write = FileWrite {
+        path: path.clone(),
+        content: write.content.into_bytes(),
+        create_only: expected_hash.is_none(),
+        expected_hash,
+    };
+    let (step, asked) = (&context.open.step, &write);
+    let answer = context
+        .with_agent(|agent| async move { agent.write_file(step, asked).await })
+        .await?;
+    Ok(match answer {
+        Ok(receipt) => {
+            let verb = match receipt.hash_before {
+                Some(_) => "Written",
+                None => "Made",
+            };
+            let content = format!("{verb}: {path}, {} bytes.", receipt.size_bytes);
+            let effect = ToolEffect::FileChanged {
+                path,
+                before: receipt.hash_before,
+                after: receipt.hash_after,
+            };
+            Brought::ok(content, effect)
+        }
+        Err(error) => refused(error),
+    })
+}
+
+async fn edit_file(
+    context: &EffectContext,
+    edit: EditFile,
+    expected_hash: Option<String>,
+) -> Result<Brought, Trouble> {
+    let path = resolve(context, &edit.path);
+    let edit = FileEdit {
+        path: path.clone(),
+        replacements: edit.replacements.into_iter().map(Into::into).collect(),
+        expected_hash,
+    };
+    let (step, asked) = (&context.open.step, &edit);
+    let answer = context
+        .with_agent(|agent| async move { agent.edit_file(step, asked).await })
+        .await?;
+    Ok(match answer {
+        Ok(edited) => {
+            let content = format!(
+                "Edited: {path}, {} replaced, the first at line {}.",
+                edited.replaced, edited.first_changed_line
+            );
+            let effect = ToolEffect::FileChanged {
+                path,
+                before: edited.receipt.hash_before,
+                after: edited.receipt.hash_after,
+            };
+            Brought::ok(content, effect)
+        }
+        Err(error) => refused(error),
+    })
+}
+
+async fn list_directory(context: &EffectContext, list: ListDirectory) -> Result<Brought, Trouble> {
+    let path = resolve(context, list.path.as_deref().unwrap_or("."));
+    let asked = &path;
+    let answer = context
+        .with_agent(|agent| async move { agent.list_directory(asked, Some(ENTRIES_MAX)).await })
+        .await?;
+    Ok(match answer {
+        Ok(listing) if listing.entries.is_empty() => {
+            Brought::ok("(the directory is empty)", ToolEffect::None)
+        }
+        Ok(listing) => Brought::ok(
+            entries(&listing, |info| info.path.clone()),
+            ToolEffect::None,
+        ),
+        Err(error) => refused(error),
+    })
+}
+
+async fn glob(context: &EffectContext, glob: Glob) -> Result<Brought, Trouble> {
+    let query = GlobQuery {
+        pattern: glob.pattern,
+        path: Some(resolve(context, glob.path.as_deref().unwrap_or("."))),
+        max_matches: Some(ENTRIES_MAX),
+        include_ignored: false,
+    };
+    let asked = &query;
+    let answer = context
+        .with_agent(|agent| async move { agent.glob(asked).await })
+        .await?;
+    Ok(match answer {
+        Ok(listing) if listing.entries.is_empty() => {
+            Brought::ok("No file matches.", ToolEffect::None)
+        }
+        Ok(listing) => {
+            let shown = entries(&listing, |info| shorten(context, &info.path));
+            Brought::ok(shown, ToolEffect::None)
+        }
+        Err(error) => refused(error),
+    })
+}
+
+fn entries(listing: &Listing<FileInfo>, name: impl Fn(&FileInfo) -> String) -> String {
+    let mut shown = String::new();
+    for info in &listing.entries {
+        let name = name(info);
+        let _ = match info.kind {
+            FileKind::File => writeln!(shown, "{name}  {} bytes", info.size_bytes),
+            FileKind::Directory => writeln!(shown, "{name}/"),
+            FileKind::Symlink => {
+                let target = info.link_target.as_deref().unwrap_or("?");
+                writeln!(shown, "{name} -> {target}")
+            }
+            FileKind::Other => writeln!(shown, "{name}  (neither file nor directory)"),
+        };
+    }
+    if listing.truncated {
+        let _ = write!(shown, "[more follow; ask more narrowly]");
+    }
+    shown
+}
+
+async fn grep(context: &EffectContext, grep: Grep) -> Result<Brought, Trouble> {
+    let query = GrepQuery {
+        pattern: grep.pattern,
+        path: Some(resolve(context, grep.path.as_deref().unwrap_or("."))),
+        globs: grep.glob.into_iter().collect(),
+        ignore_case: grep.ignore_case,
+        context: (grep.context, grep.context),
+        max_matches: Some(ENTRIES_MAX),
+        include_ignored: false,
+    };
+    let asked = &query;
+    let answer = context
+        .with_agent(|agent| async move { agent.grep(asked).await })
+        .await?;
+    Ok(match answer {
+        Ok(listing) if listing.entries.is_empty() => {
+            Brought::ok("No line matches.", ToolEffect::None)
+        }
+        Ok(listing) => {
+            let mut shown = String::new();
+            for line in &listing.entries {
+                let mark = if line.matched { ':' } else { '-' };
+                let text: String = line.text.chars().take(LINE_MAX_CHARS).collect();
+                let path = shorten(context, &line.path);
+                let _ = writeln!(shown, "{path}{mark}{}{mark}{text}", line.line);
+            }
+            if listing.truncated {
+                let _ = write!(shown, "[more lines match; ask more narrowly]");
+            }
+            Brought::ok(shown, ToolEffect::None)
+        }
+        Err(error) => refused(error),
+    })
+}
+
+async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought, Trouble> {
+    let cwd = resolve(context, run.cwd.as_deref().unwrap_or("."));
+    let timeout_s = run.timeout_s.unwrap_or(COMMAND_TIMEOUT_DEFAULT_S);
+    let spec = ExecSpec {
+        cwd: Some(cwd),
+        timeout_ms: Some(timeout_s * 1000),
+        leftovers: Leftovers::Kill,
+        ..ExecSpec::new(["sh", "-c", SHELL, "sh", run.command.as_str()])
+    };
+    let title = crate::domain::session::pull_request::subject(&run.command);
+    let outcome = with_output(&context.progress, async |output| {
+        let step = context.step(output.clone());
+        let request = CommandRequest {
+            workspace: context.state.created.workspace.clone(),
+            exec: context.open.step.clone().into(),
+            spec,
+            about: Some(step.about(ArtifactKind::Output, title)),
+            bounds: ViewBounds::default(),
+            progress: Some(output),
+        };
+        drop(step);
+        context.world.commands.run(request, &context.cancel).await
+    })
+    .await;
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            if let Some(trouble) = command_trouble(&error) {
+                return Err(trouble);
+            }
+            use crate::service::commands::CommandError;
+            return match error {
+                CommandError::Agent(error @ AgentError::Refused { .. }) => Ok(refused(error)),
+                error => Err(Trouble::Outage(error.to_string())),
+            };
+        }
+    };
+    let mut content = outcome.view;
+    if !content.is_empty() && !content.ends_with('\n') {
+        content.push('\n');
+    }
+    let seconds = outcome.exit.duration_ms as f64 / 1000.0;
+    let _ = write!(content, "[{}, {seconds:.1} s]", outcome.exit.status);
+    let artifact = outcome.artifact.map(|artifact| artifact.id);
+    if outcome.truncated {
+        let _ = write!(content, " [{} bytes in all", outcome.total_bytes);
+        if let Some(id) = &artifact {
+            let _ = write!(content, ", kept as {id}");
+        }
+        content.push(']');
+    }
+    Ok(Brought {
+        outcome: if outcome.exit.status.is_success() {
+            ToolOutcome::Ok
+        } else {
+            ToolOutcome::Error
+        },
+        content,
+        artifact,
+        effect: ToolEffect::CommandRan,
+    })
+}
+
+fn resolve(context: &EffectContext, path: &str) -> String {
+    workspace_path(&context.state.repository_dir(), path)
+}
+
+/// A path below the repository without the repository's own.
+fn shorten(context: &EffectContext, path: &str) -> String {
+    let directory = context.state.repository_dir();
+    path.strip_prefix(&directory)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or(path)
+        .to_owned()
+}
+
+/// What the model is told when the agent refuses.
+fn refused(error: AgentError) -> Brought {
+    let advice = match error.code() {
+        Some("HASH_MISMATCH") => {
+            "; it changed since you last saw it: read it again, then change what is there now"
+        }
+        Some("ALREADY_EXISTS") => "; read it before you replace it",
+        Some("NO_MATCH") => "; read the file and copy the text exactly, white space included",
+        Some("MANY_MATCHES") => "; give more lines around the place, or set `all`",
+        Some(_) | None => "",
+    };
+    Brought::error(format!("{error}{advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_lines_say_which_part_of_the_file_they_are() {
+        let text = FileText {
+            content: "b\nc\n".into(),
+            first_line: 2,
+            line_count: 2,
+            total_lines: 9,
+            total_bytes: 18,
+            hash: String::new(),
+            truncated: true,
+        };
+        assert_eq!(numbered(&text), "2\tb\n3\tc\n[lines 2 to 3 of 9]");
+    }
+}

@@ -1,0 +1,525 @@
+//! The daemon's own work in a session: base run, validation, verification,
+//! commit, proof, publication, pull request, CI.
+//!
+//! Every piece can be begun again under its step: commands join the ones that
+//! run, a commit that is there is found, branches and pull requests are looked
+//! up by name before they are made.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{
+    EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, site, with_output,
+};
+use crate::{
+    domain::{
+        artifact::ArtifactKind,
+        checks::{CheckPlan, CheckResult},
+        ids::ArtifactId,
+        proof::{Proof, TestRun},
+        report::RunVerdict,
+        session::{
+            outcome::Outcome,
+            pull_request,
+            work::{
+                Again, BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
+                WorkResult,
+            },
+        },
+    },
+    ports::forge::{ForgeError, ForgeRepository},
+    service::{
+        checks::{self, CheckError, GivenChecks},
+        ci::{CiError, CiRequest},
+        commands::CommandError,
+        git::GitError,
+        proof::{ProofError, ProofPlan},
+    },
+};
+
+/// A result and the artifacts made on the way.
+type Done = (WorkResult, Vec<ArtifactId>);
+
+/// Why a piece of work has no result.
+enum Undone {
+    Trouble(Trouble),
+    Failed { error: String, again: Again },
+}
+
+/// Does a piece of work; a try after a failed one waits first.
+pub(super) async fn run(
+    context: &EffectContext,
+    work: &Work,
+    attempt: u32,
+) -> Result<Outcome, Trouble> {
+    if attempt > 1 {
+        let wait = context.patience.backoff * 2_u32.saturating_pow(attempt.min(10) - 2);
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(Trouble::Stopped),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    let done = with_output(&context.progress, async |output| match work {
+        Work::BaseRun => base_run(context, output).await,
+        Work::Validate => validate(context, output).await,
+        Work::VerifyTodo { todo } => verify_todo(context, output, *todo).await,
+        Work::Commit => commit(context, output).await,
+        Work::Prove => prove(context, output).await,
+        Work::Publish => publish(context).await,
+        Work::OpenPullRequest => open_pull_request(context, output).await,
+        Work::RunCi => run_ci(context, output).await,
+    })
+    .await;
+    match done {
+        Ok((result, artifacts)) => Ok(Outcome::Work { result, artifacts }),
+        Err(Undone::Trouble(trouble)) => Err(trouble),
+        Err(Undone::Failed { error, again }) => Ok(Outcome::Work {
+            result: WorkResult::Failed { error, again },
+            artifacts: Vec::new(),
+        }),
+    }
+}
+
+async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+    let created = &context.state.created;
+    let site = site(&context.state);
+    let given = given(context);
+    let directory = &site.directory;
+    let given_checks = &given;
+    let plan = context
+        .with_agent(
+            |agent| async move { checks::detect(agent.as_ref(), directory, given_checks).await },
+        )
+        .await?
+        .map_err(|error| useless(error.to_string()))?;
+    let Some(tests) = plan.tests.clone() else {
+        return Err(useless(
+            "the repository shows no test command, and without one nothing can be proved; \
+             give one with --test",
+        ));
+    };
+    let git = context.git();
+    let commit = git.head_commit().await?;
+    let branch = match git.current_branch().await? {
+        Some(branch) => branch,
+        None => checked_out_at_first(context).await?,
+    };
+    let dirty = git.dirty().await?;
+    if !dirty.is_empty() {
+        let files: Vec<&str> = dirty
+            .iter()
+            .map(|file| file.path.as_str())
+            .take(5)
+            .collect();
+        return Err(useless(format!(
+            "the working copy of {} has changes that are in no commit ({}{}); commit or remove them",
+            created.repository,
+            files.join(", "),
+            if dirty.len() > files.len() {
+                ", …"
+            } else {
+                ""
+            },
+        )));
+    }
+    let tree = git.worktree_tree().await?;
+    let step = context.step(output);
+    let tests = context
+        .world
+        .prover
+        .baseline(&site, &step, &tests.argv)
+        .await?;
+    let others = CheckPlan {
+        tests: None,
+        ..plan.clone()
+    };
+    let others = checks::validate(&context.world.commands, &site, &step, &others).await?;
+    let mut artifacts: Vec<ArtifactId> = tests.artifact.clone().into_iter().collect();
+    artifacts.extend(artifacts_of(&others));
+    let summary = run_summary(&tests);
+    let base = BaseRun {
+        commit,
+        branch,
+        tree,
+        plan,
+        tests,
+        others,
+        summary,
+    };
+    Ok((WorkResult::BaseRun(Box::new(base)), artifacts))
+}
+
+/// The branch that the workspace was made with, for a detached head.
+async fn checked_out_at_first(context: &EffectContext) -> Result<String, Undone> {
+    let created = &context.state.created;
+    let workspace = context
+        .world
+        .commands
+        .workspaces()
+        .get(&created.workspace)
+        .await
+        .map_err(CommandError::from)?;
+    workspace
+        .repositories
+        .into_iter()
+        .find(|repository| repository.name == created.repository)
+        .map(|repository| repository.branch)
+        .filter(|branch| !branch.is_empty())
+        .ok_or_else(|| {
+            let name = &created.repository;
+            useless(format!("no branch of {name} is checked out; check one out"))
+        })
+}
+
+async fn validate(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let git = context.git();
+    let tree = git.worktree_tree().await?;
+    let changed_files = paths(git.changed_files(&base.commit).await?);
+    // What the base run found is what counts: a session cannot change what it
+    // is checked with.
+    let step = context.step(output);
+    let site = site(&context.state);
+    let checks = checks::validate(&context.world.commands, &site, &step, &base.plan).await?;
+    let artifacts = artifacts_of(&checks);
+    let validation = Validation {
+        tree,
+        changed_files,
+        checks,
+    };
+    Ok((WorkResult::Validated(validation), artifacts))
+}
+
+async fn verify_todo(
+    context: &EffectContext,
+    output: mpsc::Sender<Bytes>,
+    id: u32,
+) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let Some(todo) = context.state.todo(id) else {
+        return Err(useless(format!("there is no todo {id}")));
+    };
+    let tree = context.git().worktree_tree().await?;
+    let step = context.step(output);
+    let verification = context
+        .world
+        .prover
+        .verify(
+            &site(&context.state),
+            &step,
+            &todo.criteria,
+            Some(&base.tests.argv),
+        )
+        .await?;
+    let artifact = verification.artifact;
+    let check = TodoCheck {
+        todo: id,
+        tree,
+        holds: verification.holds,
+        results: verification.results,
+        artifact: Some(artifact.clone()),
+    };
+    Ok((WorkResult::TodoChecked(check), vec![artifact]))
+}
+
+async fn commit(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let git = context.git();
+    let step = context.step(output);
+    let created = &context.state.created;
+    let branch = git
+        .ensure_branch(&step, &created.session, &created.task)
+        .await?;
+    let message = pull_request::commit_message(&context.state);
+    let outcome = git.commit_all(&step, &message).await?;
+    let changed_files = paths(git.changed_files(&base.commit).await?);
+    let about = step.about(ArtifactKind::Diff, format!("changes on {branch}"));
+    let diff = Bytes::from(git.diff(&base.commit).await?);
+    let diff = context
+        .world
+        .commands
+        .artifacts()
+        .put(about, diff)
+        .await
+        .map_err(CommandError::from)?;
+    let commit = Commit {
+        branch,
+        commit: outcome.commit().to_owned(),
+        subject: pull_request::subject(&created.task),
+        changed_files,
+    };
+    Ok((WorkResult::Committed(commit), vec![diff.id]))
+}
+
+async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let commit = committed(context)?;
+    let log_hash = crate::service::sessions::log::hash(
+        context.world.store.as_ref(),
+        context.state.id(),
+        context.open.intent,
+    )
+    .await
+    .map_err(|error| again(error.to_string()))?;
+    let plan = ProofPlan {
+        base: base.commit.clone(),
+        head: commit.commit.clone(),
+        branch: commit.branch.clone(),
+        baseline: base.tests.clone(),
+        test_argv: base.tests.argv.clone(),
+        allow_test_changes: context.state.created.options.allow_test_changes,
+        log_hash,
+    };
+    let step = context.step(output);
+    let proof = context
+        .world
+        .prover
+        .prove(&site(&context.state), &step, &plan)
+        .await;
+    let proof = match proof {
+        // The model can mend that: it left files that are in no commit.
+        Err(error @ ProofError::NotClean { .. }) => Proof {
+            proved: false,
+            reason: error.to_string(),
+            runs: Vec::new(),
+            fail_to_pass: Vec::new(),
+            pass_to_pass: Vec::new(),
+            changed_test_files: Vec::new(),
+            tree: String::new(),
+            evidence: None,
+        },
+        proof => proof?,
+    };
+    let mut artifacts: Vec<ArtifactId> = proof
+        .runs
+        .iter()
+        .filter_map(|run| run.artifact.clone())
+        .collect();
+    artifacts.extend(proof.evidence.clone());
+    Ok((WorkResult::Proved(Box::new(proof)), artifacts))
+}
+
+async fn publish(context: &EffectContext) -> Result<Done, Undone> {
+    let (base, commit) = (base(context)?, committed(context)?);
+    let directory = tempfile::tempdir()
+        .map_err(|error| again(format!("no temporary directory on the host: {error}")))?;
+    let bundle = directory.path().join("branch.bundle");
+    // The base goes along: a forge that starts empty needs it for the diff.
+    let branches = [commit.branch.as_str(), base.branch.as_str()];
+    context.git().bundle(&branches, &bundle).await?;
+    context
+        .world
+        .forge
+        .publish(
+            &forge_repository(context),
+            &commit.branch,
+            &commit.commit,
+            &bundle,
+        )
+        .await?;
+    let commit = commit.commit.clone();
+    Ok((WorkResult::Published { commit }, Vec::new()))
+}
+
+async fn open_pull_request(
+    context: &EffectContext,
+    output: mpsc::Sender<Bytes>,
+) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let Some(draft) = pull_request::draft(&context.state) else {
+        return Err(useless("a pull request needs a commit first"));
+    };
+    let step = context.step(output);
+    let about = step.about(ArtifactKind::Diff, format!("diff of {}", draft.head));
+    let diff = Bytes::from(context.git().diff(&base.commit).await?);
+    let diff = context
+        .world
+        .commands
+        .artifacts()
+        .put(about, diff)
+        .await
+        .map_err(CommandError::from)?;
+    let pull_request = context
+        .world
+        .forge
+        .open_pull_request(&forge_repository(context), &draft)
+        .await?;
+    let opened = OpenedPullRequest {
+        pull_request,
+        diff: Some(diff.id.clone()),
+    };
+    Ok((WorkResult::PullRequestOpened(opened), vec![diff.id]))
+}
+
+async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+    let base = base(context)?;
+    let Some(opened) = &context.state.pull_request else {
+        return Err(useless("CI needs a pull request first"));
+    };
+    let request = CiRequest {
+        like: context.state.created.workspace.clone(),
+        repository: forge_repository(context),
+        pull_request: opened.pull_request.clone(),
+        given: GivenChecks {
+            tests: Some(base.tests.argv.clone()),
+            lint: context.state.created.options.lint_command.clone(),
+        },
+    };
+    let step = context.step(output);
+    let outcome = context.world.ci.run(&step, &request).await?;
+    let view: Vec<String> = outcome
+        .results
+        .iter()
+        .filter(|check| !check.passed())
+        .map(|check| {
+            let argv = check.command.argv.join(" ");
+            format!("$ {argv}\n{}\n({})", check.view, check.summary)
+        })
+        .collect();
+    let artifacts = artifacts_of(&outcome.results);
+    let result = CiResult {
+        pull_request: outcome.pull_request,
+        passed: outcome.passed,
+        view: crate::domain::prompts::bounded(&view.join("\n\n")),
+        artifacts: outcome
+            .results
+            .iter()
+            .filter_map(|check| Some((check.command.name.clone(), check.artifact.clone()?)))
+            .collect(),
+    };
+    Ok((WorkResult::CiEnded(result), artifacts))
+}
+
+fn given(context: &EffectContext) -> GivenChecks {
+    let options = &context.state.created.options;
+    GivenChecks {
+        tests: options.test_command.clone(),
+        lint: options.lint_command.clone(),
+    }
+}
+
+fn base(context: &EffectContext) -> Result<&BaseRun, Undone> {
+    context
+        .state
+        .base
+        .as_deref()
+        .ok_or_else(|| useless("the tests have not run on the base commit"))
+}
+
+fn committed(context: &EffectContext) -> Result<&Commit, Undone> {
+    context
+        .state
+        .commit
+        .as_ref()
+        .ok_or_else(|| useless("nothing is committed"))
+}
+
+fn forge_repository(context: &EffectContext) -> ForgeRepository {
+    ForgeRepository {
+        workspace: context.state.created.workspace.clone(),
+        repository: context.state.created.repository.clone(),
+    }
+}
+
+fn paths(files: Vec<crate::service::git::ChangedFile>) -> Vec<String> {
+    files.into_iter().map(|file| file.path).collect()
+}
+
+fn artifacts_of(checks: &[CheckResult]) -> Vec<ArtifactId> {
+    checks
+        .iter()
+        .filter_map(|check| check.artifact.clone())
+        .collect()
+}
+
+/// A run in a line: "2 failed, 11 passed".
+fn run_summary(run: &TestRun) -> String {
+    match (&run.report, &run.verdict) {
+        (Some(report), RunVerdict::Passed | RunVerdict::Failed) => report.counts(),
+        (
+            Some(_) | None,
+            verdict @ (RunVerdict::Passed
+            | RunVerdict::PassedByExit
+            | RunVerdict::Failed
+            | RunVerdict::NoTests
+            | RunVerdict::Disagree(_)
+            | RunVerdict::Unreadable(_)
+            | RunVerdict::TimedOut
+            | RunVerdict::Broken(_)),
+        ) => verdict.to_string(),
+    }
+}
+
+fn useless(error: impl Into<String>) -> Undone {
+    Undone::Failed {
+        error: error.into(),
+        again: Again::IsUseless,
+    }
+}
+
+fn again(error: impl Into<String>) -> Undone {
+    Undone::Failed {
+        error: error.into(),
+        again: Again::MayHelp,
+    }
+}
+
+fn undone(trouble: Option<Trouble>, error: &dyn std::fmt::Display) -> Undone {
+    trouble.map_or_else(|| again(error.to_string()), Undone::Trouble)
+}
+
+impl From<Trouble> for Undone {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+impl From<CommandError> for Undone {
+    fn from(error: CommandError) -> Self {
+        undone(command_trouble(&error), &error)
+    }
+}
+
+impl From<GitError> for Undone {
+    fn from(error: GitError) -> Self {
+        undone(git_trouble(&error), &error)
+    }
+}
+
+impl From<ProofError> for Undone {
+    fn from(error: ProofError) -> Self {
+        undone(proof_trouble(&error), &error)
+    }
+}
+
+impl From<ForgeError> for Undone {
+    fn from(error: ForgeError) -> Self {
+        match &error {
+            ForgeError::BundleInvalid { .. }
+            | ForgeError::PushRejected { .. }
+            | ForgeError::Missing(_) => useless(error.to_string()),
+            ForgeError::Failed { .. } => again(error.to_string()),
+        }
+    }
+}
+
+impl From<CheckError> for Undone {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Command(error) => error.into(),
+            CheckError::Git(error) => error.into(),
+        }
+    }
+}
+
+impl From<CiError> for Undone {
+    fn from(error: CiError) -> Self {
+        match error {
+            CiError::Workspace(error) => CommandError::from(error).into(),
+            CiError::Forge(error) => error.into(),
+            CiError::Command(error) => error.into(),
+            CiError::Check(error) => error.into(),
+            CiError::Host(_) => again(error.to_string()),
+        }
+    }
+}

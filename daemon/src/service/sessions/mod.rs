@@ -1,0 +1,547 @@
+//! Sessions: started, driven, watched and answered.
+//!
+//! Every session that has not ended has one driver, parked while it is paused
+//! or waits. This service finds the driver and hands requests to it; it decides
+//! nothing about a session itself. One session at a time works on a repository
+//! of a workspace.
+
+mod driver;
+mod effects;
+mod log;
+mod users;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::{
+    driver::Published,
+    effects::{Patience, World},
+    log::LogError,
+    watch::{WatchItem, Watching},
+};
+use self::{
+    driver::{Driver, Mail},
+    log::Log,
+};
+use crate::{
+    domain::{
+        ids::{RepositoryName, SessionId, WorkspaceId},
+        model_name::ModelName,
+        prompts,
+        session::{
+            event::{Condition, Created, EventBody},
+            options::{SessionOptions, TASK_MAX_BYTES},
+            request::{Answer, Request, RequestRefusal, Response, respond},
+        },
+        tools, workflow,
+        workspace::Workspace,
+    },
+    ports::{
+        clock::ClockPort,
+        model::{ModelError, ModelPort},
+        store::StorePort,
+    },
+};
+
+/// Requests that can wait for a driver; more wait at their callers.
+const MAILBOX: usize = 16;
+/// Progress kept for a slow watcher; older progress is lost to it.
+const PROGRESS: usize = 512;
+
+/// Makes the model a name stands for, for one session.
+pub type ModelFactory =
+    Arc<dyn Fn(&ModelName, &SessionId) -> Result<Arc<dyn ModelPort>, ModelError> + Send + Sync>;
+
+/// What is happening right now; part of no log, lost to slow watchers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// More text of the model's reply.
+    ModelText(String),
+    /// More of the reasoning that the provider shows.
+    ModelReasoning(String),
+    /// More output of the command under way.
+    CommandOutput(Bytes),
+    /// A line about what is being waited for.
+    Notice(String),
+}
+
+/// How sessions are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionSettings {
+    /// Whether sessions that ran when the daemon ended go on by themselves.
+    pub auto_resume: bool,
+    /// How patient effects are.
+    pub patience: Patience,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            auto_resume: true,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// What a session is started with.
+#[derive(Debug, Clone)]
+pub struct StartSession {
+    /// What is to be done.
+    pub task: String,
+    /// Its workspace.
+    pub workspace: Workspace,
+    /// Its repository; `None` means the only one.
+    pub repository: Option<RepositoryName>,
+    /// Options, defaults filled in.
+    pub options: SessionOptions,
+}
+
+/// The sessions of a daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn StorePort>,
+    clock: Arc<dyn ClockPort>,
+    world: World,
+    models: ModelFactory,
+    settings: SessionSettings,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    /// Sessions that have not ended, by id. The lock is held for a look-up or an
+    /// insert, never over an await.
+    live: Mutex<HashMap<SessionId, Handle>>,
+    /// Held while a session is started, so that two starts cannot both find a
+    /// repository free.
+    starting: tokio::sync::Mutex<()>,
+}
+
+/// The way to a driver.
+#[derive(Clone)]
+struct Handle {
+    mailbox: mpsc::Sender<Mail>,
+    published: tokio::sync::watch::Receiver<Published>,
+    progress: broadcast::Sender<Progress>,
+}
+
+/// Why a session cannot be started, found or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// There is none with this id.
+    #[error("there is no session {0}")]
+    Unknown(SessionId),
+    /// The task is empty or too long.
+    #[error("a task has 1 to {TASK_MAX_BYTES} bytes, this one has {0}")]
+    TaskInvalid(usize),
+    /// The workspace has no such repository, or several and none was named.
+    #[error("{0}")]
+    RepositoryUnknown(String),
+    /// Another session works on the repository.
+    #[error("session {session} works on {repository} in {workspace} and is {condition}", condition = condition.name())]
+    Active {
+        /// The other one.
+        session: SessionId,
+        /// Its repository.
+        repository: RepositoryName,
+        /// Its workspace's name.
+        workspace: String,
+        /// Its condition.
+        condition: Condition,
+    },
+    /// The model cannot be used.
+    #[error("the model {name} cannot be used: {source}")]
+    Model {
+        /// The name.
+        name: ModelName,
+        /// Why.
+        source: ModelError,
+    },
+    /// The session does not do what it was asked.
+    #[error(transparent)]
+    Refused(#[from] RequestRefusal),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The daemon is ending.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+impl Sessions {
+    /// The sessions of a store. [`resume_all`](Self::resume_all) brings back
+    /// those that have not ended. Drivers run on `tasks`, which the owner waits
+    /// for after firing `shutdown`.
+    #[must_use]
+    pub fn new(
+        clock: Arc<dyn ClockPort>,
+        world: World,
+        models: ModelFactory,
+        settings: SessionSettings,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let store = world.store.clone();
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                clock,
+                world,
+                models,
+                settings,
+                tasks,
+                shutdown,
+                live: Mutex::new(HashMap::new()),
+                starting: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// Gives every session that has not ended its driver back. Those that ran
+    /// become interrupted, and go on by themselves where that is configured.
+    /// A log that cannot be read is reported and left as it is.
+    ///
+    /// # Errors
+    /// The store cannot list its sessions.
+    pub async fn resume_all(&self) -> Result<(), SessionError> {
+        let sessions = self.inner.store.sessions().await.map_err(LogError::from)?;
+        for id in sessions {
+            if let Err(error) = self.bring_back(&id).await {
+                tracing::error!(session_id = %id, %error, "session cannot be brought back");
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_back(&self, id: &SessionId) -> Result<(), SessionError> {
+        let inner = &self.inner;
+        let Some(mut log) = Log::load(inner.store.clone(), inner.clock.clone(), id).await? else {
+            return Ok(());
+        };
+        if log.state().condition.has_ended() || self.handle(id).is_some() {
+            return Ok(());
+        }
+        let reason = "the daemon ended while it ran".to_owned();
+        self.note(&mut log, Request::Interrupt { reason }).await?;
+        if log.state().condition == Condition::Interrupted && inner.settings.auto_resume {
+            let reason = "the daemon is back".to_owned();
+            self.note(&mut log, Request::Resume { reason }).await?;
+        }
+        let model = self.model(&log.state().created.options.model, id)?;
+        self.spawn(log, model, Origin::Earlier);
+        Ok(())
+    }
+
+    /// Records what a request comes to, before there is a driver.
+    async fn note(&self, log: &mut Log, request: Request) -> Result<(), SessionError> {
+        match respond(log.state(), &request) {
+            Response::Accepted(events) => Ok(log.append(&events).await?),
+            Response::AlreadySo => Ok(()),
+            Response::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Starts a session; it is in the store when this returns.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn start(&self, start: StartSession) -> Result<Published, SessionError> {
+        let task = start.task.trim();
+        if task.is_empty() || task.len() > TASK_MAX_BYTES {
+            return Err(SessionError::TaskInvalid(task.len()));
+        }
+        let repository = pick_repository(&start.workspace, start.repository)?;
+        let session = SessionId::from_uuid(uuid::Uuid::now_v7());
+        let model = self.model(&start.options.model, &session)?;
+        let _one_at_a_time = self.inner.starting.lock().await;
+        self.refuse_second(&start.workspace.id, &repository)?;
+        let directory = format!("/workspace/{repository}");
+        let created = Created {
+            session: session.clone(),
+            task: task.to_owned(),
+            workspace: start.workspace.id,
+            workspace_name: start.workspace.definition.name,
+            repository,
+            system: prompts::system(task, &directory, &start.options),
+            tools: tools::definitions(),
+            options: start.options,
+        };
+        let stage = workflow::first_stage(created.options.workflow);
+        let inner = &self.inner;
+        let log = Log::create(
+            inner.store.clone(),
+            inner.clock.clone(),
+            &session,
+            EventBody::Created(Box::new(created)),
+            stage,
+        )
+        .await?;
+        let handle = self.spawn(log, model, Origin::New);
+        let published = handle.published.borrow().clone();
+        Ok(published)
+    }
+
+    fn refuse_second(
+        &self,
+        workspace: &WorkspaceId,
+        repository: &RepositoryName,
+    ) -> Result<(), SessionError> {
+        for handle in self.live().values() {
+            let state = handle.published.borrow().state.clone();
+            let same =
+                state.created.workspace == *workspace && state.created.repository == *repository;
+            if same && !state.condition.has_ended() {
+                return Err(SessionError::Active {
+                    session: state.id().clone(),
+                    repository: repository.clone(),
+                    workspace: state.created.workspace_name.to_string(),
+                    condition: state.condition,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn model(
+        &self,
+        name: &ModelName,
+        session: &SessionId,
+    ) -> Result<Arc<dyn ModelPort>, SessionError> {
+        (self.inner.models)(name, session).map_err(|source| SessionError::Model {
+            name: name.clone(),
+            source,
+        })
+    }
+
+    fn spawn(&self, log: Log, model: Arc<dyn ModelPort>, origin: Origin) -> Handle {
+        let inner = &self.inner;
+        let id = log.state().id().clone();
+        let (mail, mailbox) = mpsc::channel(MAILBOX);
+        let (progress, _) = broadcast::channel(PROGRESS);
+        let state = Arc::new(log.state().clone());
+        let halted = None;
+        let (publish, published) = tokio::sync::watch::channel(Published { state, halted });
+        let handle = Handle {
+            mailbox: mail,
+            published,
+            progress: progress.clone(),
+        };
+        let driver = Driver {
+            log,
+            world: inner.world.clone(),
+            model,
+            patience: inner.settings.patience,
+            mailbox,
+            published: publish,
+            progress,
+            shutdown: inner.shutdown.clone(),
+            begun: None,
+            recovered: origin == Origin::New,
+        };
+        self.live().insert(id.clone(), handle.clone());
+        let sessions = self.clone();
+        inner.tasks.spawn(async move {
+            Box::pin(driver.run()).await;
+            sessions.live().remove(&id);
+        });
+        handle
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Handle>> {
+        self.inner
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handle(&self, id: &SessionId) -> Option<Handle> {
+        self.live().get(id).cloned()
+    }
+
+    /// A session as it is.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], or its log cannot be read.
+    pub async fn get(&self, id: &SessionId) -> Result<Published, SessionError> {
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.published.borrow().clone());
+        }
+        let inner = &self.inner;
+        let log = Log::load(inner.store.clone(), inner.clock.clone(), id)
+            .await?
+            .ok_or_else(|| SessionError::Unknown(id.clone()))?;
+        let state = Arc::new(log.state().clone());
+        Ok(Published {
+            state,
+            halted: None,
+        })
+    }
+
+    /// Every session, newest first. One whose log cannot be read is reported
+    /// and left out.
+    ///
+    /// # Errors
+    /// The store cannot list its sessions.
+    pub async fn list(&self) -> Result<Vec<Published>, SessionError> {
+        let ids = self.inner.store.sessions().await.map_err(LogError::from)?;
+        let mut sessions = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.get(&id).await {
+                Ok(session) => sessions.push(session),
+                Err(error) => tracing::error!(session_id = %id, %error, "session cannot be read"),
+            }
+        }
+        Ok(sessions)
+    }
+
+    /// Stops a session after the step under way. A paused one is left as it is.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], [`RequestRefusal::Ended`].
+    pub async fn pause(&self, id: &SessionId) -> Result<Published, SessionError> {
+        let reason = "a person paused it".to_owned();
+        self.ask(id, Request::Pause { reason }).await
+    }
+
+    /// Goes on with a paused, waiting or interrupted session. One that runs is
+    /// left as it is, and so is one that waits for a person's verdict.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], [`RequestRefusal::Ended`].
+    pub async fn resume(&self, id: &SessionId) -> Result<Published, SessionError> {
+        let reason = "a person resumed it".to_owned();
+        self.ask(id, Request::Resume { reason }).await
+    }
+
+    /// Ends a session, and what it runs in its workspace. An ended one is left
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`].
+    pub async fn cancel(&self, id: &SessionId, reason: &str) -> Result<Published, SessionError> {
+        let reason = match reason.trim() {
+            "" => "a person cancelled it".to_owned(),
+            words => format!("a person cancelled it: {words}"),
+        };
+        self.ask(id, Request::Cancel { reason }).await
+    }
+
+    /// Answers what a session asks.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] and [`RequestRefusal`].
+    pub async fn answer(&self, id: &SessionId, answer: Answer) -> Result<Published, SessionError> {
+        self.ask(id, Request::Answer(answer)).await
+    }
+
+    async fn ask(&self, id: &SessionId, request: Request) -> Result<Published, SessionError> {
+        if let Some(handle) = self.handle(id) {
+            let (answer, answered) = oneshot::channel();
+            let request = request.clone();
+            if handle.mailbox.send(Mail { request, answer }).await.is_ok()
+                && let Ok(result) = answered.await
+            {
+                let state = result?;
+                let halted = handle.published.borrow().halted.clone();
+                return Ok(Published { state, halted });
+            }
+            if self.inner.shutdown.is_cancelled() {
+                return Err(SessionError::Stopping);
+            }
+        }
+        // It has ended, perhaps just now: the log says how.
+        let session = self.get(id).await?;
+        match respond(&session.state, &request) {
+            Response::AlreadySo => Ok(session),
+            Response::Refused(refusal) => Err(refusal.into()),
+            Response::Accepted(_) => {
+                // Its driver is gone although it has not ended: give it one.
+                self.bring_back(id).await?;
+                match self.handle(id) {
+                    Some(_) => Box::pin(self.ask(id, request)).await,
+                    None => Err(SessionError::Stopping),
+                }
+            }
+        }
+    }
+
+    /// The session's events after a sequence number, in order and without gaps,
+    /// and with `follow` what comes until it has ended, progress mixed in.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`].
+    pub async fn watch(
+        &self,
+        id: &SessionId,
+        after: u64,
+        follow: bool,
+    ) -> Result<Watching, SessionError> {
+        let handle = self.handle(id);
+        if handle.is_none() {
+            self.get(id).await?;
+        }
+        let live = handle.filter(|_| follow).map(|handle| watch::Live {
+            published: handle.published,
+            progress: handle.progress.subscribe(),
+        });
+        Ok(watch::start(
+            &self.inner.tasks,
+            self.inner.store.clone(),
+            id.clone(),
+            after,
+            live,
+            self.inner.shutdown.clone(),
+        ))
+    }
+}
+
+/// Whether a session began in this daemon's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    New,
+    Earlier,
+}
+
+fn pick_repository(
+    workspace: &Workspace,
+    named: Option<RepositoryName>,
+) -> Result<RepositoryName, SessionError> {
+    let name = &workspace.definition.name;
+    let known: Vec<&str> = workspace
+        .repositories
+        .iter()
+        .map(|repository| repository.name.as_str())
+        .collect();
+    let unknown = |message: String| Err(SessionError::RepositoryUnknown(message));
+    match (named, workspace.repositories.as_slice()) {
+        (_, []) => unknown(format!("workspace {name} has no repository")),
+        (None, [only]) => Ok(only.name.clone()),
+        (None, _) => unknown(format!(
+            "workspace {name} has several repositories, name one: {}",
+            known.join(", ")
+        )),
+        (Some(wanted), repositories) => {
+            if repositories
+                .iter()
+                .any(|repository| repository.name == wanted)
+            {
+                return Ok(wanted);
+            }
+            unknown(format!(
+                "workspace {name} has no repository {wanted}; it has: {}",
+                known.join(", ")
+            ))
+        }
+    }
+}

@@ -1,0 +1,920 @@
+//! Sessions driven for real: git, files and test runs in a directory of this
+//! machine, a model of a few lines, everything else in memory.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::*;
+use crate::{
+    adapters::{
+        forge::local::LocalForge,
+        local_agent::LocalMachine,
+        memory::{ManualClock, MemoryBlobs, MemoryStore},
+    },
+    domain::{
+        artifact::Artifact,
+        conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall, Usage},
+        forge::PullRequest,
+        ids::{ArtifactId, RequestId, WorkspaceName},
+        session::{
+            event::{Event, ToolOutcome},
+            options::{SessionLimits, VerifyMode, WorkflowKind},
+            state::{Effect, SessionState},
+        },
+        stage::Stage,
+        todo::TodoState,
+    },
+    ports::{
+        model::{ModelProgress, ModelReply, ModelRequest},
+        store::{EventBytes, RequestRecord, StoreError},
+        workspaces::WorkspacesPort,
+    },
+    service::{artifacts::Artifacts, ci::LocalCi, commands::Commands, proof::Prover},
+};
+
+const BROKEN: &str = "def add(a, b):\n    return a - b\n";
+const TESTS: &str = "import unittest\n\nfrom sums import add\n\n\nclass Sums(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(1, 2), 3)\n\n    def test_zero(self):\n        self.assertEqual(add(0, 0), 0)\n";
+
+/// The replies of a model, by how often it has spoken before. A function of the
+/// request alone, so that a call asked again is answered the same.
+type Script = Arc<dyn Fn(usize, &ModelRequest) -> Result<Vec<ToolCall>, ModelError> + Send + Sync>;
+
+struct ScriptedModel {
+    script: Script,
+    /// Requests seen, for the rules that every one must keep.
+    seen: Arc<Mutex<Vec<ModelRequest>>>,
+    /// When set, calls wait until they are cancelled.
+    hang: bool,
+}
+
+#[async_trait]
+impl ModelPort for ScriptedModel {
+    async fn call(
+        &self,
+        request: &ModelRequest,
+        progress: &mpsc::Sender<ModelProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<ModelReply, ModelError> {
+        self.seen.lock().unwrap().push(request.clone());
+        if self.hang {
+            cancel.cancelled().await;
+            return Err(ModelError::Cancelled);
+        }
+        let _ = progress.try_send(ModelProgress::Text("thinking aloud".into()));
+        let spoken = request
+            .messages
+            .iter()
+            .filter(|message| matches!(message, Message::Assistant(_)))
+            .count();
+        let tool_calls = (self.script)(spoken, request)?;
+        Ok(ModelReply {
+            turn: AssistantTurn {
+                text: format!("step {spoken}"),
+                tool_calls,
+                opaque: vec![],
+            },
+            stop: StopReason::ToolUse,
+            usage: Some(Usage {
+                input_uncached: 10,
+                output: 2,
+                ..Usage::default()
+            }),
+            provider_request_id: None,
+        })
+    }
+}
+
+fn call(name: &str, arguments: Value) -> ToolCall {
+    let Value::Object(object) = arguments else {
+        panic!("arguments are an object")
+    };
+    ToolCall {
+        id: format!("call_{name}"),
+        name: name.into(),
+        arguments: Arguments::Object(object),
+    }
+}
+
+fn read() -> ToolCall {
+    call("read_file", json!({"path": "sums.py"}))
+}
+
+fn replace(path: &str, old: &str, new: &str) -> ToolCall {
+    let part = json!({"old_text": old, "new_text": new});
+    call("edit_file", json!({"path": path, "replacements": [part]}))
+}
+
+fn fix() -> ToolCall {
+    replace("sums.py", "a - b", "a + b")
+}
+
+fn run(command: &str) -> ToolCall {
+    call("run_command", json!({"command": command}))
+}
+
+fn advance() -> ToolCall {
+    call("advance", json!({"summary": "done"}))
+}
+
+fn todo(criteria: Value) -> ToolCall {
+    let items = json!([{"text": "make add() add", "criteria": criteria}]);
+    call("todo_add", json!({"items": items}))
+}
+
+fn claim() -> ToolCall {
+    call("todo_claim", json!({"id": 1, "evidence": "ran the tests"}))
+}
+
+/// Says these replies in order, and nothing that makes sense afterwards.
+fn script(replies: Vec<Vec<ToolCall>>) -> Script {
+    Arc::new(move |spoken, _| {
+        Ok(replies
+            .get(spoken)
+            .cloned()
+            .unwrap_or_else(|| vec![call("think", json!({"content": "what else?"}))]))
+    })
+}
+
+/// Through every stage of the whole workflow.
+fn whole(modify: Vec<Vec<ToolCall>>) -> Vec<Vec<ToolCall>> {
+    let mut replies = vec![
+        vec![read(), advance()],
+        vec![todo(json!([])), advance()],
+        vec![call("grep", json!({"pattern": "add"})), advance()],
+    ];
+    replies.extend(modify);
+    replies
+}
+
+fn honest() -> Script {
+    script(whole(vec![
+        // Leaves a line for each time it really ran, outside of the repository.
+        vec![fix(), run("echo ran >> ../effects.log")],
+        vec![claim()],
+        vec![advance()],
+    ]))
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git")
+        .current_dir(directory)
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.invalid"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A machine with one workspace that holds the sample repository.
+struct Fixture {
+    machine: LocalMachine,
+    workspace: Workspace,
+    root: PathBuf,
+    store: Arc<MemoryStore>,
+    blobs: Arc<MemoryBlobs>,
+    forge: tempfile::TempDir,
+    seen: Arc<Mutex<Vec<ModelRequest>>>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let machine = LocalMachine::new();
+        let (id, root) = machine.add_workspace().unwrap();
+        let repository = root.join("repo");
+        std::fs::create_dir(&repository).unwrap();
+        git(&repository, &["init", "--quiet", "--initial-branch=main"]);
+        std::fs::write(repository.join("sums.py"), BROKEN).unwrap();
+        std::fs::write(repository.join("test_sums.py"), TESTS).unwrap();
+        std::fs::write(repository.join(".gitignore"), "__pycache__/\n").unwrap();
+        git(&repository, &["add", "."]);
+        git(&repository, &["commit", "--quiet", "-m", "begin"]);
+        let workspace = machine.get(&id).await.unwrap();
+        Self {
+            machine,
+            workspace,
+            root,
+            store: Arc::new(MemoryStore::new()),
+            blobs: Arc::new(MemoryBlobs::new()),
+            forge: tempfile::tempdir().unwrap(),
+            seen: Arc::default(),
+        }
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.root.join("repo")
+    }
+
+    /// A daemon's sessions over what the fixture has; each call is a new life.
+    fn daemon(&self, script: Script) -> Daemon {
+        self.daemon_with(self.store.clone(), script, false)
+    }
+
+    fn daemon_with(&self, store: Arc<dyn StorePort>, script: Script, hang: bool) -> Daemon {
+        let clock = Arc::new(ManualClock::default());
+        let artifacts = Artifacts::new(store.clone(), self.blobs.clone(), clock.clone());
+        let commands = Commands::new(Arc::new(self.machine.clone()), artifacts);
+        let forge: Arc<LocalForge> =
+            Arc::new(LocalForge::new(self.forge.path().to_owned(), store.clone()));
+        let world = World {
+            store,
+            prover: Prover::new(commands.clone()),
+            ci: LocalCi::new(commands.clone(), forge.clone()),
+            commands,
+            forge,
+        };
+        let seen = self.seen.clone();
+        let models: ModelFactory = Arc::new(move |_, _| {
+            let (script, seen) = (script.clone(), seen.clone());
+            Ok(Arc::new(ScriptedModel { script, seen, hang }))
+        });
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let settings = SessionSettings {
+            auto_resume: true,
+            patience: Patience {
+                outage: Duration::from_secs(5),
+                backoff: Duration::from_millis(10),
+            },
+        };
+        let (tracker, token) = (tasks.clone(), shutdown.clone());
+        let sessions = Sessions::new(clock, world, models, settings, tracker, token);
+        Daemon {
+            sessions,
+            tasks,
+            shutdown,
+        }
+    }
+
+    fn start(&self, options: SessionOptions) -> StartSession {
+        StartSession {
+            task: "add() subtracts; make it add".into(),
+            workspace: self.workspace.clone(),
+            repository: None,
+            options,
+        }
+    }
+
+    async fn events(&self, session: &SessionId) -> Vec<Event> {
+        let pages = self.store.events(session, 1, 10_000).await.unwrap();
+        pages
+            .iter()
+            .map(|bytes| Event::decode(bytes).unwrap())
+            .collect()
+    }
+
+    async fn play(&self, script: Script, options: SessionOptions) -> Arc<SessionState> {
+        let daemon = self.daemon(script);
+        let started = daemon.sessions.start(self.start(options)).await.unwrap();
+        daemon
+            .wait_until(started.state.id(), |state| {
+                state.condition != Condition::Running
+            })
+            .await
+    }
+}
+
+struct Daemon {
+    sessions: Sessions,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Daemon {
+    async fn wait_until(
+        &self,
+        session: &SessionId,
+        holds: impl Fn(&SessionState) -> bool,
+    ) -> Arc<SessionState> {
+        let waiting = async {
+            loop {
+                let state = self.sessions.get(session).await.unwrap().state;
+                if holds(&state) {
+                    return state;
+                }
+                let Some(mut handle) = self.sessions.handle(session) else {
+                    return state;
+                };
+                let seen = state.sequence;
+                let _ = handle
+                    .published
+                    .wait_for(|published| published.state.sequence > seen)
+                    .await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), waiting)
+            .await
+            .expect("the session gets there in time")
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn options() -> SessionOptions {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect();
+    SessionOptions {
+        model: "scripted:/none".parse().unwrap(),
+        workflow: WorkflowKind::Swe,
+        test_command: Some(words("python3 -m unittest -v")),
+        lint_command: None,
+        verify: VerifyMode::Auto,
+        allow_test_changes: false,
+        limits: SessionLimits {
+            max_steps: 40,
+            debug_rounds: 2,
+            ..SessionLimits::default()
+        },
+    }
+}
+
+fn stages(state: &SessionState) -> Vec<Stage> {
+    state.records.iter().map(|record| record.stage).collect()
+}
+
+const HAPPY: [Stage; 8] = [
+    Stage::Understand,
+    Stage::Plan,
+    Stage::Locate,
+    Stage::Modify,
+    Stage::Validate,
+    Stage::Pr,
+    Stage::Ci,
+    Stage::Complete,
+];
+
+#[tokio::test]
+async fn an_honest_run_ends_with_a_proved_pull_request() {
+    let fixture = Fixture::new().await;
+    let state = fixture.play(honest(), options()).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    assert_eq!(stages(&state), HAPPY);
+    let proof = state.proof.as_ref().unwrap();
+    assert!(proof.proved && proof.fail_to_pass.len() == 1, "{proof:?}");
+    let opened = state.pull_request.as_ref().unwrap();
+    assert_eq!(opened.pull_request.draft.base, "main");
+    assert!(opened.pull_request.draft.body.contains("sums.py"));
+    assert_eq!(
+        git(
+            &fixture.repository(),
+            &["rev-list", "--count", "main..HEAD"]
+        ),
+        "1"
+    );
+    assert!(fixture.machine.clean_workspaces() == 0);
+}
+
+#[tokio::test]
+async fn requests_to_the_model_share_one_growing_prefix() {
+    let fixture = Fixture::new().await;
+    fixture.play(honest(), options()).await;
+    let seen = fixture.seen.lock().unwrap();
+    assert!(seen.len() > 5);
+    for pair in seen.windows(2) {
+        assert_eq!(pair[0].system, pair[1].system);
+        assert_eq!(pair[0].tools, pair[1].tools);
+        assert!(pair[1].messages.starts_with(&pair[0].messages));
+        assert_eq!(pair[1].max_output_tokens, 16_000);
+    }
+}
+
+#[tokio::test]
+async fn a_claim_without_a_fix_is_never_verified() {
+    let fixture = Fixture::new().await;
+    let lies = script(whole(vec![vec![claim()], vec![claim(), advance()]]));
+    let state = fixture.play(lies, options()).await;
+    assert_eq!(state.condition, Condition::Failed);
+    assert!(matches!(state.todos[0].state, TodoState::Rejected { .. }));
+    assert!(state.commit.is_none() && state.pull_request.is_none());
+}
+
+#[tokio::test]
+async fn an_edited_test_is_never_verified() {
+    let fixture = Fixture::new().await;
+    let bend = replace("test_sums.py", "add(1, 2), 3", "add(1, 2), -1");
+    let mut replies = whole(vec![
+        vec![call("read_file", json!({"path": "test_sums.py"})), bend],
+        vec![claim()],
+        vec![advance()],
+    ]);
+    replies.extend(vec![vec![advance()]; 10]);
+    let state = fixture.play(script(replies), options()).await;
+    assert_eq!(state.condition, Condition::Failed, "{}", state.reason);
+    assert!(state.proof.as_ref().is_some_and(|proof| !proof.proved));
+    assert!(state.pull_request.is_none());
+}
+
+#[tokio::test]
+async fn a_fix_on_the_second_try_goes_through_debug() {
+    let fixture = Fixture::new().await;
+    // Its own criterion holds, the session's tests do not.
+    let mut replies = whole(vec![
+        vec![replace("sums.py", "a - b", "a * b"), claim()],
+        vec![advance()],
+        vec![read(), advance()],
+        vec![replace("sums.py", "a * b", "a + b")],
+        vec![advance()],
+    ]);
+    replies[1] = vec![
+        todo(json!([{"type": "file_exists", "path": "sums.py"}])),
+        advance(),
+    ];
+    let state = fixture.play(script(replies), options()).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    assert_eq!(state.attempts_at(Stage::Debug), 1);
+    assert_eq!(state.attempts_at(Stage::Validate), 2);
+    let tree = &state.validation.as_ref().unwrap().tree;
+    assert_eq!(&state.todos[0].evidence().unwrap().tree, tree);
+}
+
+#[tokio::test]
+async fn odd_calls_are_answered_and_a_stale_write_is_refused() {
+    let fixture = Fixture::new().await;
+    let write = |content: &str| call("write_file", json!({"path": "sums.py", "content": content}));
+    let good = "def add(a, b):\n    return a + b\n";
+    let replies = whole(vec![
+        vec![run("echo '# changed' >> sums.py; exit 3"), write(good)],
+        vec![
+            read(),
+            write(good),
+            call("read_file", json!({"path": "missing.py"})),
+        ],
+        vec![call(
+            "write_file",
+            json!({"path": "test_sums.py", "content": "x"}),
+        )],
+        vec![claim()],
+        vec![advance()],
+    ]);
+    let state = fixture.play(script(replies), options()).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    let answers: Vec<_> = fixture
+        .events(state.id())
+        .await
+        .into_iter()
+        .filter_map(|event| match event.body {
+            EventBody::ToolEnded(ended) => Some((ended.name, ended.outcome, ended.content)),
+            _ => None,
+        })
+        .skip(6)
+        .collect();
+    assert!(answers[0].2.contains("[exit 3"), "{answers:?}");
+    assert_eq!(answers[1].1, ToolOutcome::Error);
+    assert!(answers[1].2.contains("read it again"), "{answers:?}");
+    assert_eq!(answers[3].1, ToolOutcome::Ok);
+    assert_eq!(answers[4].1, ToolOutcome::Error);
+    assert!(
+        answers[5].2.contains("read it before you replace it"),
+        "{answers:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_session_at_a_time_works_on_a_repository() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon_with(fixture.store.clone(), honest(), true);
+    let first = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let second = daemon.sessions.start(fixture.start(options())).await;
+    assert!(
+        matches!(second, Err(SessionError::Active { .. })),
+        "{second:?}"
+    );
+    daemon.sessions.cancel(first.state.id(), "").await.unwrap();
+    daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn starts_that_make_no_sense_are_refused() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon(honest());
+    for task in ["", " \n ", &"x".repeat(TASK_MAX_BYTES + 1)] {
+        let mut start = fixture.start(options());
+        start.task = task.to_owned();
+        let refused = daemon.sessions.start(start).await;
+        assert!(matches!(refused, Err(SessionError::TaskInvalid(_))));
+    }
+    let mut start = fixture.start(options());
+    start.repository = Some("other".parse().unwrap());
+    let refused = daemon.sessions.start(start).await.unwrap_err();
+    assert!(refused.to_string().contains("it has: repo"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_cancelled_session_ends_what_it_runs() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon(script(vec![vec![run("sleep 600")]]));
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
+    daemon
+        .wait_until(&id, |state| {
+            matches!(
+                state.open.as_ref().map(|open| &open.effect),
+                Some(Effect::RunTool { .. })
+            )
+        })
+        .await;
+    let cancelled = daemon.sessions.cancel(&id, "wrong task").await.unwrap();
+    assert_eq!(cancelled.state.condition, Condition::Cancelled);
+    assert!(cancelled.state.reason.contains("wrong task"));
+    // Once more is harmless; going on is not possible.
+    daemon.sessions.cancel(&id, "").await.unwrap();
+    assert!(matches!(
+        daemon.sessions.resume(&id).await,
+        Err(SessionError::Refused(RequestRefusal::Ended(
+            Condition::Cancelled
+        )))
+    ));
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    use crate::ports::agent::AgentPort as _;
+    assert!(agent.list(true).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_paused_session_stays_paused_over_a_restart_and_goes_on_when_told() {
+    let fixture = Fixture::new().await;
+    let reached = Arc::new(Notify::new());
+    let inner = honest();
+    let signal = reached.clone();
+    let slow: Script = Arc::new(move |spoken, request| {
+        if spoken == 2 {
+            signal.notify_one();
+        }
+        inner(spoken, request)
+    });
+    let daemon = fixture.daemon(slow);
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
+    reached.notified().await;
+    daemon.sessions.pause(&id).await.unwrap();
+    daemon.stop().await;
+
+    let next = fixture.daemon(honest());
+    next.sessions.resume_all().await.unwrap();
+    let paused = next.sessions.get(&id).await.unwrap();
+    assert_eq!(paused.state.condition, Condition::Paused);
+    next.sessions.resume(&id).await.unwrap();
+    let state = next
+        .wait_until(&id, |state| state.condition.has_ended())
+        .await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+}
+
+#[tokio::test]
+async fn a_session_without_a_key_pauses_and_one_with_a_broken_script_fails() {
+    let auth: Script = Arc::new(|_, _| {
+        Err(ModelError::Auth {
+            provider: "p".into(),
+            message: "no key".into(),
+        })
+    });
+    let fixture = Fixture::new().await;
+    let state = fixture.play(auth, options()).await;
+    assert_eq!(state.condition, Condition::Paused);
+    assert!(state.reason.contains("no key"), "{}", state.reason);
+
+    let broken: Script = Arc::new(|_, _| {
+        Err(ModelError::Script {
+            file: "f".into(),
+            message: "nothing more to say".into(),
+        })
+    });
+    let fixture = Fixture::new().await;
+    let state = fixture.play(broken, options()).await;
+    assert_eq!(state.condition, Condition::Failed);
+}
+
+#[tokio::test]
+async fn lost_links_cost_a_session_nothing() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    let inner = honest();
+    let cutting: Script = Arc::new(move |spoken, request| {
+        agent.cut_links(3);
+        inner(spoken, request)
+    });
+    let state = fixture.play(cutting, options()).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+}
+
+#[tokio::test]
+async fn a_full_disk_halts_a_session_and_loses_nothing() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon_with(fixture.store.clone(), honest(), true);
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
+    daemon.wait_until(&id, |state| state.model_calls == 1).await;
+    let before = fixture.events(&id).await.len();
+    fixture.store.fill_disk();
+    let sessions = daemon.sessions.clone();
+    let asked = id.clone();
+    let pausing = tokio::spawn(async move { sessions.pause(&asked).await });
+    let mut handle = daemon.sessions.handle(&id).unwrap();
+    let halted = handle
+        .published
+        .wait_for(|published| published.halted.is_some())
+        .await;
+    assert!(halted.unwrap().halted.as_ref().unwrap().contains("full"));
+    fixture.store.free_disk();
+    let paused = pausing.await.unwrap().unwrap();
+    assert_eq!(paused.state.condition, Condition::Paused);
+    assert_eq!(fixture.events(&id).await.len(), before + 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_sees_every_event_once_wherever_it_begins() {
+    let fixture = Fixture::new().await;
+    let daemon = fixture.daemon(honest());
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
+    let collect = async |mut watching: Watching| {
+        let (mut sequences, mut progress) = (vec![], 0);
+        while let Some(item) = watching.recv().await {
+            match item.unwrap() {
+                WatchItem::Event(event) => sequences.push(event.sequence),
+                WatchItem::Progress(_) => progress += 1,
+            }
+        }
+        (sequences, progress)
+    };
+    let live = daemon.sessions.watch(&id, 0, true).await.unwrap();
+    let (sequences, progress) = collect(live).await;
+    let last = *sequences.last().unwrap();
+    assert_eq!(sequences, (1..=last).collect::<Vec<_>>());
+    assert!(progress > 0);
+    let state = daemon.sessions.get(&id).await.unwrap().state;
+    assert_eq!(
+        (state.sequence, state.condition),
+        (last, Condition::Verified)
+    );
+    let again = daemon.sessions.watch(&id, last - 3, true).await.unwrap();
+    assert_eq!(collect(again).await.0, [last - 2, last - 1, last]);
+    let unknown = SessionId::from_uuid(uuid::Uuid::from_u128(9));
+    assert!(matches!(
+        daemon.sessions.watch(&unknown, 0, true).await,
+        Err(SessionError::Unknown(_))
+    ));
+}
+
+/// Where a life of the daemon ends.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// The append is on disk, and nothing that it announces has begun.
+    AfterAppend,
+    /// What came before the append has happened, and is not on disk.
+    BeforeAppend,
+}
+
+/// A store whose daemon dies at one append.
+struct MortalStore {
+    inner: Arc<MemoryStore>,
+    appends: AtomicU64,
+    at: u64,
+    death: Death,
+}
+
+impl MortalStore {
+    fn dead() -> StoreError {
+        StoreError::Failed {
+            action: "append",
+            message: "the daemon was killed".into(),
+        }
+    }
+}
+
+#[async_trait]
+impl StorePort for MortalStore {
+    async fn append(
+        &self,
+        session: &SessionId,
+        next: u64,
+        events: Vec<EventBytes>,
+    ) -> Result<(), StoreError> {
+        let count = self.appends.fetch_add(1, Ordering::SeqCst) + 1;
+        if count > self.at || (count == self.at && matches!(self.death, Death::BeforeAppend)) {
+            return Err(Self::dead());
+        }
+        self.inner.append(session, next, events).await?;
+        if count == self.at {
+            return Err(Self::dead());
+        }
+        Ok(())
+    }
+
+    async fn add_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
+        self.inner.add_workspace(workspace).await
+    }
+    async fn update_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
+        self.inner.update_workspace(workspace).await
+    }
+    async fn remove_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.inner.remove_workspace(id).await
+    }
+    async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, StoreError> {
+        self.inner.workspace(id).await
+    }
+    async fn workspace_named(&self, name: &WorkspaceName) -> Result<Option<Workspace>, StoreError> {
+        self.inner.workspace_named(name).await
+    }
+    async fn workspaces(&self) -> Result<Vec<Workspace>, StoreError> {
+        self.inner.workspaces().await
+    }
+    async fn events(
+        &self,
+        session: &SessionId,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<EventBytes>, StoreError> {
+        self.inner.events(session, from, limit).await
+    }
+    async fn sessions(&self) -> Result<Vec<SessionId>, StoreError> {
+        self.inner.sessions().await
+    }
+    async fn put_artifact(&self, artifact: &Artifact) -> Result<(), StoreError> {
+        self.inner.put_artifact(artifact).await
+    }
+    async fn artifact(&self, id: &ArtifactId) -> Result<Option<Artifact>, StoreError> {
+        self.inner.artifact(id).await
+    }
+    async fn artifacts(&self, session: &SessionId) -> Result<Vec<Artifact>, StoreError> {
+        self.inner.artifacts(session).await
+    }
+    async fn put_pull_request(
+        &self,
+        repository: &str,
+        pull_request: &PullRequest,
+    ) -> Result<(), StoreError> {
+        self.inner.put_pull_request(repository, pull_request).await
+    }
+    async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError> {
+        self.inner.pull_requests(repository).await
+    }
+    async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
+        self.inner.request(id).await
+    }
+    async fn put_request(&self, id: &RequestId, record: &RequestRecord) -> Result<(), StoreError> {
+        self.inner.put_request(id, record).await
+    }
+    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError> {
+        self.inner.forget_requests_before(at_ms).await
+    }
+}
+
+/// What a session leaves in the world.
+#[derive(Debug, PartialEq)]
+struct Left {
+    condition: Condition,
+    stages: Vec<Stage>,
+    todos: Vec<(u32, &'static str)>,
+    commits: String,
+    sums: String,
+    effects: String,
+    pull_requests: usize,
+    clean_workspaces: usize,
+}
+
+async fn left(fixture: &Fixture, state: &SessionState) -> Left {
+    let repository = fixture.repository();
+    let forge = state
+        .pull_request
+        .as_ref()
+        .map(|opened| opened.pull_request.number);
+    Left {
+        condition: state.condition,
+        stages: stages(state),
+        todos: state
+            .todos
+            .iter()
+            .map(|todo| (todo.id, todo.state.name()))
+            .collect(),
+        commits: git(&repository, &["rev-list", "--count", "main..HEAD"]),
+        sums: std::fs::read_to_string(repository.join("sums.py")).unwrap(),
+        effects: std::fs::read_to_string(fixture.root.join("effects.log")).unwrap(),
+        pull_requests: forge.map_or(0, |number| number as usize),
+        clean_workspaces: fixture.machine.clean_workspaces(),
+    }
+}
+
+/// One life that ends at an append, and a second one that goes on; `None` when
+/// the session ended before.
+async fn killed(at: u64, death: Death) -> Option<Left> {
+    let fixture = Fixture::new().await;
+    let mortal = Arc::new(MortalStore {
+        inner: fixture.store.clone(),
+        appends: AtomicU64::new(0),
+        at,
+        death,
+    });
+    let first = fixture.daemon_with(mortal.clone(), honest(), false);
+    let started = first.sessions.start(fixture.start(options())).await;
+    first.tasks.close();
+    first.tasks.wait().await;
+    if mortal.appends.load(Ordering::SeqCst) < at {
+        return None;
+    }
+    let Some(id) = fixture.store.sessions().await.unwrap().pop() else {
+        // Killed before the session was acknowledged: it was never there.
+        assert!(started.is_err());
+        let state = fixture.play(honest(), options()).await;
+        return Some(left(&fixture, &state).await);
+    };
+    let second = fixture.daemon(honest());
+    second.sessions.resume_all().await.unwrap();
+    let state = second
+        .wait_until(&id, |state| state.condition.has_ended())
+        .await;
+    Some(left(&fixture, &state).await)
+}
+
+/// Kills a daemon at every `stride`-th append, in both ways, and checks the end
+/// that the session reaches. Returns how often it did.
+async fn kill_at_every(stride: u64) -> usize {
+    let expected = Left {
+        condition: Condition::Verified,
+        stages: HAPPY.to_vec(),
+        todos: vec![(1, "verified")],
+        commits: "1".into(),
+        sums: BROKEN.replace('-', "+"),
+        effects: "ran\n".into(),
+        pull_requests: 1,
+        clean_workspaces: 0,
+    };
+    let mut deaths = 0;
+    let mut at = 1;
+    loop {
+        let mut lives = tokio::task::JoinSet::new();
+        for turn in 0..4 {
+            let at = at + turn * stride;
+            for death in [Death::AfterAppend, Death::BeforeAppend] {
+                lives.spawn(async move { (at, death, killed(at, death).await) });
+            }
+        }
+        at += 4 * stride;
+        let mut ended = false;
+        while let Some(life) = lives.join_next().await {
+            let (at, death, left) = life.unwrap();
+            match left {
+                Some(left) => {
+                    assert_eq!(left, expected, "killed at append {at}, {death:?}");
+                    deaths += 1;
+                }
+                None => ended = true,
+            }
+        }
+        if ended {
+            return deaths;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_daemon_reaches_the_same_end_and_does_nothing_twice() {
+    let deaths = kill_at_every(20).await;
+    assert!(deaths >= 4, "only {deaths} deaths were tried");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes long: part of `make torture`"]
+async fn a_daemon_killed_at_any_append_reaches_the_same_end_and_does_nothing_twice() {
+    let deaths = kill_at_every(1).await;
+    assert!(deaths >= 80, "only {deaths} deaths were tried");
+}

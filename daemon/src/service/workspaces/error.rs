@@ -1,0 +1,113 @@
+//! Why a request about workspaces was not done.
+
+use super::GitSourceError;
+use crate::{
+    domain::{
+        ids::{RepositoryName, WorkspaceName},
+        workspace::LimitError,
+    },
+    ports::{agent::AgentError, links::LinkError, runtime::RuntimeError, store::StoreError},
+};
+
+/// Why a request about workspaces was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WorkspacesError {
+    /// Neither a name nor an id of a workspace.
+    #[error("there is no workspace `{0}`")]
+    Unknown(String),
+    /// Another workspace has the name.
+    #[error("a workspace named {0} exists")]
+    NameTaken(WorkspaceName),
+    /// A limit out of its range.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// Sessions run in it.
+    #[error("{sessions} session(s) run in workspace {name}")]
+    Busy {
+        /// The workspace.
+        name: WorkspaceName,
+        /// How many.
+        sessions: usize,
+    },
+    /// It is being deleted.
+    #[error("workspace {0} is being deleted")]
+    Deleting(WorkspaceName),
+    /// It is stopped, and what was asked does not start it.
+    #[error("workspace {0} was stopped")]
+    Stopped(WorkspaceName),
+    /// The engine.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Its container ended before the agent answered.
+    #[error("the container of workspace {name} ended before its agent answered")]
+    ContainerEnded {
+        /// The workspace.
+        name: WorkspaceName,
+        /// The container.
+        container: String,
+    },
+    /// Its agent does not answer.
+    #[error("workspace {name} runs but {source}")]
+    AgentSilent {
+        /// The workspace.
+        name: WorkspaceName,
+        /// The container.
+        container: String,
+        /// Why.
+        source: LinkError,
+    },
+    /// The link cannot be made ready.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A repository of this name is there.
+    #[error("/workspace/{0} exists in the workspace")]
+    RepositoryExists(RepositoryName),
+    /// The repository cannot be fetched.
+    #[error(transparent)]
+    Source(#[from] GitSourceError),
+    /// The repository could not be unpacked inside.
+    #[error("git failed inside the workspace: {0}")]
+    Checkout(String),
+    /// A task of the daemon's ended without an outcome.
+    #[error("the daemon dropped the work: {0}")]
+    Dropped(String),
+}
+
+impl WorkspacesError {
+    /// Neither a name nor an id; what was given is cut to a sound length.
+    pub(super) fn unknown(given: &str) -> Self {
+        const SHOWN: usize = 80;
+        let mut shown: String = given.chars().take(SHOWN).collect();
+        if shown.len() < given.len() {
+            shown.push('…');
+        }
+        Self::Unknown(shown)
+    }
+
+    /// Whether the same request may well succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Runtime(error) => matches!(error, RuntimeError::Unavailable(_)),
+            Self::Store(error) => matches!(error, StoreError::DiskFull(_)),
+            Self::Agent(error) => error.is_transient(),
+            Self::AgentSilent { .. } | Self::ContainerEnded { .. } | Self::Dropped(_) => true,
+            Self::Unknown(_)
+            | Self::NameTaken(_)
+            | Self::Limit(_)
+            | Self::Busy { .. }
+            | Self::Deleting(_)
+            | Self::Stopped(_)
+            | Self::Link(_)
+            | Self::RepositoryExists(_)
+            | Self::Source(_)
+            | Self::Checkout(_) => false,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Following a command over any number of links.
+//!
+//! The link to an agent may drop and come back while a command runs; who reads
+//! the command's output does not notice: the stream goes on at the byte where
+//! it was cut.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream::BoxStream};
+
+use super::{Workspaces, WorkspacesError};
+use crate::{
+    domain::{
+        exec::{ExecEvent, ExecSpec, OutputOffsets, OutputStream},
+        ids::{ExecId, WorkspaceId},
+        workspace::Desired,
+    },
+    ports::agent::{AgentError, AgentPort},
+};
+
+/// How long a workspace may be without a link before its readers are told.
+const RELINK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What to follow.
+#[derive(Debug, Clone)]
+pub enum Follow {
+    /// A command to start, or to find: the id decides.
+    Run(ExecId, Box<ExecSpec>),
+    /// A command that was started before.
+    Attach(ExecId, OutputOffsets),
+}
+
+type Events = BoxStream<'static, Result<ExecEvent, AgentError>>;
+
+impl Workspaces {
+    /// Follows a command to its exit, over links that drop and come back. The
+    /// first event is [`ExecEvent::Attached`], once.
+    ///
+    /// # Errors
+    /// A workspace that does not come up, what the agent refuses, or a link
+    /// that stays away for half a minute. The command runs on.
+    pub async fn follow(
+        &self,
+        id: &WorkspaceId,
+        what: Follow,
+    ) -> Result<BoxStream<'static, Result<ExecEvent, WorkspacesError>>, WorkspacesError> {
+        let agent = self.agent(id).await?;
+        let (exec, offsets) = match &what {
+            Follow::Run(exec, _) => (exec.clone(), OutputOffsets::default()),
+            Follow::Attach(exec, offsets) => (exec.clone(), *offsets),
+        };
+        let events = open(&*agent, &what);
+        let reader = Reader {
+            service: self.clone(),
+            workspace: id.clone(),
+            what,
+            exec,
+            offsets,
+            attached: false,
+            events,
+        };
+        Ok(futures_util::stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(event @ ExecEvent::Exited(_)) => Some((Ok(event), None)),
+                Ok(event) => Some((Ok(event), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed())
+    }
+
+    /// The agent of a workspace that should run, after its link was lost. Never
+    /// starts one that a person stopped.
+    ///
+    /// # Errors
+    /// [`WorkspacesError::Stopped`], or no link in time.
+    pub async fn agent_again(
+        &self,
+        id: &WorkspaceId,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let workspace = self.record(id)?;
+        match workspace.desired {
+            Desired::Running => {}
+            Desired::Stopped => {
+                return Err(WorkspacesError::Stopped(workspace.definition.name.clone()));
+            }
+            Desired::Deleted => {
+                return Err(WorkspacesError::Deleting(workspace.definition.name.clone()));
+            }
+        }
+        Ok(self.inner.links.connected(id, RELINK_TIMEOUT).await?)
+    }
+}
+
+fn open(agent: &dyn AgentPort, what: &Follow) -> Events {
+    match what {
+        Follow::Run(id, spec) => agent.run(id, spec),
+        Follow::Attach(id, offsets) => agent.attach(id, *offsets),
+    }
+}
+
+struct Reader {
+    service: Workspaces,
+    workspace: WorkspaceId,
+    what: Follow,
+    exec: ExecId,
+    /// The next byte of each output.
+    offsets: OutputOffsets,
+    /// Whether the reader has been told of the command.
+    attached: bool,
+    events: Events,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<ExecEvent, WorkspacesError> {
+        loop {
+            match self.events.next().await {
+                Some(Ok(ExecEvent::Attached(_))) if self.attached => {}
+                Some(Ok(event)) => {
+                    self.note(&event);
+                    return Ok(event);
+                }
+                Some(Err(error)) if error.is_transient() => self.reopen(&error).await?,
+                Some(Err(error)) => return Err(error.into()),
+                None => {
+                    let error = AgentError::Unreachable("the stream ended".to_owned());
+                    self.reopen(&error).await?;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: &ExecEvent) {
+        let (stream, next) = match event {
+            ExecEvent::Attached(_) => {
+                self.attached = true;
+                return;
+            }
+            ExecEvent::Exited(_) => return,
+            ExecEvent::Output {
+                stream,
+                offset,
+                data,
+            } => (stream, offset + data.len() as u64),
+            ExecEvent::Gap { stream, to, .. } => (stream, *to),
+        };
+        match stream {
+            OutputStream::Stdout => self.offsets.stdout = next,
+            OutputStream::Stderr => self.offsets.stderr = next,
+        }
+    }
+
+    /// Goes on where the link was cut. A command that nobody has been told of
+    /// is asked for again by its id, which starts nothing twice.
+    async fn reopen(&mut self, error: &AgentError) -> Result<(), WorkspacesError> {
+        // A link that is still the current one may refuse at once; give a new
+        // one the time to come.
+        const PAUSE: Duration = Duration::from_millis(20);
+        tracing::debug!(workspace_id = %self.workspace, exec_id = %self.exec, %error,
+            "following again");
+        tokio::time::sleep(PAUSE).await;
+        let agent = self.service.agent_again(&self.workspace).await?;
+        self.events = if self.attached {
+            agent.attach(&self.exec, self.offsets)
+        } else {
+            open(&*agent, &self.what)
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,560 @@
+//! Repositories fetched by the daemon, with the host's git and none of its
+//! habits: no configuration of the host's, no hooks, no prompts, few protocols,
+//! every object checked, bounded in time and size. Foreign code is never
+//! checked out on the host: what comes out is a bundle of one branch.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// How repositories are fetched.
+#[derive(Debug, Clone)]
+pub struct GitSourceOptions {
+    /// Where fetched repositories are for a moment; `None` means the system's
+    /// directory for temporary files.
+    pub scratch_dir: Option<PathBuf>,
+    /// Whether `file` URLs are allowed: they read the host's own disk.
+    pub allow_file_urls: bool,
+    /// Time that one fetch may take.
+    pub fetch_timeout: Duration,
+    /// Bytes on disk that one fetch may take.
+    pub fetch_limit_bytes: u64,
+}
+
+impl Default for GitSourceOptions {
+    fn default() -> Self {
+        Self {
+            scratch_dir: None,
+            allow_file_urls: false,
+            fetch_timeout: Duration::from_secs(15 * 60),
+            fetch_limit_bytes: 20 << 30,
+        }
+    }
+}
+
+/// Why a repository was not fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GitSourceError {
+    /// Not a URL that the daemon fetches.
+    #[error("`{url}` cannot be fetched: {why}")]
+    UrlInvalid {
+        /// Without credentials.
+        url: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Not there, or the network is not.
+    #[error("the repository {source_name} cannot be fetched: {message}")]
+    Unreachable {
+        /// Where from, without credentials.
+        source_name: String,
+        /// What git said.
+        message: String,
+    },
+    /// It wants a login.
+    #[error("the repository {0} does not exist or wants a login")]
+    NeedsLogin(String),
+    /// It has no commit.
+    #[error("the repository {0} has no commits")]
+    Empty(String),
+    /// It has no such branch, tag or commit.
+    #[error("the repository {source_name} has no branch, tag or commit `{reference}`")]
+    ReferenceUnknown {
+        /// Where from, without credentials.
+        source_name: String,
+        /// What was asked for.
+        reference: String,
+    },
+    /// Not a git bundle, or a broken one.
+    #[error("the bundle is not a sound one: {0}")]
+    BundleInvalid(String),
+    /// Too large or too slow.
+    #[error("fetching {source_name} was given up: {why}")]
+    GivenUp {
+        /// Where from, without credentials.
+        source_name: String,
+        /// The bound that was met.
+        why: String,
+    },
+    /// The daemon's own trouble.
+    #[error("git cannot be used on the daemon's host: {0}")]
+    Host(String),
+}
+
+/// A URL that the daemon may fetch, and how it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SourceUrl {
+    full: String,
+    shown: String,
+}
+
+impl SourceUrl {
+    const LONGEST: usize = 2_048;
+
+    pub(super) fn parse(url: &str, allow_file: bool) -> Result<Self, GitSourceError> {
+        let shown = without_credentials(url);
+        let refuse = |why| {
+            let mut url = shown.clone();
+            url.truncate(200);
+            Err(GitSourceError::UrlInvalid { url, why })
+        };
+        if url.len() > Self::LONGEST || !url.is_ascii() {
+            return refuse("URLs have at most 2048 characters, ASCII only");
+        }
+        if url.bytes().any(|b| b.is_ascii_control() || b == b' ') {
+            return refuse("URLs have no spaces or control characters");
+        }
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return refuse("give a URL such as https://host/path or ssh://git@host/path");
+        };
+        match scheme {
+            "https" | "http" | "git" | "ssh" => {
+                let host = rest.split('/').next().unwrap_or_default();
+                let host = host.rsplit('@').next().unwrap_or_default();
+                if host.is_empty() || host.starts_with('-') {
+                    return refuse("it names no host");
+                }
+            }
+            "file" if allow_file => {}
+            "file" => return refuse("file URLs are switched off in the daemon's configuration"),
+            _ => return refuse("only https, http, git and ssh URLs are fetched"),
+        }
+        Ok(Self {
+            full: url.to_owned(),
+            shown,
+        })
+    }
+
+    /// Without user and password.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// A URL without its user information.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        // An ssh user is part of the address and no secret; a password is.
+        Some((user, host)) if scheme == "ssh" => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}@{host}{path}")
+        }
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url.to_owned(),
+    }
+}
+
+/// What a bundle holds.
+#[derive(Debug)]
+pub(super) struct FetchedBundle {
+    /// The bundle; gone when this is dropped.
+    pub(super) path: PathBuf,
+    /// Commit that the branch ends at, in hex.
+    pub(super) commit: String,
+    /// The only branch in it.
+    pub(super) branch: String,
+    /// Whether the commit has submodules, which are not in it.
+    pub(super) has_submodules: bool,
+    _dir: TempDir,
+}
+
+/// Fetches repositories.
+#[derive(Debug)]
+pub(super) struct GitSource {
+    options: GitSourceOptions,
+}
+
+impl GitSource {
+    pub(super) fn new(options: GitSourceOptions) -> Self {
+        Self { options }
+    }
+
+    pub(super) fn allows_file_urls(&self) -> bool {
+        self.options.allow_file_urls
+    }
+
+    /// A directory for a bundle that a client streams.
+    pub(super) fn scratch(&self) -> Result<TempDir, GitSourceError> {
+        let made = match &self.options.scratch_dir {
+            Some(dir) => std::fs::create_dir_all(dir).and_then(|()| tempfile::tempdir_in(dir)),
+            None => tempfile::tempdir(),
+        };
+        made.map_err(|error| GitSourceError::Host(error.to_string()))
+    }
+
+    /// Bytes that a streamed bundle may have.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        self.options.fetch_limit_bytes
+    }
+
+    /// Fetches a URL and bundles what `reference` (or HEAD) reaches.
+    pub(super) async fn fetch_url(
+        &self,
+        url: &SourceUrl,
+        reference: Option<&str>,
+    ) -> Result<FetchedBundle, GitSourceError> {
+        let protocols = if self.options.allow_file_urls {
+            "https:http:git:ssh:file"
+        } else {
+            "https:http:git:ssh"
+        };
+        let fetch = Fetch {
+            source: &url.full,
+            shown: &url.shown,
+            protocols,
+        };
+        self.fetch(&fetch, reference).await
+    }
+
+    /// Checks a bundle on the host and bundles what `reference` (or HEAD)
+    /// reaches.
+    pub(super) async fn fetch_bundle(
+        &self,
+        bundle: &Path,
+        shown: &str,
+        reference: Option<&str>,
+    ) -> Result<FetchedBundle, GitSourceError> {
+        let path = bundle.display().to_string();
+        let git = Git {
+            dir: None,
+            protocols: "file",
+        };
+        let heads = git.run(&["bundle", "list-heads", &path]).await?;
+        if !heads.status.success() {
+            return Err(GitSourceError::BundleInvalid(said(&heads)));
+        }
+        if heads.stdout.is_empty() {
+            return Err(GitSourceError::Empty(shown.to_owned()));
+        }
+        let fetch = Fetch {
+            source: &path,
+            shown,
+            protocols: "file",
+        };
+        match self.fetch(&fetch, reference).await {
+            Err(GitSourceError::Unreachable { message, .. }) => {
+                Err(GitSourceError::BundleInvalid(message))
+            }
+            other => other,
+        }
+    }
+
+    async fn fetch(
+        &self,
+        fetch: &Fetch<'_>,
+        reference: Option<&str>,
+    ) -> Result<FetchedBundle, GitSourceError> {
+        let dir = self.scratch()?;
+        let bare = dir.path().join("fetched.git");
+        self.clone_bare(fetch, &bare).await?;
+        let git = Git {
+            dir: Some(&bare),
+            protocols: fetch.protocols,
+        };
+        let (commit, branch) = resolve(&git, fetch, reference).await?;
+        let modules = format!("{commit}:.gitmodules");
+        let has_submodules = git
+            .run(&["cat-file", "-e", &modules])
+            .await?
+            .status
+            .success();
+
+        // One branch that ends at the commit and the tags on its way: nothing
+        // that came after it is in the workspace.
+        let head = format!("refs/heads/{branch}");
+        git.must(&["update-ref", &head, &commit]).await?;
+        let merged = format!("--merged={commit}");
+        let tags = git
+            .must(&["for-each-ref", "--format=%(refname)", &merged, "refs/tags"])
+            .await?;
+        let path = dir.path().join("repository.bundle");
+        let target = path.display().to_string();
+        let mut arguments = vec!["bundle", "create", "--quiet", &target, &head];
+        arguments.extend(tags.lines());
+        git.must(&arguments).await?;
+        drop(tokio::fs::remove_dir_all(&bare).await);
+        Ok(FetchedBundle {
+            path,
+            commit,
+            branch,
+            has_submodules,
+            _dir: dir,
+        })
+    }
+
+    async fn clone_bare(&self, fetch: &Fetch<'_>, bare: &Path) -> Result<(), GitSourceError> {
+        let target = bare.display().to_string();
+        let git = Git {
+            dir: None,
+            protocols: fetch.protocols,
+        };
+        let arguments = [
+            "clone",
+            "--bare",
+            "--quiet",
+            "--no-local",
+            "--template=",
+            "--",
+            fetch.source,
+            &target,
+        ];
+        let given_up = |why: String| GitSourceError::GivenUp {
+            source_name: fetch.shown.to_owned(),
+            why,
+        };
+        let bounds = self.options.fetch_timeout;
+        let output = tokio::select! {
+            output = git.run(&arguments) => output?,
+            () = tokio::time::sleep(bounds) => {
+                return Err(given_up(format!("it took more than {} s", bounds.as_secs())));
+            }
+            () = grown_beyond(bare, self.options.fetch_limit_bytes) => {
+                let limit = self.options.fetch_limit_bytes >> 20;
+                return Err(given_up(format!("it is larger than {limit} MiB")));
+            }
+        };
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(classify(fetch, &said(&output)))
+    }
+}
+
+/// One fetch: what git is given, what people are shown.
+struct Fetch<'a> {
+    source: &'a str,
+    shown: &'a str,
+    protocols: &'static str,
+}
+
+/// The commit and the branch to check out.
+async fn resolve(
+    git: &Git<'_>,
+    fetch: &Fetch<'_>,
+    reference: Option<&str>,
+) -> Result<(String, String), GitSourceError> {
+    let unknown = |reference: &str| GitSourceError::ReferenceUnknown {
+        source_name: fetch.shown.to_owned(),
+        reference: reference.chars().take(100).collect(),
+    };
+    let Some(reference) = reference else {
+        if let Some(commit) = commit_of(git, "HEAD").await? {
+            let branch = git.run(&["symbolic-ref", "--short", "-q", "HEAD"]).await?;
+            let branch = String::from_utf8_lossy(&branch.stdout).trim().to_owned();
+            let branch = if branch.is_empty() {
+                detached(&commit)
+            } else {
+                branch
+            };
+            return Ok((commit, branch));
+        }
+        // HEAD may point to a branch that is not there; the only one will do.
+        let heads = git
+            .must(&["for-each-ref", "--format=%(refname:short)", "refs/heads"])
+            .await?;
+        let heads: Vec<&str> = heads.lines().collect();
+        return match heads.as_slice() {
+            [] => Err(GitSourceError::Empty(fetch.shown.to_owned())),
+            [only] => {
+                let commit = commit_of(git, &format!("refs/heads/{only}")).await?;
+                let commit = commit.ok_or_else(|| unknown(only))?;
+                Ok((commit, (*only).to_owned()))
+            }
+            _ => Err(unknown("HEAD")),
+        };
+    };
+    let plain = !reference.is_empty()
+        && reference.len() <= 250
+        && !reference.starts_with('-')
+        && reference
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"~^:?*[\\@{".contains(&b))
+        && !reference.contains("..");
+    if !plain {
+        return Err(unknown(reference));
+    }
+    if let Some(commit) = commit_of(git, &format!("refs/heads/{reference}")).await? {
+        return Ok((commit, reference.to_owned()));
+    }
+    let tag = format!("refs/tags/{reference}");
+    for name in [tag.as_str(), reference] {
+        if let Some(commit) = commit_of(git, name).await? {
+            let branch = detached(&commit);
+            return Ok((commit, branch));
+        }
+    }
+    Err(unknown(reference))
+}
+
+/// A branch for a commit that was asked for without one.
+fn detached(commit: &str) -> String {
+    let short: String = commit.chars().take(12).collect();
+    format!("at-{short}")
+}
+
+async fn commit_of(git: &Git<'_>, name: &str) -> Result<Option<String>, GitSourceError> {
+    let name = format!("{name}^{{commit}}");
+    let output = git
+        .run(&["rev-parse", "--verify", "--quiet", &name])
+        .await?;
+    let commit = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok((output.status.success() && !commit.is_empty()).then_some(commit))
+}
+
+/// What git's words mean. They are English: it runs in the C locale.
+fn classify(fetch: &Fetch<'_>, message: &str) -> GitSourceError {
+    const LOGIN: [&str; 7] = [
+        "could not read Username",
+        "could not read Password",
+        "Authentication failed",
+        "terminal prompts disabled",
+        "Permission denied (",
+        "HTTP 401",
+        "error: 403",
+    ];
+    let source_name = fetch.shown.to_owned();
+    let message = message.replace(fetch.source, fetch.shown);
+    if LOGIN.iter().any(|words| message.contains(words)) {
+        return GitSourceError::NeedsLogin(source_name);
+    }
+    if message.contains("not allowed") && message.contains("transport") {
+        let why = "its protocol is not allowed";
+        return GitSourceError::UrlInvalid {
+            url: source_name,
+            why,
+        };
+    }
+    GitSourceError::Unreachable {
+        source_name,
+        message,
+    }
+}
+
+/// The last words of a command, short.
+fn said(output: &Output) -> String {
+    const SHOWN: usize = 600;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Cloning into"))
+        .collect();
+    let from = lines.len().saturating_sub(4);
+    lines[from..].join("; ").chars().take(SHOWN).collect()
+}
+
+/// Git of the host, with nothing of the host's in it.
+struct Git<'a> {
+    dir: Option<&'a Path>,
+    protocols: &'static str,
+}
+
+impl Git<'_> {
+    async fn run(&self, arguments: &[&str]) -> Result<Output, GitSourceError> {
+        /// What a host's administrator says about its network; the rest of the
+        /// environment stays out.
+        const PASSED: [&str; 14] = [
+            "PATH",
+            "HOME",
+            "SSH_AUTH_SOCK",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "GIT_SSL_CAINFO",
+            "CURL_CA_BUNDLE",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "HTTPS_PROXY",
+            "HTTP_PROXY",
+            "NO_PROXY",
+            "all_proxy",
+        ];
+        const CONFIGURATION: [&str; 9] = [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "transfer.fsckObjects=true",
+            "fetch.fsckObjects=true",
+            "fetch.recurseSubmodules=false",
+            "credential.helper=",
+            "http.lowSpeedLimit=1000",
+            "http.lowSpeedTime=60",
+            "gc.auto=0",
+        ];
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .envs(
+                PASSED
+                    .iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .env("LC_ALL", "C")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ASKPASS", "/bin/false")
+            .env("SSH_ASKPASS", "/bin/false")
+            .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=20")
+            .env("GIT_ALLOW_PROTOCOL", self.protocols)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        if let Some(dir) = self.dir {
+            command.env("GIT_DIR", dir);
+        }
+        for setting in CONFIGURATION {
+            command.args(["-c", setting]);
+        }
+        let output = command.args(arguments).output().await;
+        output.map_err(|error| GitSourceError::Host(format!("{error}; install git")))
+    }
+
+    /// A command that only this daemon's trouble can fail.
+    async fn must(&self, arguments: &[&str]) -> Result<String, GitSourceError> {
+        let output = self.run(arguments).await?;
+        if !output.status.success() {
+            return Err(GitSourceError::Host(said(&output)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Ends when a directory has grown beyond a limit.
+async fn grown_beyond(dir: &Path, limit_bytes: u64) {
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let dir = dir.to_owned();
+        let size = tokio::task::spawn_blocking(move || size_bytes(&dir)).await;
+        if size.is_ok_and(|size| size > limit_bytes) {
+            return;
+        }
+    }
+}
+
+fn size_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => size_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+#[path = "git_source_tests.rs"]
+mod tests;

@@ -1,0 +1,396 @@
+//! Create, start, stop, delete, look; and the one way a workspace comes up.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    CreateWorkspace, Workspaces, WorkspacesError,
+    view::{Link, WorkspaceView},
+};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
+    },
+    ports::{
+        agent::AgentPort,
+        runtime::{ContainerId, ContainerPlan, ContainerStatus, RuntimeError},
+        store::StoreError,
+    },
+};
+
+/// While waiting for an agent: how often to look whether its container lives.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the agent of a container that already runs may take to dial.
+const REDIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Workspaces {
+    /// Makes a workspace and starts it. What fails leaves nothing behind.
+    ///
+    /// # Errors
+    /// A name that is taken, an image that is missing, a limit out of range, an
+    /// engine that does not answer, an agent that does not come up.
+    pub async fn create(&self, request: CreateWorkspace) -> Result<WorkspaceView, WorkspacesError> {
+        let image = request
+            .image
+            .unwrap_or_else(|| self.inner.options.default_image.clone());
+        let definition = WorkspaceDefinition {
+            name: request.name,
+            image,
+            limits: self.with_defaults(request.limits),
+            network: request.network,
+            user: request.user,
+            purpose: Purpose::Project,
+        };
+        let workspace = self.create_from(definition).await?;
+        self.view(workspace).await
+    }
+
+    fn with_defaults(&self, given: Limits) -> Limits {
+        let defaults = &self.inner.options.default_limits;
+        let or = |given, default| if given == 0 { default } else { given };
+        Limits {
+            cpu_millis: or(given.cpu_millis, defaults.cpu_millis),
+            memory_bytes: if given.memory_bytes == 0 {
+                defaults.memory_bytes
+            } else {
+                given.memory_bytes
+            },
+            pids: or(given.pids, defaults.pids),
+        }
+    }
+
+    pub(super) async fn create_from(
+        &self,
+        definition: WorkspaceDefinition,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        definition.limits.validate()?;
+        let name = definition.name.clone();
+        if self.inner.index.resolve(name.as_str()).is_some() {
+            return Err(WorkspacesError::NameTaken(name));
+        }
+        if self.inner.runtime.image(&definition.image).await?.is_none() {
+            return Err(RuntimeError::ImageMissing(definition.image).into());
+        }
+        let workspace = Workspace {
+            id: WorkspaceId::from_uuid(Uuid::now_v7()),
+            definition,
+            desired: Desired::Running,
+            repositories: Vec::new(),
+            created_at_ms: self.inner.clock.now_ms(),
+        };
+        let lock = self.lock_of(&workspace.id);
+        let _held = lock.lock().await;
+        match self.inner.store.add_workspace(&workspace).await {
+            Err(StoreError::NameTaken(name)) => return Err(WorkspacesError::NameTaken(name)),
+            other => other?,
+        }
+        let workspace = self.inner.index.put(workspace);
+        tracing::info!(workspace_id = %workspace.id, %name, "creating workspace");
+        match self.bring_up(&workspace).await {
+            Ok(_) => {
+                tracing::info!(workspace_id = %workspace.id, %name, "workspace runs");
+                Ok(workspace)
+            }
+            Err(error) => {
+                // Nobody has seen it yet: take it back whole.
+                if let Err(undo) = self.take_down(&workspace).await {
+                    tracing::warn!(workspace_id = %workspace.id, error = %undo,
+                        "a workspace that did not start is removed later");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a workspace; one that runs is left as it is.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub async fn start(&self, id: &WorkspaceId) -> Result<WorkspaceView, WorkspacesError> {
+        self.ensure_running(id).await?;
+        self.get(id).await
+    }
+
+    /// Stops a workspace; one that is stopped is left as it is.
+    ///
+    /// # Errors
+    /// An engine that does not answer. It is stopped as soon as it does.
+    pub async fn stop(&self, id: &WorkspaceId) -> Result<WorkspaceView, WorkspacesError> {
+        let lock = self.lock_of(id);
+        let _held = lock.lock().await;
+        let workspace = self.desire(id, Desired::Stopped).await?;
+        self.settle_stopped(&workspace).await?;
+        self.view(workspace).await
+    }
+
+    /// Ends a workspace's container; the caller holds its lock.
+    pub(super) async fn settle_stopped(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<(), WorkspacesError> {
+        let id = &workspace.id;
+        if let Some(container) = self.inner.runtime.find(id).await? {
+            match container.status {
+                ContainerStatus::Running
+                | ContainerStatus::Paused
+                | ContainerStatus::Restarting => {
+                    let grace = self.inner.options.stop_grace.as_secs();
+                    let grace = u32::try_from(grace).unwrap_or(u32::MAX);
+                    tracing::info!(workspace_id = %id, container_id = %container.id.0, "stopping");
+                    self.inner.runtime.stop(&container.id, grace).await?;
+                    tracing::info!(workspace_id = %id, "workspace stopped");
+                }
+                ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Broken => {}
+            }
+        }
+        self.inner.links.close(id).await;
+        Ok(())
+    }
+
+    /// Deletes a workspace with its container and volumes.
+    ///
+    /// # Errors
+    /// [`WorkspacesError::Busy`] while sessions run in it, unless `force`d; an
+    /// engine that does not answer: it is deleted as soon as it does.
+    pub async fn delete(&self, id: &WorkspaceId, force: bool) -> Result<(), WorkspacesError> {
+        let workspace = self.record(id)?;
+        if let Some(users) = self.inner.users.get() {
+            if force {
+                users.cancel_sessions_in(id).await;
+            }
+            let sessions = users.sessions_in(id).await.len();
+            if sessions > 0 {
+                let name = workspace.definition.name.clone();
+                return Err(WorkspacesError::Busy { name, sessions });
+            }
+        }
+        let lock = self.lock_of(id);
+        let _held = lock.lock().await;
+        let workspace = self.desire_delete(id).await?;
+        self.take_down(&workspace).await
+    }
+
+    async fn desire_delete(&self, id: &WorkspaceId) -> Result<Arc<Workspace>, WorkspacesError> {
+        let mut workspace = Workspace::clone(&*self.record(id)?);
+        workspace.desired = Desired::Deleted;
+        self.save(workspace).await
+    }
+
+    /// Removes everything of a workspace; the caller holds its lock. What a
+    /// failure leaves the reconciler removes.
+    pub(super) async fn take_down(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
+        let id = &workspace.id;
+        if workspace.desired != Desired::Deleted {
+            self.desire_delete(id).await?;
+        }
+        if let Some(container) = self.inner.runtime.find(id).await? {
+            self.inner.runtime.remove(&container.id).await?;
+        }
+        self.inner.runtime.remove_volumes(id).await?;
+        self.inner.links.remove(id).await?;
+        self.inner.store.remove_workspace(id).await?;
+        self.inner.index.remove(id);
+        self.forget_lock(id);
+        tracing::info!(workspace_id = %id, name = %workspace.definition.name, "workspace deleted");
+        Ok(())
+    }
+
+    fn forget_lock(&self, id: &WorkspaceId) {
+        let poisoned = std::sync::PoisonError::into_inner;
+        self.inner.locks.lock().unwrap_or_else(poisoned).remove(id);
+        let poisoned = std::sync::PoisonError::into_inner;
+        self.inner
+            .revived
+            .lock()
+            .unwrap_or_else(poisoned)
+            .remove(id);
+    }
+
+    /// One workspace as it is seen.
+    ///
+    /// # Errors
+    /// [`WorkspacesError::Unknown`].
+    pub async fn get(&self, id: &WorkspaceId) -> Result<WorkspaceView, WorkspacesError> {
+        let workspace = self.record(id)?;
+        self.view(workspace).await
+    }
+
+    async fn view(&self, workspace: Arc<Workspace>) -> Result<WorkspaceView, WorkspacesError> {
+        let link = self.link(&workspace.id);
+        Ok(match self.inner.runtime.find(&workspace.id).await {
+            Ok(container) => WorkspaceView::new(workspace, container, link),
+            Err(error) => WorkspaceView::blind(workspace, &error),
+        })
+    }
+
+    fn link(&self, id: &WorkspaceId) -> Link {
+        match self.inner.links.current(id) {
+            Some(_) => Link::Up,
+            None => Link::Down,
+        }
+    }
+
+    /// Every workspace as it is seen, by name. Answers without the engine too.
+    pub async fn list(&self) -> Vec<WorkspaceView> {
+        let workspaces = self.inner.index.all();
+        match self.inner.runtime.list().await {
+            Ok(mut containers) => workspaces
+                .into_iter()
+                .map(|workspace| {
+                    let own = containers
+                        .iter()
+                        .position(|container| container.workspace == workspace.id)
+                        .map(|at| containers.swap_remove(at));
+                    let link = self.link(&workspace.id);
+                    WorkspaceView::new(workspace, own, link)
+                })
+                .collect(),
+            Err(error) => workspaces
+                .into_iter()
+                .map(|workspace| WorkspaceView::blind(workspace, &error))
+                .collect(),
+        }
+    }
+
+    /// The agent of a workspace, which is started first where needed.
+    ///
+    /// Cancel safety: a start under way goes on without the caller.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let workspace = self.record(id)?;
+        if workspace.desired == Desired::Running
+            && let Some(agent) = self.inner.links.current(id)
+        {
+            return Ok(agent);
+        }
+        self.ensure_running(id).await
+    }
+
+    /// Starts a workspace in a task of its own, so that it is never left
+    /// halfway by a caller who goes away.
+    async fn ensure_running(
+        &self,
+        id: &WorkspaceId,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let service = self.clone();
+        let id = id.clone();
+        let work = self.inner.tasks.spawn(async move {
+            let lock = service.lock_of(&id);
+            let _held = lock.lock().await;
+            let workspace = service.desire(&id, Desired::Running).await?;
+            service.bring_up(&workspace).await
+        });
+        work.await
+            .map_err(|error| WorkspacesError::Dropped(error.to_string()))?
+    }
+
+    /// Writes down what a workspace should be doing, unless it is being
+    /// deleted; the caller holds its lock.
+    async fn desire(
+        &self,
+        id: &WorkspaceId,
+        desired: Desired,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let workspace = self.record(id)?;
+        if workspace.desired == Desired::Deleted {
+            let name = workspace.definition.name.clone();
+            return Err(WorkspacesError::Deleting(name));
+        }
+        if workspace.desired == desired {
+            return Ok(workspace);
+        }
+        let mut workspace = Workspace::clone(&workspace);
+        workspace.desired = desired;
+        self.save(workspace).await
+    }
+
+    /// Whatever state its container is in, makes a workspace's agent answer;
+    /// the caller holds its lock.
+    pub(super) async fn bring_up(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let id = &workspace.id;
+        let (runtime, links) = (&self.inner.runtime, &self.inner.links);
+        let container = match runtime.find(id).await? {
+            Some(container) => match container.status {
+                ContainerStatus::Running => {
+                    links.ensure(id).await?;
+                    match links.connected(id, REDIAL_TIMEOUT).await {
+                        Ok(agent) => return Ok(agent),
+                        Err(error) => {
+                            tracing::warn!(workspace_id = %id, %error, "restarting a workspace");
+                            runtime.stop(&container.id, 1).await?;
+                        }
+                    }
+                    Some(container.id)
+                }
+                ContainerStatus::Paused => {
+                    links.ensure(id).await?;
+                    runtime.start(&container.id).await?;
+                    return self.wait_for_agent(workspace, &container.id).await;
+                }
+                ContainerStatus::Restarting => {
+                    runtime.stop(&container.id, 1).await?;
+                    Some(container.id)
+                }
+                ContainerStatus::Created | ContainerStatus::Exited => Some(container.id),
+                ContainerStatus::Broken => {
+                    runtime.remove(&container.id).await?;
+                    None
+                }
+            },
+            None => None,
+        };
+        let link_dir = links.prepare(id).await?;
+        let container = match container {
+            Some(container) => container,
+            None => {
+                let plan = ContainerPlan {
+                    workspace: id.clone(),
+                    definition: workspace.definition.clone(),
+                    link_dir,
+                    extra_ca_file: self.inner.options.extra_ca_file.clone(),
+                    labels: self.inner.options.labels.clone(),
+                };
+                runtime.create(&plan).await?
+            }
+        };
+        runtime.start(&container).await?;
+        self.wait_for_agent(workspace, &container).await
+    }
+
+    /// Waits until the agent answers, as long as its container lives.
+    async fn wait_for_agent(
+        &self,
+        workspace: &Workspace,
+        container: &ContainerId,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let id = &workspace.id;
+        let deadline = Instant::now() + self.inner.options.agent_timeout;
+        loop {
+            let error = match self.inner.links.connected(id, LOOK_EVERY).await {
+                Ok(agent) => return Ok(agent),
+                Err(error) => error,
+            };
+            let state = self.inner.runtime.find(id).await?;
+            let name = workspace.definition.name.clone();
+            let container = container.0.clone();
+            if !state.is_some_and(|state| state.status == ContainerStatus::Running) {
+                return Err(WorkspacesError::ContainerEnded { name, container });
+            }
+            if Instant::now() >= deadline {
+                return Err(WorkspacesError::AgentSilent {
+                    name,
+                    container,
+                    source: error,
+                });
+            }
+        }
+    }
+}

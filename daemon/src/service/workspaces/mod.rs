@@ -1,0 +1,254 @@
+//! Workspaces: persistent machines, each a desired state in the store and a
+//! container found by label.
+//!
+//! ```text
+//!             create                     stop
+//!   (nothing) ------> Running <------------------- Stopped
+//!                        |   `-------------------->   |
+//!                        |        start, or use       |
+//!                        `------------.  .------------'
+//!                                delete\/
+//!                                   Deleted ---> (nothing)
+//! ```
+//!
+//! A request writes the desired state first and then acts. What a kill or an
+//! absent engine leaves undone the reconciler settles: it compares desire and
+//! engine at start, when a link is lost, and periodically. Every act is
+//! idempotent, and one lock a workspace keeps them apart.
+//!
+//! This service knows ports only: no engine, no wire, no store by name.
+
+mod error;
+mod exec;
+mod git_source;
+mod index;
+mod lifecycle;
+mod port;
+mod reconcile;
+mod repositories;
+mod view;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+pub use self::{
+    error::WorkspacesError,
+    exec::Follow,
+    git_source::{GitSourceError, GitSourceOptions},
+    repositories::{AddRepository, AddedRepository, RepositoryOrigin},
+    view::WorkspaceView,
+};
+use self::{git_source::GitSource, index::Index};
+use crate::{
+    domain::{
+        ids::{SessionId, WorkspaceId, WorkspaceName},
+        workspace::{Limits, NetworkMode, Workspace},
+    },
+    ports::{
+        clock::ClockPort,
+        links::LinksPort,
+        runtime::{EXTRA_CA_FILE, RuntimePort},
+        store::{StoreError, StorePort},
+    },
+};
+
+/// What an operator decides about workspaces.
+#[derive(Debug, Clone)]
+pub struct WorkspacesOptions {
+    /// Image of a workspace that names none.
+    pub default_image: String,
+    /// Limits of a workspace that names none.
+    pub default_limits: Limits,
+    /// A CA bundle on the host that workspaces shall trust. It takes the place
+    /// of the image's own for most tools, so it must be complete.
+    pub extra_ca_file: Option<PathBuf>,
+    /// Labels on every container and volume, on top of the runtime's own.
+    pub labels: BTreeMap<String, String>,
+    /// How repositories are fetched.
+    pub git: GitSourceOptions,
+    /// How often desire and engine are compared when nothing happens.
+    pub reconcile_every: Duration,
+    /// How long a container's processes may take to end on TERM.
+    pub stop_grace: Duration,
+    /// How long a container that was started may take until its agent answers.
+    pub agent_timeout: Duration,
+}
+
+impl Default for WorkspacesOptions {
+    fn default() -> Self {
+        Self {
+            default_image: "compy/base:latest".to_owned(),
+            default_limits: Limits {
+                cpu_millis: 2_000,
+                memory_bytes: 4 << 30,
+                pids: 4_096,
+            },
+            extra_ca_file: None,
+            labels: BTreeMap::new(),
+            git: GitSourceOptions::default(),
+            reconcile_every: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            agent_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Variables that make common tools trust the extra CA bundle. Containers carry
+/// none, so every command is given them: they belong into the link's options.
+#[must_use]
+pub fn extra_ca_environment() -> Vec<(String, Vec<u8>)> {
+    const NAMES: [&str; 7] = [
+        "SSL_CERT_FILE",
+        "PIP_CERT",
+        "REQUESTS_CA_BUNDLE",
+        "NODE_EXTRA_CA_CERTS",
+        "GIT_SSL_CAINFO",
+        "CURL_CA_BUNDLE",
+        "CARGO_HTTP_CAINFO",
+    ];
+    NAMES
+        .iter()
+        .map(|name| ((*name).to_owned(), EXTRA_CA_FILE.as_bytes().to_vec()))
+        .collect()
+}
+
+/// Who uses a workspace; set by the owner of sessions.
+#[async_trait]
+pub trait WorkspaceUsers: Send + Sync {
+    /// Sessions that run in a workspace.
+    async fn sessions_in(&self, workspace: &WorkspaceId) -> Vec<SessionId>;
+    /// Cancels them and waits until they have ended.
+    async fn cancel_sessions_in(&self, workspace: &WorkspaceId);
+}
+
+/// A workspace to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateWorkspace {
+    /// Its name.
+    pub name: WorkspaceName,
+    /// Reference of the image; `None` means the default.
+    pub image: Option<String>,
+    /// 0 means the default for each.
+    pub limits: Limits,
+    /// Its network.
+    pub network: NetworkMode,
+    /// Account of its commands; `None` means the image's.
+    pub user: Option<String>,
+}
+
+/// The service; a cheap handle.
+#[derive(Clone)]
+pub struct Workspaces {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: WorkspacesOptions,
+    store: Arc<dyn StorePort>,
+    runtime: Arc<dyn RuntimePort>,
+    links: Arc<dyn LinksPort>,
+    clock: Arc<dyn ClockPort>,
+    tasks: TaskTracker,
+    git: GitSource,
+    index: Index,
+    users: OnceLock<Arc<dyn WorkspaceUsers>>,
+    /// One lock a workspace, made at first use; whoever changes a container
+    /// holds it. The map's own lock is held for a look-up only.
+    locks: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
+    /// When the reconciler last started a workspace by itself: one that keeps
+    /// dying is left to the next periodic look.
+    revived: Mutex<HashMap<WorkspaceId, Instant>>,
+}
+
+/// The ports that the service acts through.
+pub struct WorkspacePorts {
+    /// Records.
+    pub store: Arc<dyn StorePort>,
+    /// The engine.
+    pub runtime: Arc<dyn RuntimePort>,
+    /// Links to agents.
+    pub links: Arc<dyn LinksPort>,
+    /// The wall clock.
+    pub clock: Arc<dyn ClockPort>,
+}
+
+impl Workspaces {
+    /// Loads the workspaces that the store knows. Work with effects runs on
+    /// `tasks`, which the owner waits for at shutdown. Nothing is reconciled
+    /// until [`run_reconciler`](Self::run_reconciler).
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub async fn open(
+        options: WorkspacesOptions,
+        ports: WorkspacePorts,
+        tasks: TaskTracker,
+    ) -> Result<Self, StoreError> {
+        let index = Index::new(ports.store.workspaces().await?);
+        let git = GitSource::new(options.git.clone());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                options,
+                store: ports.store,
+                runtime: ports.runtime,
+                links: ports.links,
+                clock: ports.clock,
+                tasks,
+                git,
+                index,
+                users: OnceLock::new(),
+                locks: Mutex::new(HashMap::new()),
+                revived: Mutex::new(HashMap::new()),
+            }),
+        })
+    }
+
+    /// Names the owner of sessions, once; until then nothing is ever busy.
+    pub fn set_users(&self, users: Arc<dyn WorkspaceUsers>) {
+        if self.inner.users.set(users).is_err() {
+            tracing::warn!("the users of workspaces were named twice");
+        }
+    }
+
+    /// The workspace with this name or id. An id comes before a name.
+    ///
+    /// # Errors
+    /// [`WorkspacesError::Unknown`].
+    pub fn resolve(&self, name_or_id: &str) -> Result<Arc<Workspace>, WorkspacesError> {
+        self.inner
+            .index
+            .resolve(name_or_id)
+            .ok_or_else(|| WorkspacesError::unknown(name_or_id))
+    }
+
+    fn record(&self, id: &WorkspaceId) -> Result<Arc<Workspace>, WorkspacesError> {
+        self.inner
+            .index
+            .get(id)
+            .ok_or_else(|| WorkspacesError::unknown(id.as_str()))
+    }
+
+    /// The lock of a workspace; held while its container is changed.
+    fn lock_of(&self, id: &WorkspaceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self
+            .inner
+            .locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        locks.entry(id.clone()).or_default().clone()
+    }
+
+    /// Writes a record and then shows it.
+    async fn save(&self, workspace: Workspace) -> Result<Arc<Workspace>, WorkspacesError> {
+        self.inner.store.update_workspace(&workspace).await?;
+        Ok(self.inner.index.put(workspace))
+    }
+}
