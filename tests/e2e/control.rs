@@ -1,0 +1,246 @@
+//! People in the loop: pause, resume, cancel, answer, watch, list.
+
+use std::time::Duration;
+
+use compyd_proto::v1::{
+    AnswerSessionRequest, CancelSessionRequest, ListSessionsRequest, PauseSessionRequest,
+    SessionState, TodoState, Verify, WatchSessionRequest, session_event::Event,
+    watch_session_response::Item,
+};
+use compyd_tests::{
+    daemon::{Daemon, Options},
+    repository::{Repository, sample_script},
+    request_id,
+    script::Script,
+    sessions::{request, story},
+};
+use serde_json::json;
+
+async fn prepared() -> Option<Daemon> {
+    let daemon = Daemon::start(Options::default()).await?;
+    let repository = Repository::sample(daemon.directory().join("textkit"));
+    daemon.workspace("w", &["--repo", repository.arg()]).await;
+    Some(daemon)
+}
+
+async fn pause(daemon: &Daemon, id: &str) {
+    let pause = PauseSessionRequest {
+        request_id: request_id(),
+        session_id: id.to_owned(),
+    };
+    daemon.sessions().pause_session(pause).await.unwrap();
+}
+
+async fn states(daemon: &Daemon, state: SessionState) -> Vec<String> {
+    let list = ListSessionsRequest {
+        state: state.into(),
+        ..Default::default()
+    };
+    let answer = daemon.sessions().list_sessions(list).await.unwrap();
+    let sessions = answer.into_inner().sessions;
+    sessions.into_iter().map(|session| session.id).collect()
+}
+
+#[tokio::test]
+async fn a_paused_session_stands_still_over_a_restart_and_goes_on() {
+    let Some(mut daemon) = prepared().await else {
+        return;
+    };
+    let model = Script::load(&sample_script())
+        .slowed(300)
+        .write(daemon.directory());
+    let id = daemon.start_session(request("w", &model)).await;
+    daemon
+        .event_when(&id, "the model's second answer", |event| {
+            matches!(&event.event, Some(Event::ModelAnswered(_))) && event.sequence > 8
+        })
+        .await;
+    pause(&daemon, &id).await;
+    let paused = daemon
+        .session_when(&id, "pause", |session| {
+            session.state() == SessionState::Paused
+        })
+        .await;
+    assert_eq!(states(&daemon, SessionState::Paused).await, [id.as_str()]);
+    assert_eq!(
+        states(&daemon, SessionState::Running).await,
+        Vec::<String>::new()
+    );
+    // Again is the same; and nothing happens while it stands.
+    pause(&daemon, &id).await;
+    daemon.restart().await;
+    let after = daemon.session(&id).await;
+    assert_eq!(
+        (after.state(), after.last_sequence),
+        (SessionState::Paused, paused.last_sequence)
+    );
+    let code = daemon.compyctl(&["session", "watch", &id]).await.code;
+    assert_eq!(code, 4, "a person is needed");
+    daemon.resume(&id).await;
+    assert_eq!(daemon.rested(&id).await.state(), SessionState::Verified);
+}
+
+#[tokio::test]
+async fn a_cancelled_session_ends_what_it_runs_and_stays_ended() {
+    let Some(daemon) = prepared().await else {
+        return;
+    };
+    let script = Script::new().tool("run_command", json!({"command": "sleep 1234"}));
+    let model = script.write(daemon.directory());
+    let id = daemon.start_session(request("w", &model)).await;
+    daemon
+        .event_when(&id, "the command", |event| {
+            matches!(&event.event, Some(Event::ToolStarted(_)))
+        })
+        .await;
+    let sleeps = "ps -eo args | grep -c '^sleep 1234' || true";
+    compyd_tests::wait::until("the sleep", Duration::from_secs(20), async || {
+        (daemon.shell("w", sleeps).await.text() != "0").then_some(())
+    })
+    .await;
+    let ran = daemon.compyctl(&["session", "cancel", &id]).await;
+    let _ = ran.expect_code(0);
+    let session = daemon.rested(&id).await;
+    assert_eq!(session.state(), SessionState::Cancelled);
+    assert_eq!(
+        daemon.shell("w", sleeps).await.text(),
+        "0",
+        "the command lives on"
+    );
+    // Again is the same; resuming is refused, and says why.
+    let cancel = CancelSessionRequest {
+        request_id: request_id(),
+        session_id: id.clone(),
+        reason: String::new(),
+    };
+    daemon.sessions().cancel_session(cancel).await.unwrap();
+    let refused = daemon.compyctl(&["session", "resume", &id]).await;
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.stderr.contains("SESSION_ENDED"),
+        "{}",
+        refused.stderr
+    );
+    // Its repository is free for the next one.
+    let model = format!("scripted:{}", sample_script().display());
+    let next = daemon.start_session(request("w", &model)).await;
+    assert_eq!(daemon.rested(&next).await.state(), SessionState::Verified);
+}
+
+#[tokio::test]
+async fn a_person_verifies_when_the_session_says_so() {
+    let Some(daemon) = prepared().await else {
+        return;
+    };
+    let model = Script::load(&sample_script());
+    // Rejected once, the model claims again.
+    let turns = model.turns();
+    let again = json!({"tool_calls": [{"name": "todo_claim", "arguments": {"id": 1}}]});
+    let model = model
+        .before_turn(turns - 1, again)
+        .write(daemon.directory());
+    let mut start = request("w", &model);
+    if let Some(options) = &mut start.options {
+        options.verify = Verify::Manual.into();
+    }
+    let id = daemon.start_session(start).await;
+    let waiting = daemon.rested(&id).await;
+    assert_eq!(
+        waiting.state(),
+        SessionState::Waiting,
+        "{}",
+        waiting.state_reason
+    );
+    let question = waiting.question.clone().expect("it asks");
+    assert_eq!(question.todo_id, 1);
+    assert_eq!(states(&daemon, SessionState::Waiting).await, [id.as_str()]);
+    // A question that is not open cannot be answered.
+    let answer = |question_id: &str, accept, text: &str| AnswerSessionRequest {
+        request_id: request_id(),
+        session_id: id.clone(),
+        question_id: question_id.to_owned(),
+        accept,
+        text: text.to_owned(),
+    };
+    let refused = daemon
+        .sessions()
+        .answer_session(answer("q-9999", true, ""))
+        .await;
+    assert!(refused.is_err());
+    let no = answer(&question.id, false, "show me a run");
+    daemon.sessions().answer_session(no).await.unwrap();
+    let waiting = daemon
+        .session_when(&id, "ask again", |session| {
+            session.state() == SessionState::Waiting
+                && session
+                    .question
+                    .as_ref()
+                    .is_some_and(|asked| asked.id != question.id)
+        })
+        .await;
+    assert_eq!(waiting.todos.len(), 1);
+    let _ = daemon
+        .compyctl(&["session", "answer", &id, "--yes", "--text", "fine"])
+        .await
+        .expect_code(0);
+    let session = daemon.rested(&id).await;
+    let events = daemon.events(&id, 0).await;
+    assert_eq!(
+        session.state(),
+        SessionState::Verified,
+        "{}",
+        story(&events)
+    );
+    assert_eq!(session.todos[0].state(), TodoState::Verified);
+    let told = events.iter().any(|event| {
+        matches!(&event.event, Some(Event::ToolEnded(ended))
+            if ended.name == "todo_claim" && ended.content.contains("show me a run"))
+    });
+    assert!(
+        told,
+        "the person's words reach the model:\n{}",
+        story(&events)
+    );
+}
+
+#[tokio::test]
+async fn watching_from_any_number_misses_nothing_and_repeats_nothing() {
+    let Some(daemon) = prepared().await else {
+        return;
+    };
+    let model = format!("scripted:{}", sample_script().display());
+    let id = daemon.start_session(request("w", &model)).await;
+    // Followed live, cut and taken up again after every fifth event.
+    let mut seen = Vec::new();
+    'ended: loop {
+        let after_sequence = seen.len() as u64;
+        let watch = WatchSessionRequest {
+            session_id: id.clone(),
+            after_sequence,
+            no_follow: false,
+        };
+        let mut stream = daemon
+            .sessions()
+            .watch_session(watch)
+            .await
+            .unwrap()
+            .into_inner();
+        let mut new = 0;
+        while new < 5 {
+            match stream.message().await.unwrap() {
+                Some(message) => {
+                    if let Some(Item::Event(event)) = message.item {
+                        seen.push(event);
+                        new += 1;
+                    }
+                }
+                None => break 'ended,
+            }
+        }
+    }
+    let whole = daemon.events(&id, 0).await;
+    assert_eq!(seen, whole);
+    let tail = daemon.events(&id, whole.len() as u64 - 3).await;
+    assert_eq!(tail, whole[whole.len() - 3..]);
+    assert_eq!(daemon.events(&id, whole.len() as u64).await, []);
+}

@@ -1,0 +1,21 @@
+//! The real daemon, agent, engine and client, driven as users drive them.
+//!
+//! One module per feature. Where the machine lacks what a test needs (an
+//! engine, the image, the agent, root, a package registry) the test says
+//! `SKIPPED` and why.
+
+#![allow(clippy::unwrap_used)] // Every line of this crate is a test.
+
+mod arrows;
+mod compyd;
+mod control;
+mod disk;
+mod durability;
+mod engine_trouble;
+mod main_job;
+mod model_http;
+mod model_trouble;
+mod published_library;
+mod requests;
+mod tools;
+mod workspaces;

@@ -1,0 +1,94 @@
+//! `make bench`: figures of the release programs, in `TARGET/bench/report.json`
+//! and as a table.
+//!
+//! `compy-bench TARGET` wants `compyd`, `compyctl` and `compy-agent` in
+//! `TARGET/release`, an engine and the default image.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use compyd_tests::{
+    bench::{self, Field, Report},
+    daemon::{Daemon, Options},
+    programs::Programs,
+};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let target = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .context("usage: compy-bench TARGET_DIRECTORY")?;
+    let directory = target.join("bench");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let programs = Programs::in_directory(&target.join("release"));
+    let agent_bytes = match &programs.agent {
+        Some(agent) => Some(std::fs::metadata(agent)?.len()),
+        None => None,
+    };
+    let mut report = Report::default();
+
+    // Each group of figures has a daemon of its own, so that no group inherits
+    // what another has left.
+    if let Some(field) = field(&programs, &directory).await? {
+        bench::memory::measure(&field, agent_bytes, &mut report).await;
+    } else {
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Some(field) = field(&programs, &directory).await? {
+        bench::exec::measure(&field, &mut report).await;
+        bench::streams::measure(&field, &mut report).await;
+        bench::create::measure(&field, &mut report).await;
+        bench::store::measure(&field, &mut report).await;
+    }
+    let file = directory.join("report.json");
+    let table = report
+        .write(&file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    println!("{table}\n{}", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A daemon with its data below the target directory: temporary directories may
+/// be in memory, where nothing is ever durable. `None` where this machine
+/// cannot run workspaces; why was said.
+async fn field(
+    programs: &Programs,
+    directory: &std::path::Path,
+) -> anyhow::Result<Option<FieldOnDisk>> {
+    let on_disk = tempfile::Builder::new()
+        .prefix("data-")
+        .tempdir_in(directory)?;
+    let options = Options::default()
+        .programs(programs.clone())
+        .data_dir(&on_disk.path().join("data"))
+        .set("log.filter", "warn");
+    let Some(daemon) = Daemon::start(options).await else {
+        return Ok(None);
+    };
+    let engine = daemon.engine().await;
+    let directory = on_disk.path().to_owned();
+    Ok(Some(FieldOnDisk {
+        field: Field {
+            daemon,
+            engine,
+            directory,
+        },
+        _directory: on_disk,
+    }))
+}
+
+/// A field that goes before its disk.
+struct FieldOnDisk {
+    field: Field,
+    _directory: tempfile::TempDir,
+}
+
+impl std::ops::Deref for FieldOnDisk {
+    type Target = Field;
+
+    fn deref(&self) -> &Field {
+        &self.field
+    }
+}

@@ -1,0 +1,171 @@
+//! The engine as tests see it from outside: what is there, what carries a
+//! label, and its removal.
+
+use std::collections::HashMap;
+
+use bollard::{
+    Docker,
+    models::ContainerInspectResponse,
+    query_parameters::{
+        KillContainerOptions, ListContainersOptions, ListVolumesOptions, RemoveContainerOptions,
+        RemoveVolumeOptions,
+    },
+};
+
+/// The label of everything that tests make; its value names the run.
+pub const LABEL: &str = "compy.test";
+/// The image that workspaces get when none is named.
+pub const IMAGE: &str = "compy/base:latest";
+
+/// A connection to an engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    docker: Docker,
+}
+
+impl Engine {
+    /// The engine at `host` (`unix:///PATH`), else the machine's own.
+    ///
+    /// # Errors
+    /// Says why there is none, for a person.
+    pub async fn connect(host: Option<&str>) -> Result<Self, String> {
+        let docker = match host {
+            Some(host) => Docker::connect_with_host(host),
+            None => Docker::connect_with_socket_defaults(),
+        }
+        .map_err(|error| format!("there is no container engine: {error}"))?;
+        docker
+            .version()
+            .await
+            .map_err(|error| format!("the container engine does not answer: {error}"))?;
+        Ok(Self { docker })
+    }
+
+    /// The client, for what this module does not offer.
+    #[must_use]
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// Whether the engine has an image.
+    pub async fn has_image(&self, image: &str) -> bool {
+        self.docker.inspect_image(image).await.is_ok()
+    }
+
+    /// What the engine says about a container.
+    ///
+    /// # Panics
+    /// When it knows no such container.
+    pub async fn inspect(&self, container: &str) -> ContainerInspectResponse {
+        self.docker
+            .inspect_container(container, None)
+            .await
+            .unwrap_or_else(|error| panic!("inspect {container}: {error}"))
+    }
+
+    /// Kills a container's processes.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub async fn kill(&self, container: &str) {
+        self.docker
+            .kill_container(container, None::<KillContainerOptions>)
+            .await
+            .unwrap_or_else(|error| panic!("kill {container}: {error}"));
+    }
+
+    /// Ids and labels of the containers that a run made.
+    pub async fn containers(&self, run: Option<&str>) -> Vec<(String, HashMap<String, String>)> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(filter(run)),
+            ..Default::default()
+        };
+        let listed = self.docker.list_containers(Some(options)).await;
+        listed
+            .unwrap_or_default()
+            .into_iter()
+            .map(|container| {
+                (
+                    container.id.unwrap_or_default(),
+                    container.labels.unwrap_or_default(),
+                )
+            })
+            .collect()
+    }
+
+    /// Names and labels of the volumes that a run made.
+    pub async fn volumes(&self, run: Option<&str>) -> Vec<(String, HashMap<String, String>)> {
+        let options = ListVolumesOptions {
+            filters: Some(filter(run)),
+        };
+        let listed = self.docker.list_volumes(Some(options)).await;
+        listed
+            .ok()
+            .and_then(|listed| listed.volumes)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|volume| (volume.name, volume.labels))
+            .collect()
+    }
+
+    /// Removes whatever a run made.
+    pub async fn sweep(&self, run: &str) {
+        for (id, _) in self.containers(Some(run)).await {
+            self.remove_container(&id).await;
+        }
+        for (name, _) in self.volumes(Some(run)).await {
+            self.remove_volume(&name).await;
+        }
+    }
+
+    /// Removes what runs left behind whose process is gone.
+    pub async fn sweep_dead_runs(&self) {
+        for (id, labels) in self.containers(None).await {
+            if labels.get(LABEL).is_some_and(|run| is_dead(run)) {
+                self.remove_container(&id).await;
+            }
+        }
+        for (name, labels) in self.volumes(None).await {
+            if labels.get(LABEL).is_some_and(|run| is_dead(run)) {
+                self.remove_volume(&name).await;
+            }
+        }
+    }
+
+    async fn remove_container(&self, id: &str) {
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..Default::default()
+        };
+        // Somebody else may be removing it; the volumes tell in the end.
+        let _ = self.docker.remove_container(id, Some(options)).await;
+    }
+
+    async fn remove_volume(&self, name: &str) {
+        let options = RemoveVolumeOptions { force: true };
+        let _ = self.docker.remove_volume(name, Some(options)).await;
+    }
+}
+
+fn filter(run: Option<&str>) -> HashMap<String, Vec<String>> {
+    let label = run.map_or_else(|| LABEL.to_owned(), |run| format!("{LABEL}={run}"));
+    HashMap::from([("label".to_owned(), vec![label])])
+}
+
+/// A name for what one test makes: the process and a number.
+#[must_use]
+pub fn new_run() -> String {
+    format!("{}-{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+/// Whether the process that a run belongs to has ended. Runs of other kinds of
+/// names are left alone.
+fn is_dead(run: &str) -> bool {
+    let pid = run
+        .split('-')
+        .next()
+        .and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+}

@@ -1,0 +1,201 @@
+//! An engine of the test's own, to be stopped and started under a daemon while
+//! the machine's engine serves everybody else.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+use crate::{
+    daemon::PATH,
+    engine::{Engine, IMAGE},
+    skip::is_root,
+    wait,
+};
+
+/// A second engine, not running at first. Dropped, it is gone with its data.
+#[derive(Debug)]
+pub struct SecondEngine {
+    directory: tempfile::TempDir,
+    storage_driver: String,
+    child: Option<Child>,
+}
+
+impl SecondEngine {
+    /// Prepares an engine.
+    ///
+    /// # Errors
+    /// Says what this machine lacks.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    pub async fn prepare() -> Result<Self, String> {
+        if !is_root() {
+            return Err("only root can run a second engine".to_owned());
+        }
+        for program in ["dockerd", "docker", "unshare"] {
+            let found = PATH
+                .split(':')
+                .any(|directory| Path::new(directory).join(program).is_file());
+            if !found {
+                return Err(format!("there is no {program} to run a second engine with"));
+            }
+        }
+        let first = Engine::connect(None).await?;
+        if !first.has_image(IMAGE).await {
+            return Err(format!("the engine has no image {IMAGE}: make images"));
+        }
+        let info = first
+            .docker()
+            .info()
+            .await
+            .map_err(|error| error.to_string())?;
+        let directory = tempfile::Builder::new()
+            .prefix("compy-engine-")
+            .tempdir()
+            .expect("there is room for a temporary directory");
+        Ok(Self {
+            directory,
+            storage_driver: info.driver.unwrap_or_default(),
+            child: None,
+        })
+    }
+
+    /// Where it listens, when it runs.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts it, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not, in 60 s; says the end of its log.
+    ///
+    /// # Panics
+    /// When it cannot be started at all.
+    pub async fn start(&mut self) -> Result<(), String> {
+        let config = json!({"storage-driver": self.storage_driver, "shutdown-timeout": 5});
+        std::fs::write(self.path("daemon.json"), config.to_string())
+            .expect("the configuration can be written");
+        // What a killed engine left: the next one would wait for the dead.
+        let _ = std::fs::remove_file(self.path("exec/containerd/containerd.pid"));
+        let _ = std::fs::remove_file(self.path("pid"));
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .expect("the log can be opened");
+        let errors = log.try_clone().expect("descriptors are to be had");
+        let child = Command::new("unshare")
+            .args(["--net", "dockerd", "--host", &self.host()])
+            .arg("--config-file")
+            .arg(self.path("daemon.json"))
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("exec"))
+            .arg("--pidfile")
+            .arg(self.path("pid"))
+            .args(["--bridge", "none", "--iptables=false"])
+            .env_clear()
+            .env("PATH", PATH)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .expect("unshare starts");
+        self.child = Some(child);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while Engine::connect(Some(&self.host())).await.is_err() {
+            let ended = self
+                .child
+                .as_mut()
+                .is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+            if ended || tokio::time::Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+                let end: Vec<&str> = log.lines().rev().take(3).collect();
+                return Err(format!("the second engine does not start: {end:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Gives it the default image of the machine's engine.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub async fn load_image(&self) {
+        let mut save = Command::new("docker")
+            .args(["save", IMAGE])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("docker starts");
+        let image = save.stdout.take().expect("its output is a pipe");
+        let mut load = Command::new("docker")
+            .args(["--host", &self.host(), "load", "--quiet"])
+            .stdin(image)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("docker starts");
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded = load.wait();
+            let _ = save.wait();
+            loaded
+        });
+        let status = loaded.await.expect("waiting does not panic");
+        assert!(status.expect("docker can be waited for").success());
+    }
+
+    /// Stops it and everything in it, and waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in 60 s.
+    pub async fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        terminate(&child, Signal::SIGTERM);
+        wait::until(
+            "the end of the second engine",
+            Duration::from_secs(60),
+            async || child.try_wait().ok().flatten(),
+        )
+        .await;
+    }
+}
+
+fn terminate(child: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+impl Drop for SecondEngine {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            terminate(&child, Signal::SIGTERM);
+            // Its own time-out is five seconds; it unmounts what it mounted.
+            for _ in 0..300 {
+                if child.try_wait().is_ok_and(|status| status.is_some()) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
