@@ -24,8 +24,8 @@ agent: ## The static agent that is mounted into every workspace
 	RUSTFLAGS="-C target-feature=+crt-static" \
 	  cargo build -p compyd-agent --profile agent --target $(HOST)
 
-images: ## The default image of workspaces, made once for the same inputs
-	images/build.sh
+images: agent ## The default image of workspaces, made once for the same inputs
+	COMPY_AGENT=$(abspath $(AGENT)) images/build.sh
 
 demo: build images ## The main job from end to end, with a scripted model
 	tests/demo/run.sh start

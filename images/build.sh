@@ -9,6 +9,7 @@
 # sources (as root, or in a user namespace).
 #
 # COMPY_IMAGE_SOURCE=registry|packages takes the choice away from the script.
+# COMPY_AGENT=FILE names the agent's binary, which must answer in a new image.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -70,6 +71,12 @@ check() {
     python -m venv --without-pip /tmp/venv; node --version; npm --version
     cc --version | head -n 1; rg --version | head -n 1; curl --version | head -n 1
   ' >&2
+  if [ -n "${COMPY_AGENT:-}" ]; then
+    docker run --rm --network none --user 0 --volume "$COMPY_AGENT:/compy-agent:ro" \
+      --volume "$here/agent-answers.py:/agent-answers.py:ro" "$1" python /agent-answers.py >&2
+  else
+    say "COMPY_AGENT names no agent: whether it answers in $1 was not checked"
+  fi
 }
 
 build() {
