@@ -306,7 +306,6 @@ async fn workspaces(settings: &Settings, parts: &Parts) -> Result<Workspaces, Ap
         default_image: settings.workspace.image.clone(),
         default_limits: settings.workspace.limits,
         extra_ca_file,
-        labels: settings.engine.labels.clone(),
         git: GitSourceOptions {
             scratch_dir: Some(settings.data_dir.join("scratch")),
             allow_file_urls: settings.repository.allow_file_urls,
@@ -389,6 +388,7 @@ fn runtime(settings: &Settings, identity: String) -> Arc<dyn RuntimePort> {
         host: settings.engine.host.clone(),
         daemon: identity,
         agent_binary: settings.workspace.agent_file.clone(),
+        labels: settings.engine.labels.clone(),
     }))
 }
 

@@ -23,14 +23,14 @@ stop() {
   dir=$(cat "$state")
   export COMPY_ENDPOINT=unix://$dir/compyd.sock
   if [ -S "$dir/compyd.sock" ]; then
-    "$compyctl" workspace list -o json 2>/dev/null |
-      sed -n 's/^ *"name": "\(.*\)",*$/\1/p' |
+    "$compyctl" workspace list 2>/dev/null | awk 'NR > 1 { print $1 }' |
       while read -r name; do "$compyctl" workspace delete "$name" --yes --force || true; done
   fi
   pid=$(cat "$dir/pid" 2>/dev/null || true)
   if [ -n "$pid" ] && kill "$pid" 2>/dev/null; then
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   fi
+  docker volume ls --quiet --filter "label=compy.demo=$(basename "$dir")" | xargs -r docker volume rm >/dev/null
   rm -rf "$dir" "$state"
   echo "the demo's daemon, workspaces and data are gone"
 }
@@ -52,6 +52,7 @@ start() {
   model=${COMPY_MODEL:-scripted:$root/tests/sample-fix.jsonl}
   say "Starting compyd on $dir"
   setsid "$compyd" --data-dir "$dir/data" --listen "$COMPY_ENDPOINT" \
+    --set "engine.labels=compy.demo=$(basename "$dir")" \
     >"$dir/compyd.log" 2>&1 </dev/null &
   echo $! >"$dir/pid"
   for _ in $(seq 100); do

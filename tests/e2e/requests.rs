@@ -93,7 +93,7 @@ async fn a_create_that_is_sent_again_joins_or_replays_the_first() {
             .unwrap();
     }
     assert_eq!(engine.containers(Some(daemon.run_name())).await, []);
-    assert_eq!(engine.volumes(Some(daemon.run_name())).await, []);
+    assert!(engine.workspace_volumes(daemon.run_name()).await.is_empty());
 }
 
 #[tokio::test]

@@ -103,9 +103,9 @@ async fn a_workspace_keeps_what_is_in_it_over_stop_start_and_restart() {
     // Nothing of it is left with the engine; the other one has what it had.
     let kept = daemon.workspace_now("v").await.id;
     let engine = daemon.engine().await;
-    let volumes = engine.volumes(Some(daemon.run_name())).await;
+    let volumes = engine.workspace_volumes(daemon.run_name()).await;
     assert!(
-        !volumes.is_empty() && volumes.iter().all(|(name, _)| name.contains(&kept)),
+        !volumes.is_empty() && volumes.iter().all(|name| name.contains(&kept)),
         "{volumes:?}"
     );
 }

@@ -109,6 +109,16 @@ impl Engine {
             .collect()
     }
 
+    /// Names of the volumes of a run's workspaces.
+    pub async fn workspace_volumes(&self, run: &str) -> Vec<String> {
+        self.volumes(Some(run))
+            .await
+            .into_iter()
+            .filter(|(_, labels)| labels.contains_key("compy.workspace"))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
     /// Removes whatever a run made.
     pub async fn sweep(&self, run: &str) {
         for (id, _) in self.containers(Some(run)).await {

@@ -1,6 +1,6 @@
 //! The container engine, in the words of workspaces.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 
@@ -91,8 +91,6 @@ pub struct ContainerPlan {
     /// A CA bundle on the host that the container shall trust, mounted
     /// read-only.
     pub extra_ca_file: Option<PathBuf>,
-    /// Labels on top of the adapter's own.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// A container of ours as the engine sees it.

@@ -12,12 +12,16 @@
 mod agent_volume;
 mod errors;
 mod hardening;
+mod helper;
 mod passwd;
 mod state;
 
 pub use hardening::CAPABILITIES;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -29,11 +33,13 @@ use bollard::{
     },
 };
 use compyd_proto::link;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
 
 use self::{
+    agent_volume::AgentVolume,
     errors::{not_found, refused, unavailable},
     hardening::{bind, tmpfs, volume},
+    helper::Helper,
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::WorkspaceDefinition},
@@ -63,6 +69,8 @@ pub struct DockerOptions {
     pub daemon: String,
     /// The agent's binary on this host, static.
     pub agent_binary: PathBuf,
+    /// Labels on everything that is made, on top of the adapter's own.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The Docker Engine.
@@ -70,8 +78,8 @@ pub struct DockerOptions {
 pub struct DockerRuntime {
     options: DockerOptions,
     starts: Semaphore,
-    /// Name of the volume with the agent, once it is known to be filled.
-    agent_volume: OnceCell<String>,
+    /// The volume with the agent, once it is known to be filled.
+    agent_volume: Mutex<Option<AgentVolume>>,
 }
 
 impl DockerRuntime {
@@ -81,7 +89,7 @@ impl DockerRuntime {
         Self {
             options,
             starts: Semaphore::new(STARTS_AT_ONCE),
-            agent_volume: OnceCell::new(),
+            agent_volume: Mutex::new(None),
         }
     }
 
@@ -108,7 +116,7 @@ impl DockerRuntime {
                 subject: plan.workspace.to_string(),
                 message: error.to_string(),
             })?;
-        let mut labels: HashMap<String, String> = plan.labels.clone().into_iter().collect();
+        let mut labels: HashMap<String, String> = self.options.labels.clone().into_iter().collect();
         labels.insert(LABEL_WORKSPACE.to_owned(), plan.workspace.to_string());
         labels.insert(LABEL_DEFINITION.to_owned(), definition);
         labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
@@ -150,6 +158,18 @@ impl DockerRuntime {
         Ok(states)
     }
 
+    /// Name of the volume with the agent, filled.
+    async fn agent_volume(&self, docker: &Docker, image: &str) -> Result<String, RuntimeError> {
+        let mut known = self.agent_volume.lock().await;
+        if let Some(volume) = &*known
+            && volume.is_there(docker).await?
+        {
+            return Ok(volume.name.clone());
+        }
+        let volume = AgentVolume::ensure(docker, &self.options, image).await?;
+        Ok(known.insert(volume).name.clone())
+    }
+
     async fn ensure_volumes(
         &self,
         docker: &Docker,
@@ -187,8 +207,10 @@ impl DockerRuntime {
             None if image.user.is_empty() => "root".to_owned(),
             None => image.user,
         };
-        let passwd =
-            agent_volume::read_from_image(docker, &definition.image, "/etc/passwd").await?;
+        let helper = Helper::create(docker, &self.options, &definition.image, None).await?;
+        let passwd = helper.read("/etc/passwd").await;
+        helper.remove().await;
+        let passwd = passwd?;
         let home = passwd::home(&String::from_utf8_lossy(&passwd.unwrap_or_default()), &user);
         Ok((user, home))
     }
@@ -283,15 +305,12 @@ impl RuntimePort for DockerRuntime {
         let _turn = self.turn().await?;
         let definition = &plan.definition;
         let (user, home) = self.account(&docker, definition).await?;
-        let agent_volume = self
-            .agent_volume
-            .get_or_try_init(|| agent_volume::ensure(&docker, &self.options, &definition.image))
-            .await?;
+        let agent_volume = self.agent_volume(&docker, &definition.image).await?;
         let labels = self.labels(plan)?;
         self.ensure_volumes(&docker, plan, &labels).await?;
 
         let mut mounts = vec![
-            volume(agent_volume, link::AGENT_DIR, true),
+            volume(&agent_volume, link::AGENT_DIR, true),
             bind(&plan.link_dir, link::LINK_DIR),
         ];
         for kind in VolumeKind::ALL {

@@ -90,6 +90,7 @@ impl Machine {
             host: None,
             daemon: run.clone(),
             agent_binary,
+            labels: BTreeMap::from([("compy.test".to_owned(), run.clone())]),
         };
         let runtime = Arc::new(DockerRuntime::new(options));
         match runtime.image(IMAGE).await {
@@ -116,7 +117,7 @@ impl Machine {
             shutdown.clone(),
         );
         let store = Arc::new(MemoryStore::new());
-        let workspaces = open(&run, store, &runtime, &hub, &tasks).await;
+        let workspaces = open(store, &runtime, &hub, &tasks).await;
         Some(Self {
             run,
             dir,
@@ -126,10 +127,6 @@ impl Machine {
             shutdown,
             tasks,
         })
-    }
-
-    fn labels(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("compy.test".to_owned(), self.run.clone())])
     }
 
     async fn create(&self, name: &str) -> WorkspaceId {
@@ -180,16 +177,12 @@ impl Machine {
 }
 
 async fn open(
-    run: &str,
     store: Arc<MemoryStore>,
     runtime: &Arc<DockerRuntime>,
     hub: &LinkHub,
     tasks: &TaskTracker,
 ) -> Workspaces {
-    let mut options = WorkspacesOptions {
-        labels: BTreeMap::from([("compy.test".to_owned(), run.to_owned())]),
-        ..WorkspacesOptions::default()
-    };
+    let mut options = WorkspacesOptions::default();
     options.git.allow_file_urls = true;
     let ports = WorkspacePorts {
         store: store as Arc<dyn StorePort>,
@@ -257,7 +250,7 @@ async fn the_runtime_keeps_the_contract() {
     };
     let link_dir = machine.dir.path().join("links");
     std::fs::create_dir_all(&link_dir).unwrap();
-    let plan = || contract::runtime::plan(IMAGE, &link_dir, machine.labels());
+    let plan = || contract::runtime::plan(IMAGE, &link_dir);
     contract::runtime::check(machine.runtime.clone(), plan(), plan()).await;
 }
 
@@ -458,14 +451,7 @@ async fn a_lost_store_is_made_up_from_the_labels() {
         machine.shutdown.clone(),
     );
     let store = Arc::new(MemoryStore::new());
-    machine.workspaces = open(
-        &machine.run,
-        store,
-        &machine.runtime,
-        &machine.hub,
-        &machine.tasks,
-    )
-    .await;
+    machine.workspaces = open(store, &machine.runtime, &machine.hub, &machine.tasks).await;
     machine.workspaces.reconcile().await.unwrap();
 
     let after = machine.workspaces.get(&running).await.unwrap();
@@ -489,6 +475,7 @@ async fn a_lost_store_is_made_up_from_the_labels() {
         host: None,
         daemon: Uuid::now_v7().simple().to_string(),
         agent_binary: agent_binary().unwrap(),
+        labels: BTreeMap::new(),
     });
     assert_eq!(stranger.list().await, Ok(Vec::new()));
 }
@@ -627,7 +614,7 @@ async fn deletion_leaves_nothing_with_the_engine() {
         return;
     };
     let id = machine.create("gone").await;
-    let filter = format!("label=compy.test={}", machine.run);
+    let filter = format!("label={LABEL_WORKSPACE}={id}");
     assert_eq!(
         docker(&["volume", "ls", "-q", "--filter", &filter])
             .lines()
@@ -639,6 +626,38 @@ async fn deletion_leaves_nothing_with_the_engine() {
     assert_eq!(docker(&["volume", "ls", "-q", "--filter", &filter]), "");
     assert!(!machine.dir.path().join("links").join(id.as_str()).exists());
     assert!(machine.workspaces.resolve("gone").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_volume_that_was_removed_is_made_anew() {
+    let Some(machine) = Machine::new().await else {
+        return;
+    };
+    let filter = format!("label=compy.test={}", machine.run);
+    let id = machine.create("first").await;
+    machine.workspaces.delete(&id, false).await.unwrap();
+    let left = docker(&["volume", "ls", "-q", "--filter", &filter]);
+    assert!(left.starts_with("compy-agent-"), "{left}");
+    docker(&["volume", "rm", &left]);
+    let id = machine.create("second").await;
+    assert_eq!(machine.shell(&id, "echo well").await.ok(), "well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn helpers_of_a_dead_process_are_removed_and_others_are_left() {
+    let Some(machine) = Machine::new().await else {
+        return;
+    };
+    let left_behind = |daemon: &str| {
+        let test = format!("compy.test={}", machine.run);
+        let helper = format!("compy.daemon.helper={daemon}");
+        docker(&["create", "--label", &test, "--label", &helper, IMAGE])
+    };
+    let (own, foreign) = (left_behind(&machine.run), left_behind("another"));
+    machine.create("any").await;
+    let filter = format!("label=compy.test={}", machine.run);
+    let left = docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
+    assert!(!left.contains(&own) && left.contains(&foreign), "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ mod tests {
         let runtime = Arc::new(MemoryRuntime::with_image("image"));
         let plan = || {
             let link_dir = std::path::Path::new("/nonexistent");
-            contract::runtime::plan("image", link_dir, std::collections::BTreeMap::new())
+            contract::runtime::plan("image", link_dir)
         };
         contract::runtime::check(runtime, plan(), plan()).await;
     }

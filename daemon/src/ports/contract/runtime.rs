@@ -1,6 +1,6 @@
 //! What every [`RuntimePort`] must do.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use crate::{
 
 /// A plan for a small workspace.
 #[must_use]
-pub fn plan(image: &str, link_dir: &Path, labels: BTreeMap<String, String>) -> ContainerPlan {
+pub fn plan(image: &str, link_dir: &Path) -> ContainerPlan {
     let id = WorkspaceId::from_uuid(Uuid::now_v7());
     let name = format!("contract-{}", &id.as_str()[id.as_str().len() - 8..]);
     ContainerPlan {
@@ -33,7 +33,6 @@ pub fn plan(image: &str, link_dir: &Path, labels: BTreeMap<String, String>) -> C
         workspace: id,
         link_dir: link_dir.to_owned(),
         extra_ca_file: None,
-        labels,
     }
 }
 

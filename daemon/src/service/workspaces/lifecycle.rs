@@ -356,7 +356,6 @@ impl Workspaces {
                     definition: workspace.definition.clone(),
                     link_dir,
                     extra_ca_file: self.inner.options.extra_ca_file.clone(),
-                    labels: self.inner.options.labels.clone(),
                 };
                 runtime.create(&plan).await?
             }

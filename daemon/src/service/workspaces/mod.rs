@@ -29,7 +29,7 @@ mod repositories;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -70,8 +70,6 @@ pub struct WorkspacesOptions {
     /// A CA bundle on the host that workspaces shall trust. It takes the place
     /// of the image's own for most tools, so it must be complete.
     pub extra_ca_file: Option<PathBuf>,
-    /// Labels on every container and volume, on top of the runtime's own.
-    pub labels: BTreeMap<String, String>,
     /// How repositories are fetched.
     pub git: GitSourceOptions,
     /// How often desire and engine are compared when nothing happens.
@@ -92,7 +90,6 @@ impl Default for WorkspacesOptions {
                 pids: 4_096,
             },
             extra_ca_file: None,
-            labels: BTreeMap::new(),
             git: GitSourceOptions::default(),
             reconcile_every: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),

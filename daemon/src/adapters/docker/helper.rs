@@ -1,0 +1,166 @@
+//! A container that is created and never started: files of an image and of a
+//! volume go in and out through its archive API, and nothing of the image runs.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use bollard::{
+    Docker, body_full,
+    models::{ContainerCreateBody, HostConfig},
+    query_parameters::{
+        DownloadFromContainerOptions, ListContainersOptions, RemoveContainerOptions,
+        UploadToContainerOptions,
+    },
+};
+use compyd_proto::link;
+use futures_util::StreamExt as _;
+use uuid::Uuid;
+
+use super::{
+    DockerOptions,
+    errors::{is_missing_image, not_found, refused},
+    hardening::volume,
+};
+use crate::ports::runtime::RuntimeError;
+
+/// Label with the daemon that made a helper.
+const LABEL_HELPER: &str = "compy.daemon.helper";
+/// Label with the process that made it.
+const LABEL_PROCESS: &str = "compy.daemon.process";
+/// More than any file read this way has.
+const LONGEST_FILE_BYTES: usize = 64 << 20;
+
+/// Names this process among those that ever served the same data directory.
+static PROCESS: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().simple().to_string());
+
+/// One helper; removed by [`remove`](Self::remove).
+pub(super) struct Helper<'a> {
+    docker: &'a Docker,
+    id: String,
+}
+
+impl<'a> Helper<'a> {
+    /// A helper from an image, with the agent's volume mounted writable.
+    pub(super) async fn create(
+        docker: &'a Docker,
+        options: &DockerOptions,
+        image: &str,
+        agent_volume: Option<&str>,
+    ) -> Result<Self, RuntimeError> {
+        let mut labels: HashMap<String, String> = options.labels.clone().into_iter().collect();
+        labels.insert(LABEL_HELPER.to_owned(), options.daemon.clone());
+        labels.insert(LABEL_PROCESS.to_owned(), PROCESS.clone());
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            // An image may name no command, and the engine wants one.
+            entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
+            labels: Some(labels),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                mounts: agent_volume.map(|name| vec![volume(name, link::AGENT_DIR, false)]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        match docker.create_container(None, body).await {
+            Ok(created) => Ok(Self {
+                docker,
+                id: created.id,
+            }),
+            Err(error) if is_missing_image(&error) => {
+                Err(RuntimeError::ImageMissing(image.to_owned()))
+            }
+            Err(error) => Err(refused("create", "a helper container", &error)),
+        }
+    }
+
+    /// A regular file; `None` when it is not there or is something else.
+    pub(super) async fn read(&self, path: &str) -> Result<Option<Vec<u8>>, RuntimeError> {
+        let options = DownloadFromContainerOptions {
+            path: path.to_owned(),
+        };
+        let mut stream = self.docker.download_from_container(&self.id, Some(options));
+        let mut archive = Vec::new();
+        while let Some(piece) = stream.next().await {
+            match piece {
+                Ok(bytes) => archive.extend_from_slice(&bytes),
+                Err(error) if not_found(&error) => return Ok(None),
+                Err(error) => return Err(refused("read", path, &error)),
+            }
+            if archive.len() > LONGEST_FILE_BYTES {
+                return Ok(None);
+            }
+        }
+        Ok(first_file(&archive))
+    }
+
+    /// Unpacks a tar archive into a directory.
+    pub(super) async fn upload(
+        &self,
+        directory: &str,
+        archive: Vec<u8>,
+    ) -> Result<(), RuntimeError> {
+        let options = UploadToContainerOptions {
+            path: directory.to_owned(),
+            ..Default::default()
+        };
+        self.docker
+            .upload_to_container(&self.id, Some(options), body_full(archive.into()))
+            .await
+            .map_err(|error| refused("unpack files into", directory, &error))
+    }
+
+    /// Removes the helper; one that cannot be removed is logged, and swept by
+    /// the next process.
+    pub(super) async fn remove(self) {
+        if let Err(error) = remove(self.docker, &self.id).await {
+            tracing::warn!(container_id = %self.id, %error, "helper container stays behind");
+        }
+    }
+}
+
+/// Removes the helpers that earlier processes of this daemon left behind.
+pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<(), RuntimeError> {
+    let wanted = format!("{LABEL_HELPER}={}", options.daemon);
+    let options = ListContainersOptions {
+        all: true,
+        filters: Some(HashMap::from([("label".to_owned(), vec![wanted])])),
+        ..Default::default()
+    };
+    let listed = docker
+        .list_containers(Some(options))
+        .await
+        .map_err(|error| refused("list", "helper containers", &error))?;
+    for helper in listed {
+        let labels = helper.labels.unwrap_or_default();
+        let Some(id) = helper.id else { continue };
+        if labels.get(LABEL_PROCESS) == Some(&*PROCESS) {
+            continue;
+        }
+        match remove(docker, &id).await {
+            Ok(()) => tracing::info!(container_id = %id, "removed a helper container left behind"),
+            Err(error) if not_found(&error) => {}
+            Err(error) => return Err(refused("remove", &id, &error)),
+        }
+    }
+    Ok(())
+}
+
+async fn remove(docker: &Docker, id: &str) -> Result<(), bollard::errors::Error> {
+    let options = RemoveContainerOptions {
+        force: true,
+        v: true,
+        ..Default::default()
+    };
+    docker.remove_container(id, Some(options)).await
+}
+
+fn first_file(archive: &[u8]) -> Option<Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entry = archive.entries().ok()?.next()?.ok()?;
+    if !entry.header().entry_type().is_file() {
+        return None;
+    }
+    let mut content = Vec::new();
+    std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
+    Some(content)
+}
