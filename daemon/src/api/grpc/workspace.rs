@@ -234,7 +234,18 @@ impl WorkspaceService for WorkspaceApi {
             Follow::Run(exec, _) | Follow::Attach(exec, _) => exec.clone(),
         };
         let events = self.workspaces.follow(&workspace, follow).await;
-        let events = events.map_err(refused)?;
+        let mut events = events.map_err(refused)?;
+        // There is a command once it is attached to: what feeds it must not
+        // come to the agent before what starts it.
+        let attached = match events.next().await {
+            Some(Ok(attached)) => attached,
+            Some(Err(error)) => return Err(refused(error)),
+            None => {
+                return Err(Status::internal(
+                    "the command ended before it was attached to",
+                ));
+            }
+        };
 
         // The feeder lives as long as the answer: a client that goes away
         // detaches, and standard input stays open for the next one.
@@ -254,7 +265,7 @@ impl WorkspaceService for WorkspaceApi {
                 let _ = tell.send(status);
             }
         });
-        let mut events = events;
+        let mut events = stream::iter([Ok(attached)]).chain(events);
         let mut guard = Some(guard);
         let mut feeding = true;
         let answers = stream::poll_fn(move |cx| {
