@@ -132,8 +132,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         reaper,
         tracker.clone(),
         shutdown.clone(),
-    )
-    .map_err(state_error)?;
+    );
     tracker.spawn(trim_heap(stop_reaping.clone()));
 
     let service = AgentServer::new(AgentService::new(table, files, &user))

@@ -161,6 +161,12 @@ impl Command {
         })
     }
 
+    /// Whether there is output on disk.
+    pub(super) fn has_output(&self) -> bool {
+        let progress = self.progress.borrow();
+        progress.stdout_bytes + progress.stderr_bytes > 0
+    }
+
     /// Waits until the command runs or has ended; fails when it was refused.
     pub(super) async fn started(&self) -> Result<(), AgentError> {
         let mut progress = self.progress.subscribe();

@@ -24,8 +24,9 @@ use super::pipe::Streams;
 use super::pool::Supervisor;
 use super::progress::Phase;
 use super::protocol::{Ending, Launch, Order, Report, Step};
+use super::records::EndRecord;
 use super::spec;
-use super::spool::{EndRecord, ExecFiles, Output};
+use super::spool::{ExecFiles, Output};
 use super::stdin::Stdin;
 use super::table::Shared;
 use super::timer::PausableTimer;
@@ -92,12 +93,23 @@ async fn start(
     command: &Arc<Command>,
     spec: &Arc<ExecSpec>,
 ) -> Result<Started, AgentError> {
-    let (owner, wanted) = (Arc::clone(shared), Arc::clone(spec));
     let exec = command.as_started(ExecSpec::clone(spec));
-    let (files, streams, child_ends, launch) =
-        tokio::task::spawn_blocking(move || prepare(&owner, &wanted, exec))
+    let prepared = if spec.user.is_empty() {
+        // Nothing that waits for a disk, and a thread would take longer to
+        // wake than this takes.
+        prepare(shared, spec, &exec)?
+    } else {
+        let (owner, wanted) = (Arc::clone(shared), Arc::clone(spec));
+        tokio::task::spawn_blocking(move || prepare(&owner, &wanted, &exec))
             .await
-            .map_err(|_| AgentError::lost_task("start the command"))??;
+            .map_err(|_| AgentError::lost_task("start the command"))??
+    };
+    let Prepared {
+        files,
+        streams,
+        child_ends,
+        launch,
+    } = prepared;
     match hand_over(shared, &launch, child_ends).await {
         Ok(first_word) => Ok(Started {
             files,
@@ -136,12 +148,21 @@ async fn hand_over(
     Err("the supervisors are being killed".into())
 }
 
-/// Everything that may fail before anything runs. May wait for the disk.
+/// What a launch needs.
+struct Prepared {
+    files: ExecFiles,
+    streams: Streams,
+    child_ends: ChildEnds,
+    launch: Launch,
+}
+
+/// Everything that may fail before anything runs. Looks accounts up in a file
+/// when the specification names one.
 fn prepare(
     shared: &Shared,
     spec: &ExecSpec,
-    exec: compyd_proto::agent::Exec,
-) -> Result<(ExecFiles, Streams, ChildEnds, Launch), AgentError> {
+    exec: &compyd_proto::agent::Exec,
+) -> Result<Prepared, AgentError> {
     let account: Account = if spec.user.is_empty() {
         shared.settings.default_user.clone()
     } else {
@@ -165,7 +186,7 @@ fn prepare(
         None => Streams::pipes(spec.stdin),
     }
     .map_err(|error| AgentError::io("open the streams of", Path::new(&exec.exec_id), &error))?;
-    let files = shared.spool.create(&exec).map_err(|error| {
+    let files = shared.spool.create(exec).map_err(|error| {
         let full = matches!(
             error.kind(),
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
@@ -176,7 +197,12 @@ fn prepare(
             format!("could not make the spool of command {}: {error}; remove old commands or free space in the state volume", exec.exec_id),
         )
     })?;
-    Ok((files, streams, child_ends, launch))
+    Ok(Prepared {
+        files,
+        streams,
+        child_ends,
+        launch,
+    })
 }
 
 /// How the leader ended, as far as anybody knows.
@@ -244,7 +270,7 @@ impl Run {
         };
         drop(wanted);
         let (exit, held_open) = end;
-        self.record(exit).await;
+        self.record(exit);
         for pipe in held_open {
             let stop = self.shared.shutdown.clone();
             // On cancel: ends with the agent.
@@ -442,7 +468,7 @@ impl Run {
     }
 
     /// Writes the end to disk, then tells everybody.
-    async fn record(&self, exit: Exit) {
+    fn record(&self, exit: Exit) {
         let progress = self.command.progress.borrow().clone();
         let record = EndRecord {
             exit: Some(exit.clone()),
@@ -451,8 +477,7 @@ impl Run {
             stdout_lost: progress.stdout_lost,
             stderr_lost: progress.stderr_lost,
         };
-        let files = self.files.clone();
-        if let Some(Err(error)) = blocking(move || files.write_end(&record)).await {
+        if let Err(error) = self.files.write_end(&record) {
             // Readers get the truth now; after a restart it will be unknown.
             eprintln!(
                 "compy-agent: could not record the end of {}: {error}",

@@ -21,6 +21,7 @@ mod pipe;
 pub(crate) mod pool;
 mod progress;
 pub(crate) mod protocol;
+mod records;
 pub(crate) mod spec;
 pub(crate) mod spool;
 mod stdin;

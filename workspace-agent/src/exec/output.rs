@@ -43,6 +43,8 @@ pub(super) struct Pump {
     pub(super) files: ExecFiles,
     pub(super) progress: Arc<watch::Sender<Progress>>,
     file: Option<Arc<File>>,
+    /// Whether the pipe has been made wide.
+    wide: bool,
     /// Set with the first lost byte: what follows a gap has no offset, so it
     /// is lost too.
     lossy: bool,
@@ -69,6 +71,7 @@ impl Pump {
             files,
             progress,
             file: None,
+            wide: false,
             lossy: false,
         }
     }
@@ -156,6 +159,9 @@ impl Pump {
 
     /// Moves up to a slice in a blocking thread.
     async fn move_slice(&mut self, leader_exited: &CancellationToken) -> Moved {
+        if !std::mem::replace(&mut self.wide, true) {
+            self.pipe.widen();
+        }
         let (pipe, output) = (self.pipe.clone(), self.output);
         let progress = Arc::clone(&self.progress);
         let Ok(file) = self.file() else {

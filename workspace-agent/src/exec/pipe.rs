@@ -101,7 +101,6 @@ impl Streams {
 
 fn output_pipe() -> io::Result<(Pipe, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     Ok((Pipe::new(read)?, write))
 }
 
@@ -129,6 +128,12 @@ impl Pipe {
         Ok(Self {
             fd: Arc::new(watched(fd)?),
         })
+    }
+
+    /// Makes room for a flood. Most commands write little, and never pay for
+    /// it; a terminal has no such room and stays as it is.
+    pub(super) fn widen(&self) {
+        let _ = fcntl(self.fd.get_ref(), FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     }
 
     /// Waits until there is something to read, or the end.

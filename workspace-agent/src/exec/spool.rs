@@ -1,50 +1,34 @@
-//! What is kept of a command on disk: `ID.record`, `ID.stdout`, `ID.stderr`.
-//!
-//! The record holds the command as it was started, and its end once it has one:
-//! two messages, each after its length. Flat files and a single record, because
-//! making files is what a short command spends most of its time on.
+//! What is kept of a command on disk: its record in the log of [`Records`], and
+//! its output in `ID.stdout` and `ID.stderr`, made at the first byte.
 //!
 //! A record without an end after a restart is a command whose fate nobody
 //! knows. Nothing here is synced: the spool outlives every process of the
 //! container, and a power loss takes the running commands with it anyway.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use compyd_proto::agent::{Exec, Exit, Stream};
-use prost::Message as _;
+use compyd_proto::agent::{Exec, Stream};
 
-/// The directory of all spools.
-#[derive(Debug, Clone)]
+use super::records::{EndRecord, Kept, Records};
+
+/// All spools.
+#[derive(Clone)]
 pub(crate) struct Spool {
     root: Arc<Path>,
+    records: Records,
 }
 
 /// The spool of one command.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ExecFiles {
     root: Arc<Path>,
     id: Arc<str>,
-}
-
-/// The end of a command, as it is kept.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct EndRecord {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) exit: Option<Exit>,
-    #[prost(uint64, tag = "2")]
-    pub(crate) stdout_bytes: u64,
-    #[prost(uint64, tag = "3")]
-    pub(crate) stderr_bytes: u64,
-    /// Bytes that came after `stdout_bytes` and could not be kept.
-    #[prost(uint64, tag = "4")]
-    pub(crate) stdout_lost: u64,
-    /// Bytes that came after `stderr_bytes` and could not be kept.
-    #[prost(uint64, tag = "5")]
-    pub(crate) stderr_lost: u64,
+    records: Records,
 }
 
 /// A command found on disk at the agent's start.
@@ -79,100 +63,71 @@ impl Output {
 }
 
 impl Spool {
-    /// Opens, and makes when missing, the spools below the state directory.
-    pub(crate) fn open(state: &Path) -> io::Result<Self> {
+    /// Opens, and makes when missing, the spools below the state directory, and
+    /// says what is in them, oldest first. Output without a record is removed:
+    /// nobody can ask for it.
+    pub(crate) fn open(state: &Path) -> io::Result<(Self, Vec<Found>)> {
         let root = state.join("exec");
         private_dir_all(&root)?;
-        Ok(Self { root: root.into() })
+        let (records, kept) = Records::open(&state.join("records"))?;
+        let spool = Self {
+            root: root.into(),
+            records,
+        };
+        let mut found: Vec<Found> = kept
+            .into_iter()
+            .map(|Kept { exec, end }| Found {
+                files: spool.files(&exec.exec_id),
+                exec,
+                end,
+            })
+            .collect();
+        found.sort_by_key(|found| found.exec.started_at_ms);
+        spool.remove_unknown(&found)?;
+        Ok((spool, found))
     }
 
-    /// Everything that is there, oldest first. Output without a readable record
-    /// is removed: nothing was ever started under that id.
-    pub(crate) fn load(&self) -> io::Result<Vec<Found>> {
-        let mut found = Vec::new();
+    fn remove_unknown(&self, found: &[Found]) -> io::Result<()> {
+        let known: HashSet<&str> = found.iter().map(|found| &*found.files.id).collect();
         for entry in std::fs::read_dir(&self.root)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some((id, suffix)) = name.rsplit_once('.') else {
-                continue;
-            };
-            let files = self.files(id);
-            match (suffix, files.read_record()) {
-                ("record", Ok((exec, end))) => found.push(Found { files, exec, end }),
-                (_, Ok(_)) => {}
-                (_, Err(error)) => {
-                    eprintln!("compy-agent: removing the spool of {id}: {error}");
-                    let _ = files.remove();
-                }
+            let id = name.rsplit_once('.').map(|(id, _)| id);
+            if !id.is_some_and(|id| known.contains(id)) {
+                eprintln!("compy-agent: removing {name}, the output of no command");
+                let _ = std::fs::remove_file(entry.path());
             }
         }
-        found.sort_by_key(|found| found.exec.started_at_ms);
-        Ok(found)
+        Ok(())
     }
 
     fn files(&self, id: &str) -> ExecFiles {
         ExecFiles {
             root: Arc::clone(&self.root),
             id: id.into(),
+            records: self.records.clone(),
         }
     }
 
-    /// Makes the spool of a new command. The record is on disk before anything
-    /// is started, so that a repeated start after a crash finds it.
+    /// Records a new command, before anything is started.
     pub(crate) fn create(&self, exec: &Exec) -> io::Result<ExecFiles> {
-        let files = self.files(&exec.exec_id);
-        let options = |options: &mut OpenOptions| {
-            options
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(files.path("record"))
-        };
-        let mut record = match options(&mut OpenOptions::new()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Left by a removal that was cut short.
-                files.remove()?;
-                options(&mut OpenOptions::new())?
-            }
-            other => other?,
-        };
-        match record.write_all(&exec.encode_length_delimited_to_vec()) {
-            Ok(()) => Ok(files),
-            Err(error) => {
-                let _ = files.remove();
-                Err(error)
-            }
-        }
+        self.records.start(exec)?;
+        Ok(self.files(&exec.exec_id))
     }
 }
 
 impl ExecFiles {
-    fn path(&self, suffix: &str) -> PathBuf {
-        self.root.join(format!("{}.{suffix}", self.id))
+    fn path(&self, output: Output) -> PathBuf {
+        self.root.join(format!("{}.{}", self.id, output.suffix()))
     }
 
     /// The command as it was started.
     pub(crate) fn read_start(&self) -> io::Result<Exec> {
-        Ok(self.read_record()?.0)
+        self.records.read_start(&self.id)
     }
 
-    fn read_record(&self) -> io::Result<(Exec, Option<EndRecord>)> {
-        let bytes = std::fs::read(self.path("record"))?;
-        let mut rest = bytes.as_slice();
-        let exec = Exec::decode_length_delimited(&mut rest).map_err(io::Error::other)?;
-        // One that a power loss has torn is no end.
-        let end = EndRecord::decode_length_delimited(rest)
-            .ok()
-            .filter(|end| end.exit.is_some());
-        Ok((exec, end))
-    }
-
-    /// Records the end. One small write: a killed agent leaves all or nothing.
+    /// Records the end.
     pub(crate) fn write_end(&self, end: &EndRecord) -> io::Result<()> {
-        let bytes = end.encode_length_delimited_to_vec();
-        OpenOptions::new()
-            .append(true)
-            .open(self.path("record"))?
-            .write_all(&bytes)
+        self.records.end(&self.id, end)
     }
 
     /// Opens a stream for appending; made at the first byte, because most
@@ -182,29 +137,29 @@ impl ExecFiles {
             .append(true)
             .create(true)
             .mode(0o600)
-            .open(self.path(output.suffix()))
+            .open(self.path(output))
     }
 
     /// Opens a stream that has at least one byte.
     pub(crate) fn reader(&self, output: Output) -> io::Result<File> {
-        File::open(self.path(output.suffix()))
+        File::open(self.path(output))
     }
 
     /// Bytes of a stream on disk.
     pub(crate) fn length(&self, output: Output) -> u64 {
-        std::fs::metadata(self.path(output.suffix())).map_or(0, |meta| meta.len())
+        std::fs::metadata(self.path(output)).map_or(0, |meta| meta.len())
     }
 
     /// Frees everything; the record last, so that a removal cut short is made
     /// again.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        for suffix in ["stdout", "stderr", "record"] {
-            match std::fs::remove_file(self.path(suffix)) {
+        for output in [Output::Stdout, Output::Stderr] {
+            match std::fs::remove_file(self.path(output)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        Ok(())
+        self.records.forget(&self.id)
     }
 }
 
@@ -218,8 +173,10 @@ pub(crate) fn private_dir_all(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
-    use compyd_proto::agent::exit::How;
+    use compyd_proto::agent::{Exit, exit::How};
 
     fn exec(id: &str, at: i64) -> Exec {
         Exec {
@@ -229,12 +186,19 @@ mod tests {
         }
     }
 
+    fn write(files: &ExecFiles, output: Output, text: &str) {
+        let mut file = files.writer(output).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
     #[test]
-    fn what_was_created_is_loaded_oldest_first() {
+    fn what_was_created_is_found_oldest_first_and_output_of_nobody_is_removed() {
         let state = tempfile::tempdir().unwrap();
-        let spool = Spool::open(state.path()).unwrap();
+        let (spool, _) = Spool::open(state.path()).unwrap();
         let second = spool.create(&exec("..", 2)).unwrap();
         spool.create(&exec("a", 1)).unwrap();
+        // An id may look like the name of another one's file.
+        spool.create(&exec("a.stdout", 3)).unwrap();
         let end = EndRecord {
             exit: Some(Exit {
                 how: Some(How::Code(3)),
@@ -244,76 +208,34 @@ mod tests {
             ..EndRecord::default()
         };
         second.write_end(&end).unwrap();
-        second
-            .writer(Output::Stdout)
-            .unwrap()
-            .write_all(b"hello")
-            .unwrap();
+        write(&second, Output::Stdout, "hello");
+        let directory = state.path().join("exec");
+        std::fs::write(directory.join("alone.stderr"), "x").unwrap();
 
-        let found = spool.load().unwrap();
+        let (_, found) = Spool::open(state.path()).unwrap();
         let ids: Vec<_> = found
             .iter()
             .map(|found| found.exec.exec_id.as_str())
             .collect();
-        assert_eq!(ids, ["a", ".."]);
+        assert_eq!(ids, ["a", "..", "a.stdout"]);
         assert_eq!(found[0].end, None);
         assert_eq!(found[1].end, Some(end));
         assert_eq!(found[1].files.length(Output::Stdout), 5);
         assert_eq!(found[1].files.length(Output::Stderr), 0);
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
     }
 
     #[test]
-    fn an_unreadable_start_is_dropped_and_a_torn_end_is_no_end() {
+    fn a_removed_command_leaves_nothing_and_removing_twice_is_fine() {
         let state = tempfile::tempdir().unwrap();
-        let spool = Spool::open(state.path()).unwrap();
-        let exec_dir = state.path().join("exec");
-        std::fs::write(exec_dir.join("cut.record"), [200, 1, 2]).unwrap();
-        std::fs::write(exec_dir.join("cut.stdout"), "x").unwrap();
-        std::fs::write(exec_dir.join("alone.stderr"), "x").unwrap();
-        // An id may look like the name of another one's file.
-        spool.create(&exec("kept.stdout", 2)).unwrap();
-        let kept = spool.create(&exec("kept", 1)).unwrap();
-        let whole = EndRecord {
-            exit: Some(Exit {
-                how: Some(How::Signal(9)),
-                duration_ms: 5,
-                ..Exit::default()
-            }),
-            ..EndRecord::default()
-        }
-        .encode_length_delimited_to_vec();
-        let mut record = File::options()
-            .append(true)
-            .open(exec_dir.join("kept.record"))
-            .unwrap();
-        record.write_all(&whole[..whole.len() - 1]).unwrap();
-        kept.writer(Output::Stdout)
-            .unwrap()
-            .write_all(b"out")
-            .unwrap();
-        let found = spool.load().unwrap();
-        let brief: Vec<_> = found
-            .iter()
-            .map(|found| (found.exec.exec_id.as_str(), found.end.is_some()))
-            .collect();
-        assert_eq!(brief, [("kept", false), ("kept.stdout", false)]);
-        assert_eq!(std::fs::read_dir(&exec_dir).unwrap().count(), 3);
-    }
-
-    #[test]
-    fn creating_again_starts_from_nothing_and_removing_twice_is_fine() {
-        let state = tempfile::tempdir().unwrap();
-        let spool = Spool::open(state.path()).unwrap();
+        let (spool, _) = Spool::open(state.path()).unwrap();
         let first = spool.create(&exec("a", 1)).unwrap();
-        first
-            .writer(Output::Stderr)
-            .unwrap()
-            .write_all(b"old")
-            .unwrap();
+        write(&first, Output::Stderr, "old");
+        first.remove().unwrap();
+        first.remove().unwrap();
         let again = spool.create(&exec("a", 2)).unwrap();
         assert_eq!(again.length(Output::Stderr), 0);
         again.remove().unwrap();
-        again.remove().unwrap();
-        assert!(spool.load().unwrap().is_empty());
+        assert!(Spool::open(state.path()).unwrap().1.is_empty());
     }
 }

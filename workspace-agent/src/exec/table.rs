@@ -1,9 +1,9 @@
 //! Every command the agent knows, by the id its caller chose.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use compyd_proto::agent::exit::How;
 use compyd_proto::agent::{AttachExecResponse, Exec, ExecSpec, Exit, PtySize};
@@ -15,7 +15,8 @@ use super::attach::{Reader, Wish};
 use super::command::{Command, Wanted};
 use super::pool::Pool;
 use super::progress::{Phase, Progress};
-use super::spool::{EndRecord, Found, Output, Spool};
+use super::records::EndRecord;
+use super::spool::{Found, Output, Spool};
 use super::{driver, spec};
 use crate::accounts::{Account, Accounts};
 use crate::errors::{AgentError, Reason};
@@ -64,17 +65,17 @@ struct List {
 }
 
 impl ExecTable {
-    /// Opens the spool and takes over what an earlier agent left there.
+    /// A table that takes over what an earlier agent left in the spool.
     pub(crate) fn open(
         settings: Settings,
-        spool: Spool,
+        (spool, found): (Spool, Vec<Found>),
         pool: Pool,
         reaper: Reaper,
         tracker: TaskTracker,
         shutdown: CancellationToken,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let mut list = List::default();
-        for found in spool.load()? {
+        for found in found {
             let progress = settle(&found);
             let sequence = list.sequence();
             let command = Command::found(&found, progress, sequence);
@@ -93,7 +94,7 @@ impl ExecTable {
             }),
         };
         table.shared.forget_oldest();
-        Ok(table)
+        table
     }
 
     /// Starts a command or finds it, and waits until it runs.
@@ -252,9 +253,12 @@ impl Shared {
                 list.by_id.remove(&oldest.id);
                 oldest
             };
-            if let Ok(files) = oldest.files() {
-                // On cancel: runs on; a directory left over is found again.
+            let Ok(files) = oldest.files() else { continue };
+            if oldest.has_output() {
+                // On cancel: runs on; what is left over is found again.
                 self.tracker.spawn_blocking(move || files.remove());
+            } else if let Err(error) = files.remove() {
+                eprintln!("compy-agent: could not forget {}: {error}", oldest.id);
             }
         }
     }
@@ -308,6 +312,15 @@ impl CommandHandle {
     /// The command as it is now.
     pub(crate) async fn describe(&self) -> Exec {
         self.command.describe().await
+    }
+
+    /// Waits until there is something to tell, output or an end, but not long.
+    pub(crate) async fn has_news(&self, within: Duration) {
+        let mut progress = self.command.progress.subscribe();
+        let news = progress.wait_for(|progress| {
+            progress.exit().is_some() || progress.stdout_bytes + progress.stderr_bytes > 0
+        });
+        let _ = tokio::time::timeout(within, news).await;
     }
 
     /// A reader from the given offsets.

@@ -1,5 +1,7 @@
 //! The exec methods: from messages to the table and back.
 
+use std::time::Duration;
+
 use compyd_proto::agent as wire;
 use compyd_proto::agent::signal_exec_request::What;
 use futures_util::StreamExt as _;
@@ -9,6 +11,11 @@ use super::{Answer, Replies, check_chunk};
 use crate::errors::{AgentError, Reason};
 use crate::exec::attach::Wish;
 use crate::exec::table::{CommandHandle, ExecTable};
+
+/// How long the first answer to RunExec may wait for a short command's whole
+/// story. Told apart, its beginning wakes the daemon and the client while the
+/// command wants the CPU. One that is fed must be told of at once.
+const FIRST_WORD_WITHIN: Duration = Duration::from_millis(4);
 
 pub(super) async fn start(
     table: &ExecTable,
@@ -27,7 +34,11 @@ pub(super) async fn run(
     request: wire::StartExecRequest,
 ) -> Answer<Replies<wire::AttachExecResponse>> {
     let spec = request.spec.unwrap_or_default();
-    let (command, _) = table.start(request.exec_id, spec).await?;
+    let is_fed = spec.stdin || spec.pty.is_some();
+    let (command, started) = table.start(request.exec_id, spec).await?;
+    if started && !is_fed {
+        command.has_news(FIRST_WORD_WITHIN).await;
+    }
     events(&command, Wish::default()).await
 }
 
