@@ -57,9 +57,9 @@ test: agent images ## Every test this machine can run
 	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST)
 	@$(SAY_SKIPPED)
 
-bench: build images ## Figures, beside what a user would otherwise do: target/bench/report.json
+bench: build images ## Figures, beside what a user would otherwise do: target/bench/report.json (GROUPS="exec store": these only)
 	cargo build --release -p compyd-tests --bin compy-bench
-	$(TARGET_DIR)/release/compy-bench $(abspath $(TARGET_DIR))
+	$(TARGET_DIR)/release/compy-bench $(abspath $(TARGET_DIR)) $(GROUPS)
 
 torture: agent images ## Kill and soak tests at their full counts
 	cargo build --workspace --bins

@@ -1,8 +1,9 @@
 //! `make bench`: figures of the release programs, in `TARGET/bench/report.json`
 //! and as a table.
 //!
-//! `compy-bench TARGET` wants `compyd`, `compyctl` and `compy-agent` in
-//! `TARGET/release`, an engine and the default image.
+//! `compy-bench TARGET [GROUP]...` wants `compyd`, `compyctl` and `compy-agent`
+//! in `TARGET/release`, an engine and the default image. Without a group it
+//! measures them all.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -13,12 +14,22 @@ use compyd_tests::{
     programs::Programs,
 };
 
-#[tokio::main]
+const GROUPS: [&str; 5] = ["memory", "exec", "streams", "create", "store"];
+
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
-    let target = std::env::args_os()
+    let mut arguments = std::env::args();
+    let target = arguments
         .nth(1)
         .map(PathBuf::from)
-        .context("usage: compy-bench TARGET_DIRECTORY")?;
+        .context("usage: compy-bench TARGET_DIRECTORY [GROUP]...")?;
+    let groups: Vec<String> = arguments.collect();
+    if let Some(unknown) = groups.iter().find(|name| !GROUPS.contains(&name.as_str())) {
+        anyhow::bail!(
+            "there is no group {unknown}; there are {}",
+            GROUPS.join(", ")
+        );
+    }
     let directory = target.join("bench");
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
@@ -29,17 +40,28 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let mut report = Report::default();
 
-    // Each group of figures has a daemon of its own, so that no group inherits
-    // what another has left.
-    if let Some(field) = field(&programs, &directory).await? {
+    let wanted = |group: &str| groups.is_empty() || groups.iter().any(|name| name == group);
+
+    // Memory is measured in a daemon that has done nothing else.
+    if wanted("memory") {
+        let Some(field) = field(&programs, &directory).await? else {
+            return Ok(ExitCode::FAILURE);
+        };
         bench::memory::measure(&field, agent_bytes, &mut report).await;
-    } else {
-        return Ok(ExitCode::FAILURE);
     }
-    if let Some(field) = field(&programs, &directory).await? {
+    let Some(field) = field(&programs, &directory).await? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    if wanted("exec") {
         bench::exec::measure(&field, &mut report).await;
+    }
+    if wanted("streams") {
         bench::streams::measure(&field, &mut report).await;
+    }
+    if wanted("create") {
         bench::create::measure(&field, &mut report).await;
+    }
+    if wanted("store") {
         bench::store::measure(&field, &mut report).await;
     }
     let file = directory.join("report.json");
