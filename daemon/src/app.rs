@@ -58,6 +58,7 @@ use crate::{
         ci::LocalCi,
         commands::Commands,
         doctor::{Doctor, Keys, Subjects},
+        git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
         workspaces::{
@@ -331,12 +332,17 @@ fn sessions(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sess
         settings.data_dir.join("forge"),
         store.clone(),
     ));
+    let bundles = BundleSpace {
+        parent: settings.data_dir.join("scratch"),
+        max_bytes: settings.session.bundle_max_bytes,
+    };
     let world = World {
         store,
         commands: commands.clone(),
         prover: Prover::new(commands.clone()),
         forge: forge.clone(),
-        ci: LocalCi::new(commands, forge),
+        ci: LocalCi::new(commands, forge, bundles.clone()),
+        bundles,
     };
     Sessions::new(
         parts.clock.clone(),

@@ -222,6 +222,11 @@ pub(super) const KEYS: &[Key] = &[
         "Time of a session.",
     ),
     key(
+        "session.bundle_max",
+        Default::Fixed("2GiB"),
+        "Size of what is brought from a workspace to be published: a branch with its history.",
+    ),
+    key(
         "repository.allow_file_urls",
         Default::Fixed("false"),
         "Whether the daemon fetches from file:// URLs, which are its own host's files.",

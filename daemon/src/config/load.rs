@@ -350,6 +350,7 @@ impl Merged {
             values::number(text, 1, 1_000_000, "1 to 1000000")
         });
         let max_time = self.one("session.max_time", values::duration);
+        let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
         let log = LogSettings {
@@ -359,6 +360,7 @@ impl Merged {
         let session = SessionSettings {
             max_steps: max_steps?,
             max_time: max_time?,
+            bundle_max_bytes: bundle_max_bytes?,
         };
         Some(Settings {
             data_dir: data_dir?,

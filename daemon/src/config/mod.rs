@@ -146,6 +146,8 @@ pub struct SessionSettings {
     pub max_steps: u32,
     /// Time.
     pub max_time: Duration,
+    /// Bytes of what is brought from a workspace to be published.
+    pub bundle_max_bytes: u64,
 }
 
 /// Repositories.

@@ -191,6 +191,7 @@ const BAD: &[(&str, &str)] = &[
     ("model.record_dir", "replies"),
     ("session.max_steps", "0"),
     ("session.max_time", "long"),
+    ("session.bundle_max", "much"),
     ("repository.allow_file_urls", "maybe"),
     ("disk.low_water", "some"),
     ("no_such_key", "1"),

@@ -18,17 +18,34 @@ pub struct ForgeRepository {
     pub repository: RepositoryName,
 }
 
+/// What is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// The branch.
+    pub branch: String,
+    /// The commit that it ends at, in hex.
+    pub commit: String,
+    /// The branch that it is to be merged into.
+    pub base_branch: String,
+    /// The commit of that branch that it began from, in hex.
+    pub base_commit: String,
+}
+
+/// Reference of a bundle that holds the commit that its branch began from.
+pub const BUNDLED_BASE: &str = "refs/compy/base";
+
 /// A forge.
 #[async_trait]
 pub trait ForgePort: Send + Sync {
-    /// Publishes branches from a git bundle on the host: `branch` ends at
-    /// `commit`. Publishing the same commit again is accepted; a branch that
-    /// would lose commits is refused.
+    /// Publishes a branch from a git bundle on the host, which has it and
+    /// [`BUNDLED_BASE`], each at the commit that the publication names; nothing
+    /// else of the bundle is taken. The base branch is made, or moved forwards
+    /// to the base commit where that loses nothing. Publishing the same commit
+    /// again is accepted; a branch that would lose commits is refused.
     async fn publish(
         &self,
         repository: &ForgeRepository,
-        branch: &str,
-        commit: &str,
+        publication: &Publication,
         bundle: &Path,
     ) -> Result<(), ForgeError>;
 

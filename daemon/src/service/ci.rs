@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{
     checks::{CheckError, GivenChecks, detect, validate},
     commands::{CommandError, Commands},
+    git::BundleSpace,
     step::StepContext,
 };
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
 pub struct LocalCi {
     commands: Commands,
     forge: Arc<dyn ForgePort>,
+    bundles: BundleSpace,
 }
 
 /// What CI is run on.
@@ -59,8 +61,12 @@ pub struct CiOutcome {
 impl LocalCi {
     /// CI for this forge.
     #[must_use]
-    pub fn new(commands: Commands, forge: Arc<dyn ForgePort>) -> Self {
-        Self { commands, forge }
+    pub fn new(commands: Commands, forge: Arc<dyn ForgePort>, bundles: BundleSpace) -> Self {
+        Self {
+            commands,
+            forge,
+            bundles,
+        }
     }
 
     /// Runs the checks of a pull request's head in a clean workspace, which is
@@ -82,7 +88,7 @@ impl LocalCi {
         request: &CiRequest,
     ) -> Result<WorkspaceId, CiError> {
         let host = |error: std::io::Error| CiError::Host(error.to_string());
-        let directory = tempfile::tempdir().map_err(host)?;
+        let directory = self.bundles.directory().map_err(host)?;
         let bundle = directory.path().join("branch.bundle");
         let branch = &request.pull_request.draft.head;
         self.forge

@@ -56,6 +56,9 @@ pub struct CommandRequest {
     pub about: Option<ArtifactAbout>,
     /// How much is shown.
     pub bounds: ViewBounds,
+    /// Keeps standard output apart, up to this many bytes; only it goes to the
+    /// artifact then.
+    pub apart: Option<usize>,
     /// Takes output as it comes; what it has no room for is not sent.
     pub progress: Option<mpsc::Sender<Bytes>>,
 }
@@ -70,6 +73,9 @@ pub struct CommandOutcome {
     /// Both outputs in the order of arrival: all of it up to 8 MiB, otherwise
     /// the first 1 MiB and the last 7 MiB.
     pub output: Vec<u8>,
+    /// Standard output alone, where it was asked for; `None` as well when there
+    /// was more than was to be kept, or a part was dropped on the way.
+    pub stdout: Option<Vec<u8>>,
     /// Bytes of both outputs.
     pub total_bytes: u64,
     /// The whole output, where it was asked for.
@@ -123,7 +129,7 @@ impl Commands {
             Some(about) => Some(self.artifacts.begin(about).await?),
             None => None,
         };
-        let mut output = Collector::new(writer, request.progress.clone());
+        let mut output = Collector::new(writer, request.apart, request.progress.clone());
         let exit = match self.follow(&request, &mut output, cancel).await {
             Err(CommandError::Cancelled) => {
                 self.end(&request).await;
@@ -256,7 +262,10 @@ async fn wait_for_exit(
 fn code(error: &CommandError) -> Option<&str> {
     match error {
         CommandError::Agent(error) => error.code(),
-        CommandError::Cancelled | CommandError::Workspace(_) | CommandError::Artifact(_) => None,
+        CommandError::Cancelled
+        | CommandError::Lost { .. }
+        | CommandError::Workspace(_)
+        | CommandError::Artifact(_) => None,
     }
 }
 
@@ -294,7 +303,9 @@ impl Trouble {
             CommandError::Workspace(error) => {
                 matches!(error, WorkspaceAccessError::Unavailable(_))
             }
-            CommandError::Cancelled | CommandError::Artifact(_) => false,
+            CommandError::Cancelled | CommandError::Lost { .. } | CommandError::Artifact(_) => {
+                false
+            }
         };
         if !may_help || self.since.elapsed() > LINK_PATIENCE {
             return Err(error);
@@ -313,21 +324,48 @@ struct Collector {
     offsets: OutputOffsets,
     writer: Option<ArtifactWriter>,
     progress: Option<mpsc::Sender<Bytes>>,
+    stdout: Option<Apart>,
     head: Vec<u8>,
     tail: VecDeque<Vec<u8>>,
     tail_bytes: usize,
     total_bytes: u64,
 }
 
+/// Standard output that is kept apart.
+struct Apart {
+    max_bytes: usize,
+    kept: Vec<u8>,
+    /// Whether nothing is missing.
+    whole: bool,
+}
+
+impl Apart {
+    fn take(&mut self, data: &[u8]) {
+        self.whole &= self.kept.len() + data.len() <= self.max_bytes;
+        if self.whole {
+            self.kept.extend_from_slice(data);
+        }
+    }
+}
+
 impl Collector {
     const HEAD_BYTES: usize = 1 << 20;
     const TAIL_BYTES: usize = 7 << 20;
 
-    fn new(writer: Option<ArtifactWriter>, progress: Option<mpsc::Sender<Bytes>>) -> Self {
+    fn new(
+        writer: Option<ArtifactWriter>,
+        apart: Option<usize>,
+        progress: Option<mpsc::Sender<Bytes>>,
+    ) -> Self {
         Self {
             offsets: OutputOffsets::default(),
             writer,
             progress,
+            stdout: apart.map(|max_bytes| Apart {
+                max_bytes,
+                kept: Vec::new(),
+                whole: true,
+            }),
             head: Vec::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -358,7 +396,10 @@ impl Collector {
         let known = (*at - offset.min(*at)).min(data.len() as u64);
         let data = data.split_off(known as usize);
         *at += data.len() as u64;
-        self.add(data).await
+        if let (OutputStream::Stdout, Some(stdout)) = (stream, &mut self.stdout) {
+            stdout.take(&data);
+        }
+        self.add(stream, data).await
     }
 
     /// Takes note of bytes that were dropped on the way.
@@ -366,11 +407,14 @@ impl Collector {
         let at = self.offset(stream);
         let lost = to.saturating_sub(from.max(*at));
         *at = to.max(*at);
+        if let (OutputStream::Stdout, Some(stdout)) = (stream, &mut self.stdout) {
+            stdout.whole = false;
+        }
         let line = format!("\n… {lost} bytes were dropped by the workspace's quota …\n");
-        self.add(Bytes::from(line)).await
+        self.add(stream, Bytes::from(line)).await
     }
 
-    async fn add(&mut self, data: Bytes) -> Result<(), ArtifactError> {
+    async fn add(&mut self, stream: OutputStream, data: Bytes) -> Result<(), ArtifactError> {
         if data.is_empty() {
             return Ok(());
         }
@@ -379,7 +423,8 @@ impl Collector {
             // A watcher that is too slow misses some; the artifact does not.
             let _ = progress.try_send(data.clone());
         }
-        if let Some(writer) = &mut self.writer {
+        let is_kept = self.stdout.is_none() || stream == OutputStream::Stdout;
+        if let (true, Some(writer)) = (is_kept, &mut self.writer) {
             writer.write(data.clone()).await?;
         }
         let room = (Self::HEAD_BYTES - self.head.len()).min(data.len());
@@ -425,6 +470,7 @@ impl Collector {
             exit,
             view,
             output,
+            stdout: self.stdout.filter(|each| each.whole).map(|each| each.kept),
             total_bytes: self.total_bytes,
             artifact,
             truncated,
@@ -498,6 +544,15 @@ pub enum CommandError {
     /// The agent refused or failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The workspace does not know how it ended, as it was stopped meanwhile:
+    /// its result says nothing. Running it anew may help.
+    #[error("nobody knows how {command} ended: {why}")]
+    Lost {
+        /// The command.
+        command: String,
+        /// What is known.
+        why: String,
+    },
     /// The output cannot be kept.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),

@@ -7,21 +7,22 @@
 //! something runs under an id made from its step, so that doing it again finds
 //! it done.
 
-use std::path::Path;
+mod bundle;
+mod trees;
 
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
+pub use self::bundle::BundleSpace;
 pub use crate::domain::changes::{ChangeKind, ChangedFile};
 use crate::domain::{
     changes::slug,
     checks::Site,
     exec::ExecSpec,
-    ids::{ExecId, SessionId},
+    ids::{ArtifactId, ExecId, SessionId},
 };
 
 use super::{
+    artifacts::ArtifactAbout,
     commands::{CommandError, CommandOutcome, CommandRequest, Commands, ViewBounds},
     step::StepContext,
 };
@@ -81,9 +82,19 @@ rm -f "$own_index"
 export GIT_INDEX_FILE="$own_index"
 "#;
 
-/// What no commit should pick up although the repository does not ignore it.
-const JUNK: &str = "__pycache__/ *.py[co] .pytest_cache/ .mypy_cache/ .ruff_cache/ .coverage \
-                    node_modules/ .DS_Store .nyc_output/ .tox/ .venv/ *.egg-info/";
+/// Makes the rules that no commit has ours: what a commit should not pick up
+/// although the repository does not ignore it, and nothing that was written
+/// there to hide files, or to change them on their way in and out.
+const OWN_RULES: &str = r#"set -e
+exclude=$(git rev-parse --git-path info/exclude)
+rm -rf "$exclude" "$(git rev-parse --git-path info/attributes)"
+mkdir -p "${exclude%/*}"
+printf '%s\n' '# made by compy' '__pycache__/' '*.py[co]' .pytest_cache/ .mypy_cache/ .ruff_cache/ \
+  .coverage node_modules/ .DS_Store .nyc_output/ .tox/ .venv/ '*.egg-info/' > "$exclude"
+"#;
+
+/// Bytes of an answer of git at most; one that is longer is an error.
+const ANSWER_MAX_BYTES: usize = 8 << 20;
 
 impl Git {
     /// Git at a site.
@@ -123,12 +134,6 @@ impl Git {
         let id = session.as_str();
         let name = format!("compy/{}-{}", slug(task), &id[id.len().saturating_sub(8)..]);
         let script = r#"set -e
-exclude=$(git rev-parse --git-path info/exclude)
-mkdir -p "$(dirname "$exclude")"
-if ! grep -qs '^# made by compy$' "$exclude"; then
-  set -f
-  { echo '# made by compy'; for each in $2; do echo "$each"; done; } >> "$exclude"
-fi
 [ "$(git branch --show-current)" = "$1" ] && exit 0
 if git show-ref --verify --quiet "refs/heads/$1"; then git checkout --quiet "$1"
 else git checkout --quiet -b "$1"; fi"#;
@@ -136,7 +141,7 @@ else git checkout --quiet -b "$1"; fi"#;
             "checkout",
             step.exec("git-branch"),
             script,
-            &[&name, JUNK],
+            &[&name],
             &step.cancel,
         )
         .await?;
@@ -155,30 +160,38 @@ else git checkout --quiet -b "$1"; fi"#;
         Ok(changes.iter().map(RawChange::shown).collect())
     }
 
-    /// The diff from a commit to the working tree, new files included; at most
-    /// 8 MiB of it.
-    pub async fn diff(&self, base: &str) -> Result<Vec<u8>, GitError> {
+    /// Keeps the diff from a commit to the working tree, new files included, as
+    /// an artifact, however long it is.
+    pub async fn keep_diff(
+        &self,
+        base: &str,
+        about: ArtifactAbout,
+    ) -> Result<ArtifactId, GitError> {
         let tree = self.worktree_tree().await?;
-        self.ask(
+        let argv = [
+            "git",
             "diff",
-            &[
-                "diff",
-                "--no-color",
-                "--no-ext-diff",
-                "--no-textconv",
-                "--find-renames",
-                base,
-                &tree,
-            ],
-        )
-        .await
+            "--no-color",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--find-renames",
+            base,
+            &tree,
+        ];
+        let outcome = self
+            .ask_outcome(&argv.map(str::as_bytes), Some(about))
+            .await?;
+        match outcome.artifact.clone() {
+            Some(diff) if outcome.exit.status.is_success() => Ok(diff.id),
+            Some(_) | None => Err(refused("diff", &outcome)),
+        }
     }
 
     /// The tree that the working tree, new files included, would be committed
     /// as.
     pub async fn worktree_tree(&self) -> Result<String, GitError> {
-        let script = "git read-tree HEAD\ngit add -A\ngit write-tree";
-        let output = self.ask_script("write-tree", script, &[]).await?;
+        let script = format!("{OWN_RULES}git read-tree HEAD\ngit add -A\ngit write-tree");
+        let output = self.ask_script("write-tree", &script, &[]).await?;
         object("write-tree", &output)
     }
 
@@ -189,8 +202,7 @@ else git checkout --quiet -b "$1"; fi"#;
         message: &str,
     ) -> Result<CommitOutcome, GitError> {
         // The index starts from HEAD, so that nothing is hidden in it.
-        let script = r#"set -e
-git read-tree HEAD
+        let script = r#"git read-tree HEAD
 git add -A
 if git diff --cached --quiet HEAD; then echo already
 else git commit --quiet --no-verify --cleanup=whitespace -m "$1" >&2; echo made; fi
@@ -199,7 +211,7 @@ git rev-parse --verify HEAD"#;
             .script(
                 "commit",
                 step.exec("git-commit"),
-                script,
+                &format!("{OWN_RULES}{script}"),
                 &[message],
                 &step.cancel,
             )
@@ -207,178 +219,15 @@ git rev-parse --verify HEAD"#;
         let text = String::from_utf8_lossy(&output);
         let unexpected = || GitError::Unexpected {
             action: "commit",
-            message: text.trim().to_owned(),
+            message: text.trim().chars().take(200).collect(),
         };
-        // Warnings may come before.
-        let lines: Vec<&str> = text.lines().collect();
-        let [.., what, commit] = lines.as_slice() else {
-            return Err(unexpected());
-        };
+        let (what, commit) = text.split_once('\n').ok_or_else(unexpected)?;
         let commit = object("commit", commit.as_bytes())?;
-        match *what {
+        match what {
             "made" => Ok(CommitOutcome::Made(commit)),
             "already" => Ok(CommitOutcome::AlreadySo(commit)),
             _ => Err(unexpected()),
         }
-    }
-
-    /// Writes a bundle of these branches with all their history to a file on
-    /// the host.
-    pub async fn bundle(&self, branches: &[&str], target: &Path) -> Result<(), GitError> {
-        let path = format!("{SCRATCH}/bundle-{}", uuid::Uuid::now_v7().simple());
-        let script = r#"set -e
-target=$1; shift; mkdir -p "${target%/*}"
-git bundle create --quiet "$target" "$@""#;
-        let references: Vec<String> = branches
-            .iter()
-            .map(|branch| format!("refs/heads/{branch}"))
-            .collect();
-        let mut arguments = vec![path.as_str()];
-        arguments.extend(references.iter().map(String::as_str));
-        let made = self.ask_plain_script("bundle", script, &arguments).await;
-        let fetched = match made {
-            Ok(_) => self.fetch(&path, target).await,
-            Err(error) => Err(error),
-        };
-        let removed = self.ask_plain_script("rm", r#"rm -f "$1""#, &[&path]).await;
-        fetched.and(removed.map(|_| ()))
-    }
-
-    /// Brings one file of the workspace to the host.
-    async fn fetch(&self, path: &str, target: &Path) -> Result<(), GitError> {
-        let host = |error: std::io::Error| GitError::Host {
-            path: target.display().to_string(),
-            message: error.to_string(),
-        };
-        let agent = self
-            .commands
-            .workspaces()
-            .agent(&self.site.workspace)
-            .await
-            .map_err(CommandError::from)?;
-        let archive = tempfile::NamedTempFile::new_in(target.parent().unwrap_or(Path::new(".")))
-            .map_err(host)?;
-        let mut file = tokio::fs::File::from_std(archive.reopen().map_err(host)?);
-        let mut pieces = agent.download(path);
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(CommandError::from)?;
-            file.write_all(&piece).await.map_err(host)?;
-        }
-        file.flush().await.map_err(host)?;
-        let target = target.to_owned();
-        let unpack = tokio::task::spawn_blocking(move || unpack_one(archive.path(), &target));
-        unpack
-            .await
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(host)
-    }
-
-    // What proofs need: other contents in the working tree for a while.
-
-    /// Files that differ between two commits or trees.
-    pub(crate) async fn changes(&self, from: &str, to: &str) -> Result<Vec<RawChange>, GitError> {
-        let output = self
-            .ask(
-                "diff-tree",
-                &[
-                    "diff-tree",
-                    "-r",
-                    "-z",
-                    "--no-renames",
-                    "--name-status",
-                    from,
-                    to,
-                ],
-            )
-            .await?;
-        let mut fields = output.split(|byte| *byte == 0);
-        let mut changes = Vec::new();
-        while let (Some(status @ [_, ..]), Some(path)) = (fields.next(), fields.next()) {
-            let kind = match status {
-                b"A" => ChangeKind::Added,
-                b"D" => ChangeKind::Deleted,
-                _ => ChangeKind::Modified,
-            };
-            let path = path.to_vec();
-            changes.push(RawChange { path, kind });
-        }
-        Ok(changes)
-    }
-
-    /// The tree of `from` with these paths as they are in `with`, absent where
-    /// they are absent there.
-    pub(crate) async fn mixed_tree(
-        &self,
-        from: &str,
-        with: &str,
-        paths: &[Vec<u8>],
-    ) -> Result<String, GitError> {
-        let script = r#"from=$1; with=$2; shift 2
-git read-tree "$from"
-if [ $# -gt 0 ]; then
-  git update-index --force-remove -- "$@"
-  git ls-tree -r -z "$with" -- "$@" | git update-index -z --index-info
-fi
-git write-tree"#;
-        let mut arguments = vec![from.as_bytes(), with.as_bytes()];
-        arguments.extend(paths.iter().map(Vec::as_slice));
-        let script = format!("{OWN_INDEX}{script}");
-        let output = self.ask_raw("write-tree", &script, &arguments).await?;
-        object("write-tree", &output)
-    }
-
-    /// Puts a tree into the working tree, which must be as HEAD is. The mark
-    /// that says so is durable before the first file changes.
-    pub(crate) async fn arrange(&self, tree: &str) -> Result<(), GitError> {
-        let script = r#"set -e
-git update-ref refs/compy/arranged "$1"
-git read-tree HEAD
-git update-index -q --refresh
-git read-tree -m -u HEAD "$1""#;
-        self.ask_plain_script("read-tree", script, &[tree]).await?;
-        Ok(())
-    }
-
-    /// Undoes [`arrange`](Self::arrange), also half of one: files that it
-    /// changed are as in HEAD again, others are not touched. Nothing arranged
-    /// is accepted. Runs to its end whatever is cancelled.
-    pub(crate) async fn disarrange(&self) -> Result<(), GitError> {
-        // The lock is left by a git that was killed: while something is
-        // arranged nobody else works here.
-        let script = r#"set -e
-tree=$(git rev-parse --quiet --verify refs/compy/arranged) || exit 0
-rm -f "$(git rev-parse --git-path index.lock)"
-top=$(git rev-parse --show-toplevel)
-cd "$top"
-git read-tree HEAD
-git diff-tree -r -z --no-renames --name-only --diff-filter=A HEAD "$tree" | xargs -0 -r rm -f --
-git diff-tree -r -z --no-renames --name-only --diff-filter=a HEAD "$tree" | git checkout-index -f -z --stdin
-git update-index -q --refresh || true
-git update-ref -d refs/compy/arranged"#;
-        self.ask_plain_script("checkout-index", script, &[]).await?;
-        Ok(())
-    }
-
-    /// Takes back changes of the working tree against HEAD: new files go,
-    /// others are as in HEAD again.
-    pub(crate) async fn take_back(&self, changes: &[RawChange]) -> Result<(), GitError> {
-        let paths = |added: bool| {
-            changes
-                .iter()
-                .filter(move |change| (change.kind == ChangeKind::Added) == added)
-                .map(|change| change.path.as_slice())
-        };
-        let added: Vec<&[u8]> = paths(true).collect();
-        let others: Vec<&[u8]> = paths(false).collect();
-        if !added.is_empty() {
-            self.ask_raw("clean", r#"rm -f -- "$@""#, &added).await?;
-        }
-        if !others.is_empty() {
-            let script = "git read-tree HEAD\ngit checkout-index -f -- \"$@\"";
-            self.ask_raw("checkout-index", script, &others).await?;
-        }
-        Ok(())
     }
 
     // How git is run.
@@ -426,15 +275,23 @@ git update-ref -d refs/compy/arranged"#;
     }
 
     async fn ask_command(&self, action: &'static str, argv: &[&[u8]]) -> Result<Vec<u8>, GitError> {
+        answer(action, self.ask_outcome(argv, None).await?)
+    }
+
+    async fn ask_outcome(
+        &self,
+        argv: &[&[u8]],
+        about: Option<ArtifactAbout>,
+    ) -> Result<CommandOutcome, GitError> {
         let id = format!("git-{}", uuid::Uuid::now_v7().simple());
         let exec: ExecId = id.parse().expect("hex digits are a valid exec id");
         let never = CancellationToken::new();
-        let outcome = self.run(exec.clone(), argv, &never).await?;
+        let outcome = self.run(exec.clone(), argv, about, &never).await?;
         if let Ok(agent) = self.commands.workspaces().agent(&self.site.workspace).await {
             // Only tidiness: the agent forgets it in time by itself.
             let _ = agent.remove(&exec).await;
         }
-        answer(action, outcome)
+        Ok(outcome)
     }
 
     /// Runs a script under an id that is known beforehand.
@@ -448,13 +305,14 @@ git update-ref -d refs/compy/arranged"#;
     ) -> Result<Vec<u8>, GitError> {
         let mut argv: Vec<&[u8]> = vec![b"sh", b"-c", script.as_bytes(), b"sh"];
         argv.extend(arguments.iter().map(|each| each.as_bytes()));
-        answer(action, self.run(exec, &argv, cancel).await?)
+        answer(action, self.run(exec, &argv, None, cancel).await?)
     }
 
     async fn run(
         &self,
         exec: ExecId,
         argv: &[&[u8]],
+        about: Option<ArtifactAbout>,
         cancel: &CancellationToken,
     ) -> Result<CommandOutcome, GitError> {
         let mut spec = ExecSpec::new(argv);
@@ -465,8 +323,9 @@ git update-ref -d refs/compy/arranged"#;
             workspace: self.site.workspace.clone(),
             exec,
             spec,
-            about: None,
+            about,
             bounds: ViewBounds::default(),
+            apart: Some(ANSWER_MAX_BYTES),
             progress: None,
         };
         Ok(self.commands.run(request, cancel).await?)
@@ -474,8 +333,11 @@ git update-ref -d refs/compy/arranged"#;
 }
 
 fn environment() -> Vec<(String, Vec<u8>)> {
-    const SETTINGS: [(&str, &str); 9] = [
+    const SETTINGS: [(&str, &str); 12] = [
         ("core.hooksPath", "/dev/null"),
+        ("core.excludesFile", "/dev/null"),
+        ("core.attributesFile", "/dev/null"),
+        ("core.bare", "false"),
         ("core.fsmonitor", "false"),
         ("core.ignoreStat", "false"),
         ("core.sparseCheckout", "false"),
@@ -485,7 +347,9 @@ fn environment() -> Vec<(String, Vec<u8>)> {
         ("maintenance.auto", "false"),
         ("advice.detachedHead", "false"),
     ];
-    const VARIABLES: [(&str, &str); 11] = [
+    const VARIABLES: [(&str, &str); 12] = [
+        // Not the `core.worktree` of the repository's own configuration.
+        ("GIT_WORK_TREE", "."),
         ("GIT_CONFIG_NOSYSTEM", "1"),
         ("GIT_CONFIG_GLOBAL", "/dev/null"),
         ("GIT_TERMINAL_PROMPT", "0"),
@@ -515,20 +379,27 @@ fn environment() -> Vec<(String, Vec<u8>)> {
 }
 
 fn answer(action: &'static str, outcome: CommandOutcome) -> Result<Vec<u8>, GitError> {
-    if outcome.exit.status.is_success() {
-        return Ok(outcome.output);
+    if !outcome.exit.status.is_success() {
+        return Err(refused(action, &outcome));
     }
-    Err(GitError::Refused {
+    outcome.stdout.ok_or(GitError::TooMuch {
         action,
-        ended: outcome.exit.status.to_string(),
-        message: outcome.view.trim().to_owned(),
+        max_bytes: ANSWER_MAX_BYTES,
     })
 }
 
-/// The id of an object: the last line, after what may have been warned of.
+fn refused(action: &'static str, outcome: &CommandOutcome) -> GitError {
+    GitError::Refused {
+        action,
+        ended: outcome.exit.status.to_string(),
+        message: outcome.view.trim().to_owned(),
+    }
+}
+
+/// The id of an object.
 fn object(action: &'static str, output: &[u8]) -> Result<String, GitError> {
     let text = String::from_utf8_lossy(output);
-    let id = text.lines().last().unwrap_or_default().trim();
+    let id = text.trim();
     let hex = id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if hex && matches!(id.len(), 40 | 64) {
         return Ok(id.to_owned());
@@ -543,22 +414,6 @@ fn line(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let text = text.lines().last()?.trim();
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-/// Unpacks the only file of a tar archive.
-fn unpack_one(archive: &Path, target: &Path) -> std::io::Result<()> {
-    let mut archive = tar::Archive::new(std::fs::File::open(archive)?);
-    let mut entries = archive.entries()?;
-    let mut entry = entries
-        .next()
-        .ok_or_else(|| std::io::Error::other("the workspace sent an empty archive"))??;
-    if !entry.header().entry_type().is_file() {
-        return Err(std::io::Error::other(
-            "the workspace sent something else than a file",
-        ));
-    }
-    std::io::copy(&mut entry, &mut std::fs::File::create(target)?)?;
-    Ok(())
 }
 
 /// Why git did not do what it was asked.
@@ -582,9 +437,26 @@ pub enum GitError {
         /// What it answered.
         message: String,
     },
+    /// Its answer is longer than any that is of use.
+    #[error("git {action} answered with more than {max_bytes} bytes; the change is too large")]
+    TooMuch {
+        /// What was asked.
+        action: &'static str,
+        /// What is taken at most.
+        max_bytes: usize,
+    },
     /// It could not be run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The repository is too large to be published.
+    #[error(
+        "the history to publish takes more than {max_bytes} bytes; keep large files out of the \
+         repository, or raise session.bundle_max"
+    )]
+    BundleTooLarge {
+        /// What is taken at most.
+        max_bytes: u64,
+    },
     /// A file on the host.
     #[error("cannot write the bundle {path}: {message}")]
     Host {

@@ -16,7 +16,7 @@ use tokio::{process::Command, sync::Mutex};
 use crate::{
     domain::forge::{ForgeCheck, PullRequest, PullRequestDraft},
     ports::{
-        forge::{ForgeError, ForgePort, ForgeRepository},
+        forge::{BUNDLED_BASE, ForgeError, ForgePort, ForgeRepository, Publication},
         store::{StoreError, StorePort},
     },
 };
@@ -65,7 +65,7 @@ impl LocalForge {
         Ok(path)
     }
 
-    /// Takes a bundle's branches in, checked, below [`INCOMING`].
+    /// Takes a bundle's branch and its base in, checked, below [`INCOMING`].
     async fn fetch(&self, path: &Path, branch: &str, bundle: &Path) -> Result<(), ForgeError> {
         let invalid = |message: String| ForgeError::BundleInvalid {
             branch: branch.to_owned(),
@@ -75,7 +75,8 @@ impl LocalForge {
         let bundle = bundle
             .to_str()
             .ok_or_else(|| invalid("its path is no text".to_owned()))?;
-        let refspec = format!("+refs/heads/*:{INCOMING}*");
+        let branch_here = format!("+refs/heads/{branch}:{INCOMING}head");
+        let base_here = format!("+{BUNDLED_BASE}:{INCOMING}base");
         let output = git(
             path,
             &[
@@ -87,7 +88,8 @@ impl LocalForge {
                 "--no-write-fetch-head",
                 "--no-recurse-submodules",
                 bundle,
-                &refspec,
+                &branch_here,
+                &base_here,
             ],
         )
         .await?;
@@ -95,6 +97,35 @@ impl LocalForge {
             return Ok(());
         }
         Err(invalid(message(&output)))
+    }
+
+    /// Publishes what has arrived, where it is what it should be.
+    async fn take(&self, path: &Path, publication: &Publication) -> Result<(), ForgeError> {
+        let Publication {
+            branch,
+            commit,
+            base_branch,
+            base_commit,
+        } = publication;
+        let incoming = self.references(path, INCOMING).await?;
+        for (name, wanted) in [("head", commit), ("base", base_commit)] {
+            let end = incoming
+                .iter()
+                .find(|(reference, _)| reference.strip_prefix(INCOMING) == Some(name))
+                .map_or("nothing", |(_, end)| end);
+            if end != wanted {
+                return Err(ForgeError::BundleInvalid {
+                    branch: branch.clone(),
+                    message: format!("its {name} ends at {end}, not at {wanted}"),
+                });
+            }
+        }
+        self.advance(path, branch, commit).await?;
+        match self.advance(path, base_branch, base_commit).await {
+            // The forge's own has gone on: the diff is from where they parted.
+            Ok(()) | Err(ForgeError::PushRejected { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn forget_incoming(&self, path: &Path) -> Result<(), ForgeError> {
@@ -177,40 +208,16 @@ impl LocalForge {
 
 #[async_trait]
 impl ForgePort for LocalForge {
-    /// Besides `branch`, the bundle's other branches are published where that
-    /// is possible: the base, for the diff.
     async fn publish(
         &self,
         repository: &ForgeRepository,
-        branch: &str,
-        commit: &str,
+        publication: &Publication,
         bundle: &Path,
     ) -> Result<(), ForgeError> {
         let _writing = self.writing.lock().await;
         let path = self.ensure(repository).await?;
-        self.fetch(&path, branch, bundle).await?;
-        let incoming = self.references(&path, INCOMING).await?;
-        let arrived = format!("{INCOMING}{branch}");
-        let published = match incoming.iter().find(|(name, _)| *name == arrived) {
-            Some((_, end)) if end == commit => self.advance(&path, branch, commit).await,
-            Some((_, end)) => Err(ForgeError::BundleInvalid {
-                branch: branch.to_owned(),
-                message: format!("it ends at {end}, not at {commit}"),
-            }),
-            None => Err(ForgeError::BundleInvalid {
-                branch: branch.to_owned(),
-                message: "the bundle has no such branch".to_owned(),
-            }),
-        };
-        if published.is_ok() {
-            for (name, end) in &incoming {
-                let other = name.strip_prefix(INCOMING).unwrap_or(name);
-                match self.advance(&path, other, end).await {
-                    Ok(()) | Err(ForgeError::PushRejected { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
+        self.fetch(&path, &publication.branch, bundle).await?;
+        let published = self.take(&path, publication).await;
         self.forget_incoming(&path).await?;
         published
     }

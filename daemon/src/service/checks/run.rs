@@ -116,6 +116,7 @@ async fn run(
         spec,
         about: Some(step.about(ArtifactKind::Output, title)),
         bounds: ViewBounds::default(),
+        apart: None,
         progress: step.progress.clone(),
     };
     commands.run(request, &step.cancel).await
@@ -136,6 +137,7 @@ async fn take_report(
         spec: ExecSpec::new(["sh", "-c", script, "sh", scratch]),
         about: None,
         bounds: ViewBounds::default(),
+        apart: None,
         progress: None,
     };
     let outcome = commands.run(request, &step.cancel).await?;

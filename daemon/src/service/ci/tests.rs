@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     adapters::forge::local::LocalForge,
     domain::forge::PullRequestDraft,
+    ports::forge::Publication,
     service::{
         proof::Prover,
         testing::{Bench, argv},
@@ -28,6 +29,10 @@ impl Fixture {
             directory.path().join("forge"),
             bench.store.clone(),
         ));
+        let bundles = BundleSpace {
+            parent: directory.path().join("scratch"),
+            max_bytes: 1 << 20,
+        };
         let (git, step) = (bench.git(), bench.step(1));
         let head = git
             .ensure_branch(&step, &bench.session, "answer")
@@ -39,13 +44,23 @@ impl Fixture {
         }
         let commit = git.commit_all(&step, "answer").await.unwrap();
         let bundle = directory.path().join("out.bundle");
-        git.bundle(&["main", &head], &bundle).await.unwrap();
+        let base_commit = bench.host_git(&["rev-parse", "main"]);
+        let never = tokio_util::sync::CancellationToken::new();
+        git.bundle(&head, &base_commit, &bundle, 1 << 20, &never)
+            .await
+            .unwrap();
         let repository = ForgeRepository {
             workspace: bench.workspace().clone(),
             repository: "app".parse().unwrap(),
         };
+        let publication = Publication {
+            branch: head.clone(),
+            commit: commit.commit().to_owned(),
+            base_branch: "main".to_owned(),
+            base_commit,
+        };
         forge
-            .publish(&repository, &head, commit.commit(), &bundle)
+            .publish(&repository, &publication, &bundle)
             .await
             .unwrap();
         let draft = PullRequestDraft {
@@ -56,7 +71,7 @@ impl Fixture {
         };
         let pull_request = forge.open_pull_request(&repository, &draft).await.unwrap();
         Self {
-            ci: LocalCi::new(bench.commands.clone(), forge),
+            ci: LocalCi::new(bench.commands.clone(), forge, bundles),
             request: CiRequest {
                 like: bench.workspace().clone(),
                 repository,

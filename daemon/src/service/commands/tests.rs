@@ -16,6 +16,7 @@ fn request(bench: &Bench, name: &str, script: &str) -> CommandRequest {
             head_bytes: 100,
             tail_bytes: 100,
         },
+        apart: None,
         progress: None,
     }
 }
@@ -219,7 +220,7 @@ async fn a_full_disk_is_said_and_the_command_is_found_again() {
 #[tokio::test]
 async fn memory_is_bounded_by_start_and_end() {
     let bench = Bench::new(&[]);
-    let mut output = Collector::new(None, None);
+    let mut output = Collector::new(None, None, None);
     let piece = Bytes::from(vec![b'x'; 1 << 20]);
     for number in 0..200_u64 {
         output
@@ -245,7 +246,7 @@ async fn memory_is_bounded_by_start_and_end() {
 
 #[tokio::test]
 async fn dropped_bytes_are_said() {
-    let mut output = Collector::new(None, None);
+    let mut output = Collector::new(None, None, None);
     output
         .take(OutputStream::Stdout, 0, Bytes::from_static(b"abc"))
         .await
@@ -269,4 +270,20 @@ async fn dropped_bytes_are_said() {
         .unwrap();
     let wanted = "abcd\n… 5 bytes were dropped by the workspace's quota …\nj";
     assert_eq!(outcome.view, wanted);
+}
+
+#[tokio::test]
+async fn standard_output_is_kept_apart_whole_or_not_at_all() {
+    let bench = Bench::new(&[]);
+    let apart = |name: &str, max_bytes| CommandRequest {
+        apart: Some(max_bytes),
+        ..request(&bench, name, "echo warning >&2; echo out")
+    };
+    let outcome = run(&bench, apart("fits", 4)).await;
+    assert_eq!(outcome.stdout.as_deref(), Some(&b"out\n"[..]));
+    assert!(outcome.view.contains("warning"));
+    assert_eq!(content(&bench, &outcome.artifact.unwrap()).await, b"out\n");
+    let outcome = run(&bench, apart("does-not", 3)).await;
+    assert_eq!(outcome.stdout, None);
+    assert_eq!(content(&bench, &outcome.artifact.unwrap()).await, b"out\n");
 }

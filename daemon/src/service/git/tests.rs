@@ -1,7 +1,13 @@
 //! Git over real repositories.
 
+use futures_util::StreamExt;
+
 use super::*;
-use crate::service::testing::{Bench, host_git};
+use crate::{
+    domain::artifact::ArtifactKind,
+    ports::forge::BUNDLED_BASE,
+    service::testing::{Bench, host_git},
+};
 
 #[tokio::test]
 async fn a_branch_is_made_once_and_takes_the_work_along() {
@@ -24,8 +30,39 @@ async fn a_branch_is_made_once_and_takes_the_work_along() {
         .unwrap();
     assert_eq!(git.current_branch().await.unwrap(), Some(again.clone()));
     assert_eq!(again, name);
-    let exclude = bench.read(".git/info/exclude");
-    assert_eq!(exclude.matches("__pycache__/").count(), 1);
+}
+
+#[tokio::test]
+async fn what_no_commit_should_have_is_left_out_and_nothing_else() {
+    let bench = Bench::new(&[("a.txt", "a\n")]);
+    bench.write("__pycache__/a.pyc", "x");
+    bench.write("b.txt", "b\n");
+    bench.write(".git/info/exclude", "b.txt\n");
+    bench.write(".git/info/attributes", "*.txt ident\n");
+    let dirty = bench.git().dirty().await.unwrap();
+    let added = ChangedFile {
+        path: "b.txt".to_owned(),
+        kind: ChangeKind::Added,
+    };
+    assert_eq!(dirty, [added]);
+    assert!(!bench.app.join(".git/info/attributes").exists());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_an_error_and_not_half_an_answer() {
+    let bench = Bench::new(&[("a.txt", "a\n")]);
+    let git = bench.git();
+    let script = "yes 0123456789 | head -c 9000000";
+    let error = git.ask_plain_script("diff-tree", script, &[]).await;
+    assert_eq!(
+        error.unwrap_err(),
+        GitError::TooMuch {
+            action: "diff-tree",
+            max_bytes: 8 << 20
+        }
+    );
+    let warned = git.ask_plain_script("x", "echo warning >&2; echo out", &[]);
+    assert_eq!(warned.await.unwrap(), b"out\n");
 }
 
 #[tokio::test]
@@ -87,7 +124,12 @@ async fn changes_and_diff_hold_new_and_deleted_files_and_odd_names() {
             ("b c.txt".to_owned(), ChangeKind::Deleted),
         ]
     );
-    let diff = String::from_utf8(git.diff(&base).await.unwrap()).unwrap();
+    let about = bench.step(1).about(ArtifactKind::Diff, "changes");
+    let diff = git.keep_diff(&base, about).await.unwrap();
+    let artifacts = bench.commands.artifacts();
+    let pieces: Vec<_> = artifacts.stream(&diff).await.unwrap().1.collect().await;
+    let diff: Vec<u8> = pieces.into_iter().flat_map(Result::unwrap).collect();
+    let diff = String::from_utf8(diff).unwrap();
     assert!(diff.contains("-a\n+a2\n") && diff.contains("+new\n") && diff.contains("-b\n"));
     // Nothing of this is staged, and nothing is left of the asking.
     assert_eq!(bench.host_git(&["diff", "--cached", "--name-only"]), "");
@@ -102,9 +144,10 @@ async fn changes_and_diff_hold_new_and_deleted_files_and_odd_names() {
 }
 
 #[tokio::test]
-async fn a_bundle_on_the_host_has_the_branches() {
+async fn a_bundle_on_the_host_has_the_branch_and_the_commit_it_began_from() {
     let bench = Bench::new(&[("a.txt", "a\n")]);
     let git = bench.git();
+    let base = git.head_commit().await.unwrap();
     let name = git
         .ensure_branch(&bench.step(1), &bench.session, "x")
         .await
@@ -113,17 +156,33 @@ async fn a_bundle_on_the_host_has_the_branches() {
     let commit = git.commit_all(&bench.step(1), "b").await.unwrap();
     let host = tempfile::tempdir().unwrap();
     let target = host.path().join("out.bundle");
-    git.bundle(&["main", &name], &target).await.unwrap();
+    bench.host_git(&["branch", "--force", "main", &name]);
+    let never = CancellationToken::new();
+    git.bundle(&name, &base, &target, 1 << 20, &never)
+        .await
+        .unwrap();
     let heads = host_git(
         &bench.app,
         &["bundle", "list-heads", target.to_str().unwrap()],
     );
-    assert!(
-        heads.contains(&format!("{} refs/heads/{name}", commit.commit())),
-        "{heads}"
+    let wanted = [
+        format!("{base} {BUNDLED_BASE}"),
+        format!("{} refs/heads/{name}", commit.commit()),
+    ];
+    let mut heads: Vec<&str> = heads.lines().collect();
+    heads.sort_by_key(|line| !line.contains(BUNDLED_BASE));
+    assert_eq!(heads, wanted);
+    let large = git.bundle(&name, &base, &target, 100, &never).await;
+    assert_eq!(
+        large.unwrap_err(),
+        GitError::BundleTooLarge { max_bytes: 100 }
     );
-    assert!(heads.contains("refs/heads/main"));
-    let missing = git.bundle(&["gone"], &target).await.unwrap_err();
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let cancelled = git.bundle(&name, &base, &target, 1 << 20, &cancelled).await;
+    assert_eq!(cancelled, Err(CommandError::Cancelled.into()));
+    let missing = git.bundle("gone", &base, &target, 1 << 20, &never).await;
+    let missing = missing.unwrap_err();
     assert!(
         matches!(
             missing,

@@ -41,7 +41,9 @@ use crate::{
         store::{EventBytes, RequestRecord, StoreError},
         workspaces::WorkspacesPort,
     },
-    service::{artifacts::Artifacts, ci::LocalCi, commands::Commands, proof::Prover},
+    service::{
+        artifacts::Artifacts, ci::LocalCi, commands::Commands, git::BundleSpace, proof::Prover,
+    },
 };
 
 const BROKEN: &str = "def add(a, b):\n    return a - b\n";
@@ -231,7 +233,8 @@ impl Fixture {
         let world = World {
             store,
             prover: Prover::new(commands.clone()),
-            ci: LocalCi::new(commands.clone(), forge.clone()),
+            ci: LocalCi::new(commands.clone(), forge.clone(), self.bundles()),
+            bundles: self.bundles(),
             commands,
             forge,
         };
@@ -254,6 +257,13 @@ impl Fixture {
             sessions,
             tasks,
             shutdown,
+        }
+    }
+
+    fn bundles(&self) -> BundleSpace {
+        BundleSpace {
+            parent: self.forge.path().join("scratch"),
+            max_bytes: 1 << 20,
         }
     }
 
@@ -693,6 +703,23 @@ async fn a_watcher_sees_every_event_once_wherever_it_begins() {
         daemon.sessions.watch(&unknown, 0, true).await,
         Err(SessionError::Unknown(_))
     ));
+}
+
+#[tokio::test]
+async fn commits_of_the_model_on_main_do_not_reach_the_forges_main() {
+    let fixture = Fixture::new().await;
+    let base = git(&fixture.repository(), &["rev-parse", "main"]);
+    let commit = "git -c user.name=m -c user.email=m@m commit -qam sneaked";
+    let sneaky = script(whole(vec![
+        vec![fix(), run(commit)],
+        vec![claim()],
+        vec![advance()],
+    ]));
+    let state = fixture.play(sneaky, options()).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    assert_ne!(git(&fixture.repository(), &["rev-parse", "main"]), base);
+    let forge = fixture.forge.path().join(fixture.workspace.id.as_str());
+    assert_eq!(git(&forge.join("repo.git"), &["rev-parse", "main"]), base);
 }
 
 /// Where a life of the daemon ends.

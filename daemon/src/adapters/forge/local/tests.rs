@@ -50,14 +50,26 @@ impl Fixture {
     fn bundle(&self) -> PathBuf {
         let path = self.source.path().join(".git/out.bundle");
         let name = path.to_str().unwrap();
-        self.git(&["bundle", "create", "--quiet", name, "main", "compy/fix"]);
+        self.git(&["update-ref", BUNDLED_BASE, "main"]);
+        let create = ["bundle", "create", "--quiet", name];
+        let references = ["main", "compy/fix", BUNDLED_BASE];
+        self.git(&[&create[..], &references].concat());
         path
+    }
+
+    fn publication(&self, commit: &str) -> Publication {
+        Publication {
+            branch: "compy/fix".to_owned(),
+            commit: commit.to_owned(),
+            base_branch: "main".to_owned(),
+            base_commit: self.git(&["rev-parse", "main"]),
+        }
     }
 
     async fn publish(&self, commit: &str) -> Result<(), ForgeError> {
         let bundle = self.bundle();
         self.forge
-            .publish(&self.repository, "compy/fix", commit, &bundle)
+            .publish(&self.repository, &self.publication(commit), &bundle)
             .await
     }
 
@@ -120,19 +132,33 @@ async fn a_bundle_that_is_not_what_it_should_be_is_refused() {
     let bundle = fixture.bundle();
     let forge = &fixture.forge;
     let repository = &fixture.repository;
-    let elsewhere = forge
-        .publish(repository, "compy/fix", &"0".repeat(40), &bundle)
-        .await;
-    assert!(
-        elsewhere
-            .unwrap_err()
-            .to_string()
-            .contains(&format!("ends at {commit}"))
-    );
-    let missing = forge
-        .publish(repository, "compy/other", &commit, &bundle)
-        .await;
-    assert!(missing.unwrap_err().to_string().contains("no such branch"));
+    let good = fixture.publication(&commit);
+    let other = || "0".repeat(40);
+    for (publication, wanted) in [
+        (
+            fixture.publication(&other()),
+            format!("its head ends at {commit}, not at 000"),
+        ),
+        (
+            Publication {
+                base_commit: other(),
+                ..good.clone()
+            },
+            format!("its base ends at {}, not at 000", good.base_commit),
+        ),
+        (
+            Publication {
+                branch: "compy/other".to_owned(),
+                ..good.clone()
+            },
+            "compy/other".to_owned(),
+        ),
+    ] {
+        let refused = forge.publish(repository, &publication, &bundle).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(&wanted), "{refused}");
+        assert_eq!(fixture.bare(&["for-each-ref"]), "");
+    }
 }
 
 #[tokio::test]
@@ -146,7 +172,7 @@ async fn a_damaged_bundle_leaves_nothing() {
     std::fs::write(&bundle, bytes).unwrap();
     let (forge, repository) = (&fixture.forge, &fixture.repository);
     let damaged = forge
-        .publish(repository, "compy/fix", &commit, &bundle)
+        .publish(repository, &fixture.publication(&commit), &bundle)
         .await;
     assert!(
         matches!(damaged, Err(ForgeError::BundleInvalid { .. })),
@@ -262,4 +288,27 @@ async fn a_branch_comes_out_as_it_went_in_and_alone() {
         .bundle(&fixture.repository, "nope", &target)
         .await;
     assert_eq!(missing, Err(ForgeError::Missing("branch nope".to_owned())));
+}
+
+#[tokio::test]
+async fn of_a_bundle_the_branch_and_its_base_are_taken_alone() {
+    let fixture = Fixture::new();
+    let base = fixture.git(&["rev-parse", "main"]);
+    let commit = fixture.commit("one");
+    // Somebody has moved the base branch meanwhile.
+    let publication = fixture.publication(&commit);
+    fixture.git(&["branch", "--force", "main", "compy/fix"]);
+    let bundle = fixture.bundle();
+    fixture.git(&["update-ref", BUNDLED_BASE, &base]);
+    let name = bundle.to_str().unwrap();
+    fixture.git(&["bundle", "create", "--quiet", name, "--all"]);
+    fixture
+        .forge
+        .publish(&fixture.repository, &publication, &bundle)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.bare(&["for-each-ref", "--format=%(refname) %(objectname)"]),
+        format!("refs/heads/compy/fix {commit}\nrefs/heads/main {base}")
+    );
 }

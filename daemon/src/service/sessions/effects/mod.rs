@@ -35,7 +35,7 @@ use crate::{
         artifacts::ArtifactError,
         ci::LocalCi,
         commands::{CommandError, Commands},
-        git::Git,
+        git::{BundleSpace, Git},
         proof::{ProofError, Prover},
         step::StepContext,
     },
@@ -54,6 +54,8 @@ pub struct World {
     pub forge: Arc<dyn ForgePort>,
     /// CI of the forge.
     pub ci: LocalCi,
+    /// What branches are brought to the forge in.
+    pub bundles: BundleSpace,
 }
 
 /// How patient effects are.
@@ -261,9 +263,9 @@ fn command_trouble(error: &CommandError) -> Option<Trouble> {
         CommandError::Workspace(
             error @ (WorkspaceAccessError::Unknown(_) | WorkspaceAccessError::Broken(_)),
         ) => Some(Trouble::Fatal(error.to_string())),
-        CommandError::Workspace(WorkspaceAccessError::Unavailable(_)) | CommandError::Agent(_) => {
-            None
-        }
+        CommandError::Workspace(WorkspaceAccessError::Unavailable(_))
+        | CommandError::Agent(_)
+        | CommandError::Lost { .. } => None,
     }
 }
 
@@ -277,7 +279,11 @@ fn git_trouble(error: &crate::service::git::GitError) -> Option<Trouble> {
     use crate::service::git::GitError;
     match error {
         GitError::Command(error) => command_trouble(error),
-        GitError::Refused { .. } | GitError::Unexpected { .. } | GitError::Host { .. } => None,
+        GitError::Refused { .. }
+        | GitError::Unexpected { .. }
+        | GitError::TooMuch { .. }
+        | GitError::BundleTooLarge { .. }
+        | GitError::Host { .. } => None,
     }
 }
 

@@ -318,6 +318,7 @@ async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought
             spec,
             about: Some(step.about(ArtifactKind::Output, title)),
             bounds: ViewBounds::default(),
+            apart: None,
             progress: Some(output),
         };
         drop(step);

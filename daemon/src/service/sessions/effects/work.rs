@@ -27,7 +27,7 @@ use crate::{
             },
         },
     },
-    ports::forge::{ForgeError, ForgeRepository},
+    ports::forge::{ForgeError, ForgeRepository, Publication},
     service::{
         checks::{self, CheckError, GivenChecks},
         ci::{CiError, CiRequest},
@@ -234,21 +234,14 @@ async fn commit(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
     let outcome = git.commit_all(&step, &message).await?;
     let changed_files = paths(git.changed_files(&base.commit).await?);
     let about = step.about(ArtifactKind::Diff, format!("changes on {branch}"));
-    let diff = Bytes::from(git.diff(&base.commit).await?);
-    let diff = context
-        .world
-        .commands
-        .artifacts()
-        .put(about, diff)
-        .await
-        .map_err(CommandError::from)?;
+    let diff = git.keep_diff(&base.commit, about).await?;
     let commit = Commit {
         branch,
         commit: outcome.commit().to_owned(),
         subject: pull_request::subject(&created.task),
         changed_files,
     };
-    Ok((WorkResult::Committed(commit), vec![diff.id]))
+    Ok((WorkResult::Committed(commit), vec![diff]))
 }
 
 async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
@@ -301,21 +294,33 @@ async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<D
 
 async fn publish(context: &EffectContext) -> Result<Done, Undone> {
     let (base, commit) = (base(context)?, committed(context)?);
-    let directory = tempfile::tempdir()
+    let bundles = &context.world.bundles;
+    let directory = bundles
+        .directory()
         .map_err(|error| again(format!("no temporary directory on the host: {error}")))?;
     let bundle = directory.path().join("branch.bundle");
-    // The base goes along: a forge that starts empty needs it for the diff.
-    let branches = [commit.branch.as_str(), base.branch.as_str()];
-    context.git().bundle(&branches, &bundle).await?;
+    // The base goes along: a forge that starts empty needs it for the diff. It
+    // is the commit that the session began from, wherever its branch is by now.
+    context
+        .git()
+        .bundle(
+            &commit.branch,
+            &base.commit,
+            &bundle,
+            bundles.max_bytes,
+            &context.cancel,
+        )
+        .await?;
+    let publication = Publication {
+        branch: commit.branch.clone(),
+        commit: commit.commit.clone(),
+        base_branch: base.branch.clone(),
+        base_commit: base.commit.clone(),
+    };
     context
         .world
         .forge
-        .publish(
-            &forge_repository(context),
-            &commit.branch,
-            &commit.commit,
-            &bundle,
-        )
+        .publish(&forge_repository(context), &publication, &bundle)
         .await?;
     let commit = commit.commit.clone();
     Ok((WorkResult::Published { commit }, Vec::new()))
@@ -331,14 +336,7 @@ async fn open_pull_request(
     };
     let step = context.step(output);
     let about = step.about(ArtifactKind::Diff, format!("diff of {}", draft.head));
-    let diff = Bytes::from(context.git().diff(&base.commit).await?);
-    let diff = context
-        .world
-        .commands
-        .artifacts()
-        .put(about, diff)
-        .await
-        .map_err(CommandError::from)?;
+    let diff = context.git().keep_diff(&base.commit, about).await?;
     let pull_request = context
         .world
         .forge
@@ -346,9 +344,9 @@ async fn open_pull_request(
         .await?;
     let opened = OpenedPullRequest {
         pull_request,
-        diff: Some(diff.id.clone()),
+        diff: Some(diff.clone()),
     };
-    Ok((WorkResult::PullRequestOpened(opened), vec![diff.id]))
+    Ok((WorkResult::PullRequestOpened(opened), vec![diff]))
 }
 
 async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
@@ -482,7 +480,15 @@ impl From<CommandError> for Undone {
 
 impl From<GitError> for Undone {
     fn from(error: GitError) -> Self {
-        undone(git_trouble(&error), &error)
+        match error {
+            GitError::TooMuch { .. } | GitError::BundleTooLarge { .. } => {
+                useless(error.to_string())
+            }
+            GitError::Refused { .. }
+            | GitError::Unexpected { .. }
+            | GitError::Command(_)
+            | GitError::Host { .. } => undone(git_trouble(&error), &error),
+        }
     }
 }
 
