@@ -146,6 +146,17 @@ async fn artifacts_are_listed_and_fetched(daemon: &Daemon, id: &str) {
             .iter()
             .all(|kind| *kind == "evidence")
     );
+    let reports = list(&["--stage", "VALIDATE", "--type", "test-report"]).await;
+    assert!(
+        texts(&reports, "type")
+            .iter()
+            .all(|kind| *kind == "test_report")
+    );
+    let titles = texts(&reports, "title");
+    for what in ["report", "JUnit file"] {
+        let title = format!("{what} of {TEST}");
+        assert!(titles.contains(&title.as_str()), "{title}: {titles:?}");
+    }
     let get = async |list: &Value| {
         let last = texts(list, "id").pop().expect("there is one").to_owned();
         daemon

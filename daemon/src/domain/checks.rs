@@ -94,6 +94,8 @@ pub struct CheckResult {
     pub view: String,
     /// The whole output.
     pub artifact: Option<ArtifactId>,
+    /// The report as it was read, and the runner's own file where it left one.
+    pub reports: Vec<ArtifactId>,
 }
 
 impl CheckResult {

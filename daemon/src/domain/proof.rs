@@ -28,6 +28,8 @@ pub struct TestRun {
     pub tree: String,
     /// The whole output.
     pub artifact: Option<ArtifactId>,
+    /// The report as it was read, and the runner's own file where it left one.
+    pub reports: Vec<ArtifactId>,
 }
 
 /// What the daemon saw when it proved a change itself, or failed to.

@@ -284,6 +284,7 @@ impl Prover {
             verdict: ran.verdict,
             tree,
             artifact: ran.artifact,
+            reports: ran.reports,
         })
     }
 

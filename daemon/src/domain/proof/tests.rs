@@ -42,6 +42,7 @@ fn with(name: &str, status: ExitStatus, reading: Reading) -> TestRun {
         report: reading.into_report(),
         tree: "0".repeat(40),
         artifact: None,
+        reports: Vec::new(),
     }
 }
 

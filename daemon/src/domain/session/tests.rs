@@ -85,6 +85,7 @@ fn check(name: &str, kind: CheckKind, why: &str, passes: bool) -> CheckResult {
         },
         view: format!("output of {name}"),
         artifact: None,
+        reports: vec![],
     }
 }
 
@@ -197,6 +198,7 @@ impl World {
                     verdict: RunVerdict::Failed,
                     tree: "1".into(),
                     artifact: None,
+                    reports: vec![],
                 },
                 others: self.base_lint.clone(),
                 summary: "1 failed".into(),

@@ -42,6 +42,7 @@ pub async fn validate(
             report: ran.report,
             view: ran.view,
             artifact: ran.artifact,
+            reports: ran.reports,
         });
     }
     let after = git.worktree_tree().await?;

@@ -4,7 +4,7 @@
 use crate::domain::{
     artifact::ArtifactKind,
     checks::Site,
-    exec::{ExecSpec, Exit, Leftovers},
+    exec::{ExecSpec, Exit, ExitStatus, Leftovers},
     ids::ArtifactId,
     report::{self, Framework, Reading, RunVerdict, TestReport},
 };
@@ -17,6 +17,10 @@ use super::super::{
 
 /// How long a check may take, in milliseconds.
 const CHECK_TIMEOUT_MS: u64 = 30 * 60 * 1_000;
+/// How long bringing a report may take, in milliseconds.
+const REPORT_TIMEOUT_MS: u64 = 30_000;
+/// Bytes of a JUnit file at most; a larger one is not read.
+const JUNIT_MAX_BYTES: usize = 64 << 20;
 
 /// What came of a command that checks.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +31,7 @@ pub(crate) struct Ran {
     pub(crate) view: String,
     pub(crate) output: Vec<u8>,
     pub(crate) artifact: Option<ArtifactId>,
+    pub(crate) reports: Vec<ArtifactId>,
 }
 
 impl Ran {
@@ -68,7 +73,31 @@ pub(crate) async fn run_tests(
     let outcome = run(commands, site, step, name, title, argv, environment).await?;
     let junit = take_report(commands, site, step, name, &scratch).await?;
     let reading = report::read(Framework::of(argv), &outcome.output, junit.as_deref());
-    Ok(judged(outcome, reading))
+    let mut ran = judged(outcome, reading);
+    ran.reports = keep_reports(commands, step, title, &ran, junit).await?;
+    Ok(ran)
+}
+
+/// Keeps a run's report as it was read, and the JUnit file that it left.
+async fn keep_reports(
+    commands: &Commands,
+    step: &StepContext,
+    title: &str,
+    ran: &Ran,
+    junit: Option<String>,
+) -> Result<Vec<ArtifactId>, CommandError> {
+    let Some(report) = &ran.report else {
+        return Ok(Vec::new());
+    };
+    let json = serde_json::to_vec_pretty(report).expect("a report has text keys only");
+    let about = step.about(ArtifactKind::TestReport, format!("report of {title}"));
+    let mut kept = vec![commands.artifacts().put(about, json.into()).await?.id];
+    if let Some(junit) = junit {
+        let mut about = step.about(ArtifactKind::TestReport, format!("JUnit file of {title}"));
+        about.media_type = "application/xml".to_owned();
+        kept.push(commands.artifacts().put(about, junit.into()).await?.id);
+    }
+    Ok(kept)
 }
 
 /// Runs a command that is judged by its exit status.
@@ -92,6 +121,7 @@ fn judged(outcome: CommandOutcome, reading: Reading) -> Ran {
         view: outcome.view,
         output: outcome.output,
         artifact: outcome.artifact.map(|artifact| artifact.id),
+        reports: Vec::new(),
     }
 }
 
@@ -119,7 +149,23 @@ async fn run(
         apart: None,
         progress: step.progress.clone(),
     };
-    commands.run(request, &step.cancel).await
+    let outcome = commands.run(request, &step.cancel).await?;
+    known(outcome, &shell_words::join(argv))
+}
+
+/// An outcome that says something of the change: that of a workspace which was
+/// stopped meanwhile does not.
+fn known(outcome: CommandOutcome, command: &str) -> Result<CommandOutcome, CommandError> {
+    match &outcome.exit.status {
+        ExitStatus::Unknown(why) => Err(CommandError::Lost {
+            command: command.to_owned(),
+            why: why.clone(),
+        }),
+        ExitStatus::Code(_)
+        | ExitStatus::Signal(_)
+        | ExitStatus::TimedOut(_)
+        | ExitStatus::NotStarted(_) => Ok(outcome),
+    }
 }
 
 /// The JUnit file of a run, where it left one; its scratch directory goes.
@@ -130,19 +176,26 @@ async fn take_report(
     name: &str,
     scratch: &str,
 ) -> Result<Option<String>, CommandError> {
-    let script = r#"cat "$1/junit.xml" 2>/dev/null; rm -rf "$1""#;
+    // The run chose what lies there: anything but a file is not opened.
+    let script = r#"[ -f "$1/junit.xml" ] && cat "$1/junit.xml"; rm -rf "$1""#;
+    let mut spec = ExecSpec::new(["sh", "-c", script, "sh", scratch]);
+    spec.timeout_ms = Some(REPORT_TIMEOUT_MS);
+    spec.leftovers = Leftovers::Kill;
     let request = CommandRequest {
         workspace: site.workspace.clone(),
         exec: step.exec(&format!("{name}.report")),
-        spec: ExecSpec::new(["sh", "-c", script, "sh", scratch]),
+        spec,
         about: None,
         bounds: ViewBounds::default(),
-        apart: None,
+        apart: Some(JUNIT_MAX_BYTES),
         progress: None,
     };
-    let outcome = commands.run(request, &step.cancel).await?;
-    // Cut in the middle it is no XML any more, and is not read as such.
-    Ok(String::from_utf8(outcome.output)
-        .ok()
-        .filter(|text| !text.is_empty()))
+    let outcome = known(
+        commands.run(request, &step.cancel).await?,
+        "bringing the report",
+    )?;
+    let text = outcome
+        .stdout
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(text.filter(|text| !text.is_empty()))
 }

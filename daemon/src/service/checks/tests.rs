@@ -220,3 +220,14 @@ async fn validation_runs_every_check_and_leaves_nothing_behind() {
         ("mine.txt", ChangeKind::Added)
     );
 }
+
+#[tokio::test]
+async fn a_report_that_is_no_file_holds_nothing_up() {
+    let bench = Bench::new(&[]);
+    let script = "report=${PYTEST_ADDOPTS#--junitxml=}; mkdir -p ${report%/*}; mkfifo $report";
+    let (step, argv) = (bench.step(1), argv(&["sh", "-c", script]));
+    let ran = run::run_tests(&bench.commands, &bench.site, &step, "tests", "tests", &argv);
+    let ran = tokio::time::timeout(std::time::Duration::from_secs(20), ran).await;
+    let ran = ran.expect("a pipe is not read").unwrap();
+    assert_eq!(ran.verdict, RunVerdict::PassedByExit);
+}

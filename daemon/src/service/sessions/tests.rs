@@ -24,7 +24,7 @@ use crate::{
         memory::{ManualClock, MemoryBlobs, MemoryStore},
     },
     domain::{
-        artifact::Artifact,
+        artifact::{Artifact, ArtifactKind},
         conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall, Usage},
         forge::PullRequest,
         ids::{ArtifactId, RequestId, WorkspaceName},
@@ -32,6 +32,7 @@ use crate::{
             event::{Event, ToolOutcome},
             options::{SessionLimits, VerifyMode, WorkflowKind},
             state::{Effect, SessionState},
+            work::{Again, Work, WorkResult},
         },
         stage::Stage,
         todo::TodoState,
@@ -720,6 +721,81 @@ async fn commits_of_the_model_on_main_do_not_reach_the_forges_main() {
     assert_ne!(git(&fixture.repository(), &["rev-parse", "main"]), base);
     let forge = fixture.forge.path().join(fixture.workspace.id.as_str());
     assert_eq!(git(&forge.join("repo.git"), &["rev-parse", "main"]), base);
+}
+
+#[tokio::test]
+async fn the_reports_of_test_runs_are_kept_with_their_stage() {
+    let fixture = Fixture::new().await;
+    let state = fixture.play(honest(), options()).await;
+    let all = fixture.store.artifacts(state.id()).await.unwrap();
+    let reports: Vec<_> = all
+        .iter()
+        .filter(|artifact| artifact.kind == ArtifactKind::TestReport)
+        .filter(|artifact| artifact.stage == Stage::Validate)
+        .collect();
+    assert_eq!(reports.len(), 1);
+    let record = state
+        .records
+        .iter()
+        .find(|each| each.stage == Stage::Validate);
+    assert!(record.unwrap().artifacts.contains(&reports[0].id));
+}
+
+#[tokio::test]
+async fn a_test_run_that_nobody_knows_the_end_of_is_made_anew() {
+    let fixture = Fixture::new().await;
+    let slow = ["sh", "-c", "sleep 0.5; exec python3 -m unittest -v"];
+    let options = SessionOptions {
+        test_command: Some(slow.map(str::to_owned).to_vec()),
+        ..options()
+    };
+    let daemon = fixture.daemon(honest());
+    let started = daemon.sessions.start(fixture.start(options)).await.unwrap();
+    let id = started.state.id().clone();
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    use crate::ports::agent::AgentPort as _;
+    // The container is started anew under the base run.
+    let is_test =
+        |exec: &crate::domain::exec::Exec| exec.spec.argv[0] == b"sh" && exec.spec.argv.len() == 3;
+    let exec = loop {
+        let running = agent.list(true).await.unwrap();
+        match running.into_iter().find(is_test) {
+            Some(exec) if exec.spec.argv[2].starts_with(b"sleep") => break exec,
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    agent.remove(&exec.id).await.unwrap();
+    agent.cut_links(1);
+    let state = daemon
+        .wait_until(&id, |state| state.condition.has_ended())
+        .await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    let ended: Vec<_> = fixture
+        .events(&id)
+        .await
+        .into_iter()
+        .filter_map(|event| match event.body {
+            EventBody::WorkEnded {
+                work: Work::BaseRun,
+                result,
+                ..
+            } => Some(result),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        matches!(
+            ended.as_slice(),
+            [
+                WorkResult::Failed {
+                    again: Again::MayHelp,
+                    ..
+                },
+                WorkResult::BaseRun(_)
+            ]
+        ),
+        "{ended:?}"
+    );
 }
 
 /// Where a life of the daemon ends.

@@ -283,11 +283,7 @@ async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<D
         },
         proof => proof?,
     };
-    let mut artifacts: Vec<ArtifactId> = proof
-        .runs
-        .iter()
-        .filter_map(|run| run.artifact.clone())
-        .collect();
+    let mut artifacts: Vec<ArtifactId> = proof.runs.iter().flat_map(artifacts_of_run).collect();
     artifacts.extend(proof.evidence.clone());
     Ok((WorkResult::Proved(Box::new(proof)), artifacts))
 }
@@ -426,8 +422,13 @@ fn paths(files: Vec<crate::service::git::ChangedFile>) -> Vec<String> {
 fn artifacts_of(checks: &[CheckResult]) -> Vec<ArtifactId> {
     checks
         .iter()
-        .filter_map(|check| check.artifact.clone())
+        .flat_map(|check| check.artifact.iter().chain(&check.reports))
+        .cloned()
         .collect()
+}
+
+fn artifacts_of_run(run: &TestRun) -> Vec<ArtifactId> {
+    run.artifact.iter().chain(&run.reports).cloned().collect()
 }
 
 /// A run in a line: "2 failed, 11 passed".
