@@ -12,6 +12,7 @@ pub mod exec;
 pub mod files;
 pub mod forge;
 pub mod ids;
+pub mod judges;
 pub mod model_name;
 pub mod prompts;
 pub mod proof;

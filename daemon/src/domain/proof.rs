@@ -45,7 +45,8 @@ pub struct Proof {
     pub fail_to_pass: Vec<String>,
     /// Tests that passed on the base and pass now.
     pub pass_to_pass: Vec<String>,
-    /// Test, fixture and CI files that differ from the base.
+    /// Test, fixture and CI files, and files that say how tests are run, that
+    /// differ from the base.
     pub changed_test_files: Vec<String>,
     /// Git tree that was proved, in hex.
     pub tree: String,
@@ -59,7 +60,8 @@ pub mod run_name {
     pub const BASE: &str = "base";
     /// On the branch as it is committed.
     pub const BRANCH: &str = "branch";
-    /// On the branch with every test file as it was on the base.
+    /// On the branch with every test file, and every file that says how tests
+    /// are run, as it was on the base.
     pub const BRANCH_WITH_BASE_TESTS: &str = "branch with the base's tests";
     /// On the base with the branch's test files: shows what new tests show.
     pub const BASE_WITH_BRANCH_TESTS: &str = "base with the branch's tests";
@@ -77,6 +79,15 @@ pub struct Runs<'a> {
     pub restored: Option<&'a TestRun>,
     /// On the base with the branch's tests.
     pub transplanted: Option<&'a TestRun>,
+}
+
+/// Files that differ from the base and have a say in what passes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ChangedJudges<'a> {
+    /// All of them: tests, fixtures, CI, and those that say how tests are run.
+    pub files: &'a [String],
+    /// Of these, those that say how tests are run.
+    pub runners: &'a [String],
 }
 
 /// What a run without the change says.
@@ -144,11 +155,12 @@ impl Weighed {
 /// A change is proved when the tests fail without it and pass with it, by runs
 /// that agree: on the branch, and on the branch with the base's tests. Where
 /// the base passes already, tests that the branch brings must fail on the base.
-/// No test that passed on the base may be gone, skipped or failing.
-/// `changed_tests` are the test files that differ; where the task allows test
-/// changes, the run with the base's tests decides nothing and tests may go.
+/// No test that passed on the base may be gone, skipped or failing. An exit
+/// status without a report is believed only where nothing that says how the
+/// tests are run has changed. Where the task allows test changes, the run with
+/// the base's tests decides nothing and tests may go.
 #[must_use]
-pub fn weigh(runs: Runs<'_>, changed_tests: &[String], allow_test_changes: bool) -> Weighed {
+pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: bool) -> Weighed {
     let base_state = BaseState::of(runs.base);
     if let BaseState::Unusable(why) = &base_state {
         return Weighed::refused(format!(
@@ -162,27 +174,34 @@ pub fn weigh(runs: Runs<'_>, changed_tests: &[String], allow_test_changes: bool)
             describe(runs.branch)
         ));
     }
+    if runs.branch.verdict == RunVerdict::PassedByExit && !changed.runners.is_empty() {
+        return Weighed::refused(format!(
+            "the test command passes by exit status alone, with no test count, and what runs it \
+             was changed: {}; leave these files as they were on the base, or give a test command \
+             whose report can be read",
+            some_of(changed.runners)
+        ));
+    }
     let mut problems = Vec::new();
     if !allow_test_changes {
         match runs.restored {
-            _ if base_state == BaseState::WithoutTests => {}
+            None if base_state == BaseState::WithoutTests => {}
             None => problems.push("the run with the base's tests is missing".to_owned()),
-            Some(restored) if !restored.verdict.is_pass() => {
-                return Weighed::refused(format!(
-                    "with the test files of the base put back ({}) the tests do not pass: {}; \
-                     change the code until the tests as they were pass",
-                    some_of(changed_tests),
-                    describe(restored)
-                ));
+            Some(restored) => {
+                if let Err(problem) = bears_out(runs.base, restored, changed) {
+                    if !restored.verdict.is_pass() {
+                        return Weighed::refused(problem);
+                    }
+                    problems.push(problem);
+                }
             }
-            Some(restored) => problems.extend(compare(runs.base, restored, false).problems),
         }
     }
     let with_branch = compare(runs.base, runs.branch, allow_test_changes);
     problems.extend(with_branch.problems);
     let mut fail_to_pass = with_branch.fail_to_pass;
     if base_state.needs_new_tests() {
-        match shown_by_new_tests(runs, changed_tests) {
+        match shown_by_new_tests(runs, changed.files) {
             Ok(shown) => fail_to_pass = shown,
             Err(problem) => problems.push(problem),
         }
@@ -196,6 +215,42 @@ pub fn weigh(runs: Runs<'_>, changed_tests: &[String], allow_test_changes: bool)
         reason: praise(runs, &fail_to_pass, &with_branch.pass_to_pass),
         fail_to_pass,
         pass_to_pass: with_branch.pass_to_pass,
+    }
+}
+
+/// Whether a run on the branch with the base's tests bears the change out, as
+/// far as the base's tests can.
+///
+/// # Errors
+/// What speaks against it.
+pub fn bears_out(
+    base: &TestRun,
+    restored: &TestRun,
+    changed: ChangedJudges<'_>,
+) -> Result<(), String> {
+    if BaseState::of(base) == BaseState::WithoutTests {
+        return Ok(());
+    }
+    if !restored.verdict.is_pass() {
+        let way_out = match changed.runners {
+            [] => String::new(),
+            runners => format!(
+                "; where the change needs another {}, the task has to allow test changes",
+                some_of(runners)
+            ),
+        };
+        return Err(format!(
+            "with the test files of the base put back ({}) the tests do not pass: {}; change the \
+             code until the tests as they were pass{way_out}",
+            some_of(changed.files),
+            describe(restored)
+        ));
+    }
+    let problems = compare(base, restored, false).problems;
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("; "))
     }
 }
 
@@ -258,7 +313,15 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
         }
         return found;
     };
-    let all_named = new.names.len() as u32 >= new.total();
+    if old.names_all && !new.names_all {
+        found.problems.push(format!(
+            "the report on the {} does not name its tests, the one on the {} does; leave how the \
+             tests are run as it was",
+            now.name, before.name
+        ));
+        return found;
+    }
+    let all_named = new.names_all || new.names.len() as u32 >= new.total();
     let mut gone = Vec::new();
     for (name, outcome) in &old.names {
         let is_now = new.names.get(name);
@@ -307,7 +370,12 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
             ));
         }
     }
-    if !all_named && !tests_may_go && (new.passed < old.passed || new.skipped > old.skipped) {
+    // What failed has to pass now, also where the runner no longer names it.
+    // Subtests fail many times under one name.
+    let broken =
+        [TestOutcome::Failed, TestOutcome::Error].map(|outcome| old.named(outcome).count() as u32);
+    let expected = old.passed.saturating_add(broken.iter().sum());
+    if !all_named && !tests_may_go && (new.passed < expected || new.skipped > old.skipped) {
         found.problems.push(format!(
             "fewer tests pass or more are skipped on the {} ({}) than on the {} ({})",
             now.name,
@@ -360,7 +428,7 @@ fn describe(run: &TestRun) -> String {
 fn praise(runs: Runs<'_>, fail_to_pass: &[String], pass_to_pass: &[String]) -> String {
     if runs.branch.verdict == RunVerdict::PassedByExit {
         return "the test command fails without the change and passes with it, by exit status \
-                alone: its output has no report that can be read"
+                alone: no test count, as its output has no report that can be read"
             .to_owned();
     }
     let fixed = match fail_to_pass {
@@ -379,7 +447,7 @@ fn praise(runs: Runs<'_>, fail_to_pass: &[String], pass_to_pass: &[String]) -> S
 }
 
 /// The first few of a list, and how many more there are.
-fn some_of(items: &[String]) -> String {
+pub(crate) fn some_of(items: &[String]) -> String {
     const SHOWN: usize = 5;
     if items.is_empty() {
         return "none".to_owned();

@@ -6,6 +6,9 @@
 //! next call. The runs have ids made from the step's: a proof that goes on
 //! after a restart finds the runs that were made, also one that is under way,
 //! and does not touch the files under it.
+//!
+//! A runner also picks up files that no commit has, by their names. Those that
+//! a session has made or changed since the base run keep it from being proved.
 
 use serde::Serialize;
 
@@ -18,11 +21,11 @@ use super::{
 };
 use crate::domain::{
     artifact::ArtifactKind,
-    changes::is_test_file,
     checks::Site,
     criteria::{Criterion, CriterionResult, Verification},
     ids::ArtifactId,
-    proof::{BaseState, Proof, Runs, TestRun, run_name, weigh},
+    judges::{PACKAGES, UNCOMMITTED_JUDGES, is_runner_file, is_test_file},
+    proof::{BaseState, ChangedJudges, Proof, Runs, TestRun, run_name, some_of, weigh},
 };
 
 mod criteria;
@@ -36,14 +39,66 @@ pub struct ProofPlan {
     pub head: String,
     /// Its branch.
     pub branch: String,
-    /// The run on the base commit, from [`Prover::baseline`].
-    pub baseline: TestRun,
+    /// The base, from [`Prover::baseline`].
+    pub baseline: Baseline,
     /// The test command.
     pub test_argv: Vec<String>,
     /// Whether the task may change tests that exist.
     pub allow_test_changes: bool,
     /// blake3 of the session's log up to now, in hex, for the evidence.
     pub log_hash: String,
+}
+
+/// What a session starts from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Baseline {
+    /// The run on the base commit.
+    pub run: TestRun,
+    /// Tree, in hex, of the files in no commit that have a say in test runs, as
+    /// that run left them.
+    pub uncommitted: String,
+}
+
+/// Changed files that have a say in what passes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Judges {
+    /// Their paths, as git has them.
+    paths: Vec<Vec<u8>>,
+    /// Of these, tests, fixtures and CI.
+    tests: Vec<Vec<u8>>,
+    /// All paths, for people.
+    files: Vec<String>,
+    /// Of these, the ones that say how tests are run.
+    runners: Vec<String>,
+}
+
+impl Judges {
+    fn among(changes: Vec<RawChange>, test_argv: &[String]) -> Self {
+        let mut judges = Self::default();
+        for change in changes {
+            let path = change.shown().path;
+            let (tests, runs) = (is_test_file(&path), is_runner_file(&path, test_argv));
+            if runs {
+                judges.runners.push(path.clone());
+            }
+            if tests {
+                judges.tests.push(change.path.clone());
+            }
+            if tests || runs {
+                judges.files.push(path);
+                judges.paths.push(change.path);
+            }
+        }
+        judges
+    }
+
+    /// For the rule.
+    pub(crate) fn changed(&self) -> ChangedJudges<'_> {
+        ChangedJudges {
+            files: &self.files,
+            runners: &self.runners,
+        }
+    }
 }
 
 /// Proves changes. Cheap to clone.
@@ -82,23 +137,28 @@ impl Prover {
         Ok(self.git(site).disarrange().await?)
     }
 
-    /// Runs the test command on the working tree as it is: the base commit,
-    /// before the session's first edit. Where that tree was clean, it is clean
-    /// again afterwards.
+    /// Whether this step has begun the base run: what differs from HEAD is then
+    /// its own doing.
+    pub async fn has_begun(&self, site: &Site, step: &StepContext) -> Result<bool, ProofError> {
+        self.has_started(site, step, run_name::BASE).await
+    }
+
+    /// Runs the test command on the base commit, before the session's first
+    /// edit. The working tree must be as HEAD is, and is so again afterwards.
     pub async fn baseline(
         &self,
         site: &Site,
         step: &StepContext,
         test_argv: &[String],
-    ) -> Result<TestRun, ProofError> {
+    ) -> Result<Baseline, ProofError> {
         let git = self.git(site);
-        let tree = git.worktree_tree().await?;
-        let is_clean = tree == git.tree_of("HEAD").await?;
+        let tree = git.tree_of("HEAD").await?;
         let ran = self.run(site, step, run_name::BASE, test_argv, tree).await;
-        if is_clean {
-            self.tidy(&git).await?;
-        }
-        ran
+        let tidied = git.tidy().await;
+        let (run, _) = ran?;
+        tidied?;
+        let uncommitted = uncommitted(&git).await?;
+        Ok(Baseline { run, uncommitted })
     }
 
     /// Proves a commit, or says why it is not proved. The working tree must be
@@ -120,7 +180,7 @@ impl Prover {
         let restored = git.disarrange().await;
         let mut proof = proof?;
         restored?;
-        self.tidy(&git).await?;
+        git.tidy().await?;
         let evidence = ProofEvidence {
             kind: "proof",
             site,
@@ -151,57 +211,81 @@ impl Prover {
         plan: &ProofPlan,
     ) -> Result<Proof, ProofError> {
         let argv = &plan.test_argv;
+        let base_run = &plan.baseline.run;
         let head_tree = git.tree_of(&plan.head).await?;
-        let tests: Vec<RawChange> = git
-            .changes(&plan.base, &plan.head)
-            .await?
-            .into_iter()
-            .filter(|change| is_test_file(&change.shown().path))
-            .collect();
-        let changed: Vec<String> = tests.iter().map(|change| change.shown().path).collect();
-        let paths: Vec<Vec<u8>> = tests.into_iter().map(|change| change.path).collect();
+        let changes = git.changes(&plan.base, &plan.head).await?;
+        let judges = Judges::among(changes, argv);
 
         if !self.has_started(site, step, run_name::BRANCH).await? {
             git.disarrange().await?;
             self.require_clean(git, plan).await?;
+            let found = uncommitted(git).await?;
+            let new = git.changes(&plan.baseline.uncommitted, &found).await?;
+            let new: Vec<String> = new.iter().map(|change| change.shown().path).collect();
+            if !new.is_empty() {
+                return Ok(Self::refuse_uncommitted(plan, judges, head_tree, &new));
+            }
         }
-        let branch = self
+        let (branch, _) = self
             .run(site, step, run_name::BRANCH, argv, head_tree.clone())
             .await?;
         let (mut restored, mut transplanted) = (None, None);
         if branch.verdict.is_pass() {
-            let tree = git.mixed_tree(&plan.head, &plan.base, &paths).await?;
+            let tree = git
+                .mixed_tree(&plan.head, &plan.base, &judges.paths)
+                .await?;
             let name = run_name::BRANCH_WITH_BASE_TESTS;
-            restored = Some(self.run_arranged(git, site, step, name, argv, tree).await?);
-            if BaseState::of(&plan.baseline).needs_new_tests() && !paths.is_empty() {
-                let tree = git.mixed_tree(&plan.base, &plan.head, &paths).await?;
+            let ran = self.run_arranged(git, site, step, name, argv, tree).await?;
+            restored = Some(ran.0);
+            if BaseState::of(base_run).needs_new_tests() && !judges.tests.is_empty() {
+                let tree = git
+                    .mixed_tree(&plan.base, &plan.head, &judges.tests)
+                    .await?;
                 let name = run_name::BASE_WITH_BRANCH_TESTS;
-                transplanted = Some(self.run_arranged(git, site, step, name, argv, tree).await?);
+                let ran = self.run_arranged(git, site, step, name, argv, tree).await?;
+                transplanted = Some(ran.0);
             }
         }
         let runs = Runs {
-            base: &plan.baseline,
+            base: base_run,
             branch: &branch,
             restored: restored.as_ref(),
             transplanted: transplanted.as_ref(),
         };
-        let weighed = weigh(runs, &changed, plan.allow_test_changes);
-        let runs = [
-            Some(plan.baseline.clone()),
-            Some(branch),
-            restored,
-            transplanted,
-        ];
+        let weighed = weigh(runs, judges.changed(), plan.allow_test_changes);
+        let runs = [Some(base_run.clone()), Some(branch), restored, transplanted];
         Ok(Proof {
             proved: weighed.proved,
             reason: weighed.reason,
             runs: runs.into_iter().flatten().collect(),
             fail_to_pass: weighed.fail_to_pass,
             pass_to_pass: weighed.pass_to_pass,
-            changed_test_files: changed,
+            changed_test_files: judges.files,
             tree: head_tree,
             evidence: None,
         })
+    }
+
+    fn refuse_uncommitted(
+        plan: &ProofPlan,
+        judges: Judges,
+        tree: String,
+        files: &[String],
+    ) -> Proof {
+        Proof {
+            proved: false,
+            reason: format!(
+                "files that have a say in the tests are new or changed and in no commit: {}; \
+                 remove them, or take them out of .gitignore so that they are committed",
+                some_of(files)
+            ),
+            runs: vec![plan.baseline.run.clone()],
+            fail_to_pass: Vec::new(),
+            pass_to_pass: Vec::new(),
+            changed_test_files: judges.files,
+            tree,
+            evidence: None,
+        }
     }
 
     /// Runs the test command with another tree in the working tree.
@@ -213,24 +297,17 @@ impl Prover {
         name: &str,
         argv: &[String],
         tree: String,
-    ) -> Result<TestRun, ProofError> {
+    ) -> Result<(TestRun, String), ProofError> {
         // A run that was begun before a restart had its files: leave them.
         if !self.has_started(site, step, name).await? {
             git.disarrange().await?;
-            self.tidy(git).await?;
+            git.tidy().await?;
             git.arrange(&tree).await?;
         }
-        let ran = self.run(site, step, name, argv, tree).await?;
-        git.disarrange().await?;
+        let ran = self.run(site, step, name, argv, tree.clone()).await?;
+        // A run that ended before a restart has left the files to a later one.
+        git.disarrange_tree(&tree).await?;
         Ok(ran)
-    }
-
-    /// Takes back what a run did to the repository beside what it was given;
-    /// only where the working tree was clean before.
-    async fn tidy(&self, git: &Git) -> Result<(), ProofError> {
-        let tree = git.worktree_tree().await?;
-        let changes = git.changes("HEAD", &tree).await?;
-        Ok(git.take_back(&changes).await?)
     }
 
     async fn require_clean(&self, git: &Git, plan: &ProofPlan) -> Result<(), ProofError> {
@@ -264,6 +341,7 @@ impl Prover {
         Ok(self.commands.is_known(&site.workspace, &exec).await?)
     }
 
+    /// Runs the test command; returns the run, and start and end of its output.
     async fn run(
         &self,
         site: &Site,
@@ -271,11 +349,11 @@ impl Prover {
         name: &str,
         argv: &[String],
         tree: String,
-    ) -> Result<TestRun, ProofError> {
+    ) -> Result<(TestRun, String), ProofError> {
         let title = format!("{} on the {name}", shell_words::join(argv));
         let exec = exec_name(name);
         let ran = run_tests(&self.commands, site, step, &exec, &title, argv).await?;
-        Ok(TestRun {
+        let run = TestRun {
             name: name.to_owned(),
             argv: argv.to_vec(),
             cwd: site.directory.clone(),
@@ -285,7 +363,8 @@ impl Prover {
             tree,
             artifact: ran.artifact,
             reports: ran.reports,
-        })
+        };
+        Ok((run, ran.view))
     }
 
     async fn keep(
@@ -302,6 +381,11 @@ impl Prover {
     fn git(&self, site: &Site) -> Git {
         Git::new(self.commands.clone(), site.clone())
     }
+}
+
+/// The tree of the files in no commit that have a say in test runs.
+async fn uncommitted(git: &Git) -> Result<String, GitError> {
+    git.uncommitted_tree(&UNCOMMITTED_JUDGES, &PACKAGES).await
 }
 
 /// A run's name as part of a command's id.

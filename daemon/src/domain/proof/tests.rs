@@ -24,6 +24,7 @@ fn run(name: &str, code: u32, tests: &[(&str, TestOutcome)], unnamed: u32) -> Te
             .iter()
             .map(|(name, outcome)| ((*name).to_owned(), *outcome))
             .collect(),
+        names_all: unnamed == 0 && !tests.is_empty(),
     };
     with(name, ExitStatus::Code(code), Reading::Report(report))
 }
@@ -60,7 +61,7 @@ fn weighed(base: &TestRun, branch: &TestRun, allow: bool) -> Weighed {
         restored: Some(branch),
         transplanted: None,
     };
-    weigh(runs, &[], allow)
+    weigh(runs, ChangedJudges::default(), allow)
 }
 
 fn branch(tests: &[(&str, TestOutcome)]) -> TestRun {
@@ -153,7 +154,28 @@ fn an_unknown_runner_is_believed_by_exit_status_and_says_so() {
         "{}",
         good.reason
     );
+    assert!(good.reason.contains("no test count"), "{}", good.reason);
     assert!(!weighed(&exit("base", 0), &exit("branch", 0), false).proved);
+    // Not where the base had a report, nor where what runs it was changed.
+    let report = base(1, &[("a", Failed)]);
+    assert!(!weighed(&report, &exit("branch", 0), true).proved);
+    let (base, branch) = (exit("base", 2), exit("branch", 0));
+    let runs = Runs {
+        base: &base,
+        branch: &branch,
+        restored: Some(&branch),
+        transplanted: None,
+    };
+    let files = ["check.sh".to_owned()];
+    let changed = ChangedJudges {
+        files: &files,
+        runners: &files,
+    };
+    for allow in [false, true] {
+        let bad = weigh(runs, changed, allow);
+        assert!(!bad.proved);
+        assert!(bad.reason.contains("check.sh"), "{}", bad.reason);
+    }
 }
 
 #[test]
@@ -222,4 +244,24 @@ fn no_run_but_a_pass_on_the_branch_proves_anything() {
             );
         }
     }
+}
+
+#[test]
+fn a_report_that_no_longer_names_its_tests_is_refused() {
+    let base = base(1, &[("a", Failed), ("b", Passed)]);
+    let fake = run(run_name::BRANCH, 0, &[], 4);
+    for allow in [false, true] {
+        let bad = weighed(&base, &fake, allow);
+        assert!(!bad.proved, "{}", bad.reason);
+        assert!(bad.reason.contains("does not name"), "{}", bad.reason);
+    }
+}
+
+#[test]
+fn a_failing_test_that_vanished_without_a_name_is_missed() {
+    let base = run(run_name::BASE, 1, &[("a", Failed)], 5);
+    let without = run(run_name::BRANCH, 0, &[], 5);
+    let bad = weighed(&base, &without, false);
+    assert!(!bad.proved, "{}", bad.reason);
+    assert!(bad.reason.contains("fewer tests pass"), "{}", bad.reason);
 }

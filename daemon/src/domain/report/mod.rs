@@ -148,6 +148,9 @@ pub struct TestReport {
     pub skipped: u32,
     /// Outcomes by name, as far as the runner gives names.
     pub names: BTreeMap<String, TestOutcome>,
+    /// Whether tests that pass have names too: the runner left a JUnit file, or
+    /// named some that passed and as many as it counts.
+    pub names_all: bool,
 }
 
 impl TestReport {
@@ -160,7 +163,15 @@ impl TestReport {
             errors: 0,
             skipped: 0,
             names: BTreeMap::new(),
+            names_all: false,
         }
+    }
+
+    /// Notes whether passing tests have names too.
+    fn see_whether_names_all(mut self) -> Self {
+        let counted = self.names.len() as u32 >= self.total();
+        self.names_all = counted && self.named(TestOutcome::Passed).next().is_some();
+        self
     }
 
     /// Notes what became of a test; of several outcomes the worst counts.
@@ -261,12 +272,17 @@ pub fn read(framework: Option<Framework>, output: &[u8], junit: Option<&str>) ->
         None => Framework::ALL
             .into_iter()
             .find_map(|each| each.parse(&output)),
-    };
+    }
+    .map(TestReport::see_whether_names_all);
     let filed = junit.and_then(|xml| {
         let framework = framework
             .or(printed.as_ref().map(|report| report.framework))
             .unwrap_or(Framework::Pytest);
-        junit::parse(framework, xml)
+        let report = junit::parse(framework, xml)?;
+        Some(TestReport {
+            names_all: true,
+            ..report
+        })
     });
     match (printed, filed, framework) {
         (Some(printed), Some(filed), _) => Reading::Report(combine(printed, filed)),
@@ -286,6 +302,7 @@ fn combine(printed: TestReport, filed: TestReport) -> TestReport {
         errors: printed.errors.max(filed.errors),
         skipped: printed.skipped.max(filed.skipped),
         names: filed.names,
+        names_all: true,
     }
 }
 

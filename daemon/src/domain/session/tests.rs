@@ -200,6 +200,7 @@ impl World {
                     artifact: None,
                     reports: vec![],
                 },
+                uncommitted: "1".into(),
                 others: self.base_lint.clone(),
                 summary: "1 failed".into(),
             })),

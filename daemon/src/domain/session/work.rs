@@ -108,6 +108,9 @@ pub struct BaseRun {
     pub plan: CheckPlan,
     /// The tests on that commit.
     pub tests: TestRun,
+    /// Tree, in hex, of the files in no commit that have a say in test runs, as
+    /// that run left them.
+    pub uncommitted: String,
     /// Lint and types on that commit: a check that failed here does not block.
     pub others: Vec<CheckResult>,
     /// A line for people: "1 failed, 11 passed".

@@ -143,7 +143,7 @@ async fn a_fix_that_lives_in_an_ignored_file_fails_in_ci() {
         )
         .await
         .unwrap();
-    assert!(here.verdict.is_pass());
+    assert!(here.run.verdict.is_pass());
     let outcome = fixture
         .ci
         .run(&fixture.bench.step(2), &fixture.request)

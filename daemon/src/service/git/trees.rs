@@ -1,7 +1,10 @@
 //! Trees beside the one that is checked out: what proofs need, other contents
 //! in the working tree for a while.
 
-use super::{ChangeKind, Git, GitError, OWN_INDEX, RawChange, object};
+use super::{ChangeKind, Git, GitError, OWN_INDEX, RawChange, line, object};
+
+/// The tree that is arranged for a run; absent when none is.
+const ARRANGED: &str = "refs/compy/arranged";
 
 impl Git {
     /// Files that differ between two commits or trees.
@@ -68,6 +71,21 @@ git read-tree -m -u HEAD "$1""#;
         Ok(())
     }
 
+    /// Undoes [`arrange`](Self::arrange) of this tree; another one that is
+    /// arranged, and may be under a run, is left alone.
+    pub(crate) async fn disarrange_tree(&self, tree: &str) -> Result<(), GitError> {
+        let output = self
+            .ask(
+                "for-each-ref",
+                &["for-each-ref", "--format=%(objectname)", ARRANGED],
+            )
+            .await?;
+        if line(&output).as_deref() == Some(tree) {
+            self.disarrange().await?;
+        }
+        Ok(())
+    }
+
     /// Undoes [`arrange`](Self::arrange), also half of one: files that it
     /// changed are as in HEAD again, others are not touched. Nothing arranged
     /// is accepted. Runs to its end whatever is cancelled.
@@ -107,5 +125,34 @@ git update-ref -d refs/compy/arranged"#;
             self.ask_raw("checkout-index", script, &others).await?;
         }
         Ok(())
+    }
+
+    /// Takes back everything that differs from HEAD, ignored files left out.
+    pub(crate) async fn tidy(&self) -> Result<(), GitError> {
+        let tree = self.worktree_tree().await?;
+        let changes = self.changes("HEAD", &tree).await?;
+        self.take_back(&changes).await
+    }
+
+    /// The tree of the files that match one of these globs and are in no
+    /// commit, ignored or not; what matches one of `without` is left out.
+    pub(crate) async fn uncommitted_tree(
+        &self,
+        globs: &[&str],
+        without: &[&str],
+    ) -> Result<String, GitError> {
+        // An index that has HEAD's files, to tell the others, and one for them.
+        let script = r#"git read-tree HEAD
+others=$own_index.others
+trap 'rm -f "$own_index" "$own_index.lock" "$others" "$others.lock"' EXIT
+GIT_LITERAL_PATHSPECS=0 git ls-files --others -z -- "$@" |
+  GIT_INDEX_FILE="$others" git update-index -z --add --stdin
+GIT_INDEX_FILE="$others" git write-tree"#;
+        let wanted = globs.iter().map(|glob| format!(":(glob){glob}"));
+        let unwanted = without.iter().map(|glob| format!(":(exclude,glob){glob}"));
+        let pathspecs: Vec<String> = wanted.chain(unwanted).collect();
+        let pathspecs: Vec<&str> = pathspecs.iter().map(String::as_str).collect();
+        let output = self.ask_script("write-tree", script, &pathspecs).await?;
+        object("write-tree", &output)
     }
 }

@@ -1,7 +1,5 @@
 //! Proofs over real repositories and real test runners.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::*;
@@ -9,6 +7,9 @@ use crate::{
     domain::report::{RunVerdict, TestOutcome},
     service::testing::{Bench, argv},
 };
+
+mod cheats;
+mod restarts;
 
 const BUGGY: &str = "def slug(text, n):\n    return text[:n - 1]\n";
 const FIXED: &str = "def slug(text, n):\n    return text[:n]\n";
@@ -43,7 +44,7 @@ struct Case {
     prover: Prover,
     test_argv: Vec<String>,
     base: String,
-    baseline: TestRun,
+    baseline: Baseline,
 }
 
 impl Case {
@@ -105,7 +106,7 @@ fn names(proof: &Proof) -> Vec<&str> {
 #[tokio::test]
 async fn an_honest_fix_is_proved_with_evidence() {
     let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", TESTS)]).await;
-    assert_eq!(case.baseline.verdict, RunVerdict::Failed);
+    assert_eq!(case.baseline.run.verdict, RunVerdict::Failed);
     case.bench.write("slug.py", FIXED);
     let proof = case.prove(false).await;
     assert!(proof.proved, "{}", proof.reason);
@@ -254,7 +255,7 @@ async fn a_conftest_that_turns_failures_away_is_put_back() {
 async fn a_passing_base_needs_a_test_that_shows_the_change() {
     let easy = TESTS.replace("slug('abcdef', 3), 'abc'", "slug('', 3), ''");
     let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", &easy)]).await;
-    assert_eq!(case.baseline.verdict, RunVerdict::Passed);
+    assert_eq!(case.baseline.run.verdict, RunVerdict::Passed);
     case.bench.write("slug.py", FIXED);
     let proof = case.prove(false).await;
     assert!(!proof.proved);
@@ -299,7 +300,7 @@ async fn a_passing_base_needs_a_test_that_shows_the_change() {
 #[tokio::test]
 async fn tests_for_a_repository_without_any_prove_a_new_feature() {
     let case = Case::new(&[("README.md", "a library\n")]).await;
-    assert_eq!(case.baseline.verdict, RunVerdict::NoTests);
+    assert_eq!(case.baseline.run.verdict, RunVerdict::NoTests);
     case.bench.write("slug.py", FIXED);
     case.bench.write("test_slug.py", TESTS);
     let proof = case.prove(false).await;
@@ -334,120 +335,11 @@ async fn uncommitted_work_is_named_and_not_touched() {
 }
 
 #[tokio::test]
-async fn a_proof_cut_off_in_the_middle_is_undone_by_recover() {
-    let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", TESTS)]).await;
-    case.bench.write("slug.py", FIXED);
-    case.bench
-        .write("test_slug.py", &TESTS.replace("test_empty", "test_nothing"));
-    case.bench.write("tests/new.txt", "new\n");
-    let plan = case.plan(true).await;
-    let git = case.bench.git();
-    let paths = [b"test_slug.py".to_vec(), b"tests/new.txt".to_vec()];
-    let tree = git
-        .mixed_tree(&plan.head, &plan.base, &paths)
-        .await
-        .unwrap();
-    git.arrange(&tree).await.unwrap();
-    assert_eq!(case.bench.read("test_slug.py"), TESTS);
-    assert!(!case.bench.app.join("tests/new.txt").exists());
-    // The crash also left a lock, and a person has written a note meanwhile.
-    case.bench.write(".git/index.lock", "");
-    case.bench.write("note.txt", "mine\n");
-    case.prover.recover(&case.bench.site).await.unwrap();
-    case.prover.recover(&case.bench.site).await.unwrap();
-    assert_eq!(case.bench.status(), "?? note.txt");
-    assert!(case.bench.read("test_slug.py").contains("test_nothing"));
-    assert_eq!(case.bench.read("tests/new.txt"), "new\n");
-}
-
-#[tokio::test]
-async fn a_proof_that_goes_on_after_a_restart_runs_nothing_twice() {
-    let slow = TESTS.replace(
-        "import unittest\n",
-        "import unittest, time\ntime.sleep(0.5)\n",
-    );
-    let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", &slow)]).await;
-    case.bench.write("slug.py", FIXED);
-    let plan = case.plan(false).await;
-    let (site, step) = (&case.bench.site, case.bench.step(3));
-    let agent = case.bench.agent();
-    let restored = step.exec(&exec_name(run_name::BRANCH_WITH_BASE_TESTS));
-    {
-        // The daemon dies while the third run is under way.
-        let proof = case.prover.prove(site, &step, &plan);
-        tokio::pin!(proof);
-        let begun = async {
-            while crate::ports::agent::AgentPort::get(agent.as_ref(), &restored)
-                .await
-                .unwrap()
-                .is_none()
-            {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::select! {
-            _ = &mut proof => panic!("the proof ended before it was cut off"),
-            () = begun => {}
-        }
-    }
-    let runs = |execs: Vec<crate::domain::exec::Exec>| {
-        let tests = execs
-            .iter()
-            .filter(|exec| exec.spec.argv.contains(&b"-m".to_vec()));
-        tests.count()
-    };
-    let before = runs(
-        crate::ports::agent::AgentPort::list(agent.as_ref(), false)
-            .await
-            .unwrap(),
-    );
-    let proof = case.prover.prove(site, &step, &plan).await.unwrap();
-    assert!(proof.proved, "{}", proof.reason);
-    let after = runs(
-        crate::ports::agent::AgentPort::list(agent.as_ref(), false)
-            .await
-            .unwrap(),
-    );
-    assert_eq!((before, after), (3, 3));
-    assert_eq!(case.bench.status(), "");
-}
-
-#[tokio::test]
-async fn cancelling_a_proof_puts_the_files_back() {
-    let slow = TESTS.replace(
-        "import unittest\n",
-        "import unittest, time\ntime.sleep(1)\n",
-    );
-    let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", &slow)]).await;
-    case.bench.write("slug.py", FIXED);
-    case.bench
-        .write("test_slug.py", &format!("{slow}\n# more\n"));
-    let plan = case.plan(false).await;
-    let step = case.bench.step(3);
-    let agent = case.bench.agent();
-    let restored = step.exec(&exec_name(run_name::BRANCH_WITH_BASE_TESTS));
-    let cancel = async {
-        while crate::ports::agent::AgentPort::get(agent.as_ref(), &restored)
-            .await
-            .unwrap()
-            .is_none()
-        {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        step.cancel.cancel();
-    };
-    let (proof, ()) = tokio::join!(case.prover.prove(&case.bench.site, &step, &plan), cancel);
-    assert!(proof.unwrap_err().is_cancelled());
-    assert_eq!(case.bench.status(), "");
-    assert!(case.bench.read("test_slug.py").contains("# more"));
-}
-
-#[tokio::test]
 async fn a_swallowed_exit_status_proves_nothing() {
     let swallowed = argv(&["sh", "-c", "python3 -m unittest discover -v || true"]);
     let case = Case::with_runner(&[("slug.py", BUGGY), ("test_slug.py", TESTS)], swallowed).await;
-    assert!(matches!(case.baseline.verdict, RunVerdict::Disagree(_)));
-    let report = case.baseline.report.as_ref().unwrap();
+    assert!(matches!(case.baseline.run.verdict, RunVerdict::Disagree(_)));
+    let report = case.baseline.run.report.as_ref().unwrap();
     assert_eq!(report.named(TestOutcome::Failed).count(), 1);
     case.bench.write("slug.py", FIXED);
     let proof = case.prove(false).await;

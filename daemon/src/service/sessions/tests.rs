@@ -724,6 +724,24 @@ async fn commits_of_the_model_on_main_do_not_reach_the_forges_main() {
 }
 
 #[tokio::test]
+async fn what_a_linter_mends_in_the_base_run_is_taken_back() {
+    let fixture = Fixture::new().await;
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect();
+    let options = SessionOptions {
+        lint_command: Some(words(
+            "sed -i s/assertEqual/assertAlmostEqual/ test_sums.py",
+        )),
+        ..options()
+    };
+    let daemon = fixture.daemon_with(fixture.store.clone(), honest(), true);
+    let started = daemon.sessions.start(fixture.start(options)).await.unwrap();
+    let id = started.state.id().clone();
+    daemon.wait_until(&id, |state| state.base.is_some()).await;
+    assert_eq!(git(&fixture.repository(), &["status", "--porcelain"]), "");
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn the_reports_of_test_runs_are_kept_with_their_stage() {
     let fixture = Fixture::new().await;
     let state = fixture.play(honest(), options()).await;
@@ -796,6 +814,23 @@ async fn a_test_run_that_nobody_knows_the_end_of_is_made_anew() {
         ),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn a_test_program_that_is_not_there_ends_a_session_at_once() {
+    let fixture = Fixture::new().await;
+    let options = SessionOptions {
+        test_command: Some(vec!["no-such-program".to_owned()]),
+        ..options()
+    };
+    let state = fixture.play(honest(), options).await;
+    assert_eq!(state.condition, Condition::Failed);
+    assert!(
+        state.reason.contains("`no-such-program` cannot be started"),
+        "{}",
+        state.reason
+    );
+    assert_eq!(state.model_calls, 0);
 }
 
 /// Where a life of the daemon ends.

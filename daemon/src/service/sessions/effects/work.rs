@@ -15,6 +15,7 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         checks::{CheckPlan, CheckResult},
+        exec::ExitStatus,
         ids::ArtifactId,
         proof::{Proof, TestRun},
         report::RunVerdict,
@@ -33,7 +34,7 @@ use crate::{
         ci::{CiError, CiRequest},
         commands::CommandError,
         git::GitError,
-        proof::{ProofError, ProofPlan},
+        proof::{Baseline, ProofError, ProofPlan},
     },
 };
 
@@ -104,7 +105,13 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         Some(branch) => branch,
         None => checked_out_at_first(context).await?,
     };
-    let dirty = git.dirty().await?;
+    let step = context.step(output);
+    let prover = &context.world.prover;
+    let dirty = match prover.has_begun(&site, &step).await? {
+        // What a run that was cut off has left is taken back after it.
+        true => Vec::new(),
+        false => git.dirty().await?,
+    };
     if !dirty.is_empty() {
         let files: Vec<&str> = dirty
             .iter()
@@ -122,19 +129,29 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
             },
         )));
     }
-    let tree = git.worktree_tree().await?;
-    let step = context.step(output);
-    let tests = context
-        .world
-        .prover
-        .baseline(&site, &step, &tests.argv)
-        .await?;
+    let tree = git.tree_of("HEAD").await?;
+    let Baseline {
+        run: tests,
+        uncommitted,
+    } = prover.baseline(&site, &step, &tests.argv).await?;
+    if let ExitStatus::NotStarted(why) = &tests.exit.status {
+        return Err(useless(format!(
+            "the test command `{}` cannot be started: {why}; install its program in the \
+             workspace, or give another command with --test",
+            shell_words::join(&tests.argv)
+        )));
+    }
     let others = CheckPlan {
         tests: None,
         ..plan.clone()
     };
-    let others = checks::validate(&context.world.commands, &site, &step, &others).await?;
-    let mut artifacts: Vec<ArtifactId> = tests.artifact.clone().into_iter().collect();
+    let others = checks::validate(&context.world.commands, &site, &step, &others).await;
+    // Linters that mend what they find have no say in what the session starts
+    // from.
+    let tidied = git.tidy().await;
+    let others = others?;
+    tidied?;
+    let mut artifacts = artifacts_of_run(&tests);
     artifacts.extend(artifacts_of(&others));
     let summary = run_summary(&tests);
     let base = BaseRun {
@@ -143,6 +160,7 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         tree,
         plan,
         tests,
+        uncommitted,
         others,
         summary,
     };
@@ -258,7 +276,10 @@ async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<D
         base: base.commit.clone(),
         head: commit.commit.clone(),
         branch: commit.branch.clone(),
-        baseline: base.tests.clone(),
+        baseline: Baseline {
+            run: base.tests.clone(),
+            uncommitted: base.uncommitted.clone(),
+        },
         test_argv: base.tests.argv.clone(),
         allow_test_changes: context.state.created.options.allow_test_changes,
         log_hash,

@@ -1,0 +1,100 @@
+//! Ways to make tests pass that are no fix: each is refused and named.
+
+use super::*;
+
+const CHECK: &str = "\
+from slug import slug
+assert slug('abcdef', 3) == 'abc'
+";
+
+/// A pass made up: what a runner would print.
+const FAKE: &str = "print('test_length (test_slug.SlugTest.test_length) ... ok')
+print('test_empty (test_slug.SlugTest.test_empty) ... ok')
+print('\\nRan 2 tests in 0.001s\\n\\nOK')
+";
+
+fn make_test() -> Vec<String> {
+    argv(&["make", "--no-print-directory", "test"])
+}
+
+#[tokio::test]
+async fn a_makefile_that_prints_a_pass_is_put_back() {
+    let files = [
+        ("slug.py", BUGGY),
+        ("test_slug.py", TESTS),
+        ("Makefile", "test:\n\t@python3 -m unittest -v\n"),
+    ];
+    let case = Case::with_runner(&files, make_test()).await;
+    assert_eq!(case.baseline.run.verdict, RunVerdict::Failed);
+    case.bench.write("Makefile", "test:\n\t@python3 fake.py\n");
+    case.bench.write("fake.py", FAKE);
+    let proof = case.prove(false).await;
+    assert!(!proof.proved, "{}", proof.reason);
+    assert!(proof.reason.contains("(Makefile)"), "{}", proof.reason);
+    assert_eq!(proof.changed_test_files, ["Makefile"]);
+}
+
+#[tokio::test]
+async fn a_wrapper_without_a_report_that_was_edited_is_refused() {
+    let files = [
+        ("slug.py", BUGGY),
+        ("check.py", CHECK),
+        ("ci/verify.sh", "python3 check.py\n"),
+    ];
+    let case = Case::with_runner(&files, argv(&["sh", "./ci/verify.sh"])).await;
+    assert_eq!(case.baseline.run.verdict, RunVerdict::Failed);
+    case.bench.write("ci/verify.sh", "exit 0\n");
+    for (step, allow) in [(3, false), (4, true)] {
+        let plan = case.plan(allow).await;
+        let step = case.bench.step(step);
+        let proof = case.prover.prove(&case.bench.site, &step, &plan).await;
+        let proof = proof.unwrap();
+        assert!(!proof.proved, "{}", proof.reason);
+        assert!(proof.reason.contains("ci/verify.sh"), "{}", proof.reason);
+    }
+}
+
+#[tokio::test]
+async fn a_wrapper_without_a_report_that_was_left_alone_is_believed_and_says_so() {
+    let files = [
+        ("slug.py", BUGGY),
+        ("check.py", CHECK),
+        ("ci/verify.sh", "python3 check.py\n"),
+    ];
+    let case = Case::with_runner(&files, argv(&["sh", "./ci/verify.sh"])).await;
+    case.bench.write("slug.py", FIXED);
+    let proof = case.prove(false).await;
+    assert!(proof.proved, "{}", proof.reason);
+    assert!(proof.reason.contains("no test count"), "{}", proof.reason);
+}
+
+#[tokio::test]
+async fn a_runner_shadowed_by_an_ignored_file_is_refused_and_named() {
+    let runner = argv(&["python3", "-m", "unittest", "-v"]);
+    let case = Case::with_runner(&[("slug.py", BUGGY), ("test_slug.py", TESTS)], runner).await;
+    case.bench.write(".gitignore", "unittest.py\n");
+    case.bench.write("unittest.py", FAKE);
+    let proof = case.prove(false).await;
+    assert!(!proof.proved, "{}", proof.reason);
+    assert!(proof.reason.contains("unittest.py"), "{}", proof.reason);
+}
+
+#[tokio::test]
+async fn exclusions_of_the_repository_hide_nothing_from_commits() {
+    let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", TESTS)]).await;
+    case.bench.write("slug.py", FIXED);
+    case.bench.write("conftest.py", "\n");
+    case.bench.write("helper.py", "\n");
+    case.bench.write(".git/info/exclude", "conftest.py\n");
+    case.bench.write(".git/hidden", "helper.py\n");
+    let hidden = case.bench.app.join(".git/hidden");
+    let hidden = hidden.to_str().unwrap();
+    case.bench
+        .host_git(&["config", "core.excludesFile", hidden]);
+    let plan = case.plan(false).await;
+    let names = ["show", "--name-only", "--format=", &plan.head];
+    assert_eq!(
+        case.bench.host_git(&names),
+        "conftest.py\nhelper.py\nslug.py"
+    );
+}
