@@ -176,7 +176,8 @@ pub fn blocking<'a>(
 }
 
 /// Whether a failed check failed on the base already and nobody asked for it.
-fn is_excused(base: &BaseRun, check: &CheckResult) -> bool {
+#[must_use]
+pub fn is_excused(base: &BaseRun, check: &CheckResult) -> bool {
     match check.command.kind {
         CheckKind::Tests => false,
         CheckKind::Lint | CheckKind::Types => {

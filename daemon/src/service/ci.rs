@@ -1,5 +1,6 @@
 //! CI of the local forge: the checks, run in a clean workspace made from the
-//! branch.
+//! branch; and the tests once more with everything that judges the branch as it
+//! was on the base, as nothing that a session installed or hid is there.
 //!
 //! The clean workspace is found again by its key, session and commit, so that a
 //! run that was cut off goes on in it, and it is deleted however the run ends.
@@ -10,6 +11,7 @@ use super::{
     checks::{CheckError, GivenChecks, detect, validate},
     commands::{CommandError, Commands},
     git::BundleSpace,
+    proof::{ProofError, Prover},
     step::StepContext,
 };
 use crate::{
@@ -17,6 +19,10 @@ use crate::{
         checks::{CheckCommand, CheckPlan, CheckResult, Site},
         forge::{ForgeCheck, ForgeCheckState, PullRequest},
         ids::WorkspaceId,
+        proof::{BaseState, bears_out},
+        report::{RunVerdict, TestReport},
+        session::work::BaseRun,
+        workflow::is_excused,
     },
     ports::{
         forge::{ForgeError, ForgePort, ForgeRepository},
@@ -29,6 +35,7 @@ use crate::{
 pub struct LocalCi {
     commands: Commands,
     forge: Arc<dyn ForgePort>,
+    prover: Prover,
     bundles: BundleSpace,
 }
 
@@ -43,12 +50,17 @@ pub struct CiRequest {
     pub pull_request: PullRequest,
     /// Commands that a person gave.
     pub given: GivenChecks,
+    /// What the session started from: lint and types that failed there do not
+    /// block, and tests are weighed against it.
+    pub base: BaseRun,
+    /// Whether the task may change tests that exist.
+    pub allow_test_changes: bool,
 }
 
 /// What CI came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CiOutcome {
-    /// Whether there was at least one check and all passed.
+    /// Whether there were tests, and no check failed that counts.
     pub passed: bool,
     /// A line for people.
     pub summary: String,
@@ -62,9 +74,11 @@ impl LocalCi {
     /// CI for this forge.
     #[must_use]
     pub fn new(commands: Commands, forge: Arc<dyn ForgePort>, bundles: BundleSpace) -> Self {
+        let prover = Prover::new(commands.clone());
         Self {
             commands,
             forge,
+            prover,
             bundles,
         }
     }
@@ -131,17 +145,66 @@ impl LocalCi {
             };
             self.report(request, &check).await?;
         }
-        let results = validate(&self.commands, &site, step, &plan).await?;
+        let mut results = validate(&self.commands, &site, step, &plan).await?;
+        results.extend(self.with_base_tests(&site, step, request, &plan).await?);
+        let results = results;
         let mut pull_request = request.pull_request.clone();
         for result in &results {
-            pull_request = self.report(request, &outcome_of(result)).await?;
+            pull_request = self.report(request, &outcome_of(request, result)).await?;
         }
         Ok(CiOutcome {
-            passed: plan.tests.is_some() && results.iter().all(CheckResult::passed),
-            summary: summary(&plan, &results),
+            passed: plan.tests.is_some() && blocking(&request.base, &results).next().is_none(),
+            summary: summary(&plan, &request.base, &results),
             results,
             pull_request,
         })
+    }
+
+    /// The tests with what judges them put back, weighed against the base run;
+    /// `None` where that can say nothing more than the branch's own.
+    async fn with_base_tests(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        request: &CiRequest,
+        plan: &CheckPlan,
+    ) -> Result<Option<CheckResult>, ProofError> {
+        let base = &request.base;
+        let Some(tests) = plan.tests.as_ref().filter(|_| !request.allow_test_changes) else {
+            return Ok(None);
+        };
+        if BaseState::of(&base.tests) == BaseState::WithoutTests {
+            return Ok(None);
+        }
+        let found = self
+            .prover
+            .with_base_tests(site, step, &base.commit, &tests.argv)
+            .await?;
+        Ok(found.map(|found| {
+            let borne_out = bears_out(&base.tests, &found.run, found.judges.changed());
+            let (verdict, summary) = match borne_out {
+                Ok(()) => {
+                    let counts = found.run.report.as_ref().map(TestReport::counts);
+                    let summary = counts.unwrap_or_else(|| found.run.verdict.to_string());
+                    (found.run.verdict, summary)
+                }
+                Err(problem) => (RunVerdict::Failed, problem),
+            };
+            CheckResult {
+                command: CheckCommand {
+                    name: "tests-of-the-base".to_owned(),
+                    why: "test files changed".to_owned(),
+                    ..tests.clone()
+                },
+                exit: found.run.exit,
+                verdict,
+                report: found.run.report,
+                summary,
+                view: found.view,
+                artifact: found.run.artifact,
+                reports: found.run.reports,
+            }
+        }))
     }
 
     async fn report(
@@ -156,7 +219,22 @@ impl LocalCi {
     }
 }
 
-fn outcome_of(result: &CheckResult) -> ForgeCheck {
+/// The failed checks that count: not those that failed on the base already.
+fn blocking<'a>(
+    base: &'a BaseRun,
+    results: &'a [CheckResult],
+) -> impl Iterator<Item = &'a CheckResult> {
+    results
+        .iter()
+        .filter(|result| !result.passed() && !is_excused(base, result))
+}
+
+fn outcome_of(request: &CiRequest, result: &CheckResult) -> ForgeCheck {
+    let excuse = if !result.passed() && is_excused(&request.base, result) {
+        "; it failed on the base as well"
+    } else {
+        ""
+    };
     ForgeCheck {
         name: result.command.name.clone(),
         state: if result.passed() {
@@ -164,26 +242,27 @@ fn outcome_of(result: &CheckResult) -> ForgeCheck {
         } else {
             ForgeCheckState::Failed
         },
-        summary: result.summary.clone(),
+        summary: format!("{}{excuse}", result.summary),
     }
 }
 
-fn summary(plan: &CheckPlan, results: &[CheckResult]) -> String {
+fn summary(plan: &CheckPlan, base: &BaseRun, results: &[CheckResult]) -> String {
     if plan.tests.is_none() {
         return "there is no test command; name one with --test".to_owned();
     }
-    let failed: Vec<String> = results
-        .iter()
-        .filter(|result| !result.passed())
+    let failed: Vec<String> = blocking(base, results)
         .map(|result| {
             let CheckCommand { name, .. } = &result.command;
             format!("{name}: {}", result.summary)
         })
         .collect();
-    if failed.is_empty() {
-        format!("all {} checks passed", results.len())
-    } else {
-        failed.join("; ")
+    let passed = results.iter().filter(|result| result.passed()).count();
+    match (failed.is_empty(), results.len() - passed) {
+        (false, _) => failed.join("; "),
+        (true, 0) => format!("all {passed} checks passed"),
+        (true, excused) => {
+            format!("{passed} checks passed, {excused} failed as on the base")
+        }
     }
 }
 
@@ -202,6 +281,9 @@ pub enum CiError {
     /// The checks.
     #[error(transparent)]
     Check(#[from] CheckError),
+    /// The run with the base's tests.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// A file on the host.
     #[error("cannot keep the branch's bundle on the host: {0}")]
     Host(String),
@@ -214,6 +296,7 @@ impl CiError {
         match self {
             Self::Command(error) => *error == CommandError::Cancelled,
             Self::Check(error) => error.is_cancelled(),
+            Self::Proof(error) => error.is_cancelled(),
             Self::Workspace(_) | Self::Forge(_) | Self::Host(_) => false,
         }
     }

@@ -59,6 +59,17 @@ pub struct Baseline {
     pub uncommitted: String,
 }
 
+/// A run with what the base judges by, for who has no other runs to weigh.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WithBaseTests {
+    /// The run.
+    pub(crate) run: TestRun,
+    /// Start and end of its output.
+    pub(crate) view: String,
+    /// The files that were put back.
+    pub(crate) judges: Judges,
+}
+
 /// Changed files that have a say in what passes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Judges {
@@ -159,6 +170,30 @@ impl Prover {
         tidied?;
         let uncommitted = uncommitted(&git).await?;
         Ok(Baseline { run, uncommitted })
+    }
+
+    /// Runs the test command on what is checked out, a clean copy of the branch,
+    /// with everything that judges it as it was on the base; `None` where
+    /// nothing of that differs.
+    pub(crate) async fn with_base_tests(
+        &self,
+        site: &Site,
+        step: &StepContext,
+        base: &str,
+        test_argv: &[String],
+    ) -> Result<Option<WithBaseTests>, ProofError> {
+        let git = self.git(site);
+        let head = git.head_commit().await?;
+        let judges = Judges::among(git.changes(base, &head).await?, test_argv);
+        if judges.paths.is_empty() {
+            return Ok(None);
+        }
+        let tree = git.mixed_tree(&head, base, &judges.paths).await?;
+        let name = run_name::BRANCH_WITH_BASE_TESTS;
+        let (run, view) = self
+            .run_arranged(&git, site, step, name, test_argv, tree)
+            .await?;
+        Ok(Some(WithBaseTests { run, view, judges }))
     }
 
     /// Proves a commit, or says why it is not proved. The working tree must be

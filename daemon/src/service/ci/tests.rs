@@ -3,20 +3,77 @@
 use super::*;
 use crate::{
     adapters::forge::local::LocalForge,
-    domain::forge::PullRequestDraft,
+    domain::{checks::CheckKind, forge::PullRequestDraft},
     ports::forge::Publication,
     service::{
-        proof::Prover,
+        proof::Baseline,
         testing::{Bench, argv},
     },
 };
 
 const TEST: &str = "import unittest\nfrom answer import answer\n\nclass A(unittest.TestCase):\n    def test_a(self): self.assertEqual(answer(), 42)\n";
 
+fn runner() -> Vec<String> {
+    argv(&["python3", "-m", "unittest", "discover", "-v"])
+}
+
+/// What the base run would have found.
+async fn base(bench: &Bench) -> BaseRun {
+    let prover = Prover::new(bench.commands.clone());
+    let step = bench.step(9);
+    let baseline = prover.baseline(&bench.site, &step, &runner()).await;
+    let Baseline { run, uncommitted } = baseline.unwrap();
+    BaseRun {
+        commit: bench.git().head_commit().await.unwrap(),
+        branch: "main".to_owned(),
+        tree: run.tree.clone(),
+        plan: CheckPlan::default(),
+        tests: run,
+        uncommitted,
+        others: Vec::new(),
+        summary: String::new(),
+    }
+}
+
+/// Publishes the branch as it is and opens its pull request.
+async fn publish(
+    bench: &Bench,
+    forge: &LocalForge,
+    repository: &ForgeRepository,
+    base: &BaseRun,
+    head: &str,
+) -> PullRequest {
+    let git = bench.git();
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("out.bundle");
+    let never = tokio_util::sync::CancellationToken::new();
+    git.bundle(head, &base.commit, &bundle, 1 << 20, &never)
+        .await
+        .unwrap();
+    let publication = Publication {
+        branch: head.to_owned(),
+        commit: git.head_commit().await.unwrap(),
+        base_branch: "main".to_owned(),
+        base_commit: base.commit.clone(),
+    };
+    forge
+        .publish(repository, &publication, &bundle)
+        .await
+        .unwrap();
+    let draft = PullRequestDraft {
+        title: "answer".to_owned(),
+        body: String::new(),
+        head: head.to_owned(),
+        base: "main".to_owned(),
+    };
+    forge.open_pull_request(repository, &draft).await.unwrap()
+}
+
 struct Fixture {
     bench: Bench,
     ci: LocalCi,
     request: CiRequest,
+    forge: Arc<LocalForge>,
     _directory: tempfile::TempDir,
 }
 
@@ -34,6 +91,7 @@ impl Fixture {
             max_bytes: 1 << 20,
         };
         let (git, step) = (bench.git(), bench.step(1));
+        let base = base(&bench).await;
         let head = git
             .ensure_branch(&step, &bench.session, "answer")
             .await
@@ -42,46 +100,27 @@ impl Fixture {
         if let Some(ignored) = ignored {
             bench.write("hidden.py", ignored);
         }
-        let commit = git.commit_all(&step, "answer").await.unwrap();
-        let bundle = directory.path().join("out.bundle");
-        let base_commit = bench.host_git(&["rev-parse", "main"]);
-        let never = tokio_util::sync::CancellationToken::new();
-        git.bundle(&head, &base_commit, &bundle, 1 << 20, &never)
-            .await
-            .unwrap();
+        git.commit_all(&step, "answer").await.unwrap();
         let repository = ForgeRepository {
             workspace: bench.workspace().clone(),
             repository: "app".parse().unwrap(),
         };
-        let publication = Publication {
-            branch: head.clone(),
-            commit: commit.commit().to_owned(),
-            base_branch: "main".to_owned(),
-            base_commit,
-        };
-        forge
-            .publish(&repository, &publication, &bundle)
-            .await
-            .unwrap();
-        let draft = PullRequestDraft {
-            title: "answer".to_owned(),
-            body: String::new(),
-            head,
-            base: "main".to_owned(),
-        };
-        let pull_request = forge.open_pull_request(&repository, &draft).await.unwrap();
+        let pull_request = publish(&bench, &forge, &repository, &base, &head).await;
         Self {
-            ci: LocalCi::new(bench.commands.clone(), forge, bundles),
+            ci: LocalCi::new(bench.commands.clone(), forge.clone(), bundles),
             request: CiRequest {
                 like: bench.workspace().clone(),
                 repository,
                 pull_request,
                 given: GivenChecks {
-                    tests: Some(argv(&["python3", "-m", "unittest", "discover"])),
+                    tests: Some(runner()),
                     lint: Some(argv(&["true"])),
                 },
+                base,
+                allow_test_changes: false,
             },
             bench,
+            forge,
             _directory: directory,
         }
     }
@@ -182,8 +221,95 @@ async fn a_cancelled_run_leaves_no_workspace_behind() {
     );
 }
 
-#[test]
-fn no_test_command_is_said() {
-    let said = summary(&CheckPlan::default(), &[]);
+#[tokio::test]
+async fn a_test_bent_by_what_the_workspace_has_alone_fails_in_ci() {
+    // The branch bends its test; the session's proof was led astray somehow.
+    let fixture = Fixture::new("def answer(): return 41\n", None).await;
+    let bench = &fixture.bench;
+    bench.write("test_a.py", &TEST.replace("42", "41"));
+    bench
+        .git()
+        .commit_all(&bench.step(5), "bend")
+        .await
+        .unwrap();
+    let CiRequest {
+        repository,
+        base,
+        pull_request,
+        ..
+    } = &fixture.request;
+    let head = &pull_request.draft.head;
+    let request = CiRequest {
+        pull_request: publish(bench, &fixture.forge, repository, base, head).await,
+        ..fixture.request.clone()
+    };
+    let outcome = fixture.ci.run(&bench.step(2), &request).await.unwrap();
+    assert!(!outcome.passed);
+    let names: Vec<_> = outcome
+        .results
+        .iter()
+        .map(|each| (each.command.name.as_str(), each.passed()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("lint", true),
+            ("tests", true),
+            ("tests-of-the-base", false)
+        ]
+    );
+    assert!(
+        outcome.summary.contains("put back (test_a.py)"),
+        "{}",
+        outcome.summary
+    );
+    let allowed = CiRequest {
+        allow_test_changes: true,
+        ..request
+    };
+    let outcome = fixture.ci.run(&bench.step(3), &allowed).await.unwrap();
+    assert!(outcome.passed, "{}", outcome.summary);
+}
+
+#[tokio::test]
+async fn what_failed_on_the_base_already_does_not_block() {
+    let mut fixture = Fixture::new("def answer(): return 42\n", None).await;
+    let check = |name: &str, kind, why: &str| CheckResult {
+        command: CheckCommand {
+            name: name.to_owned(),
+            kind,
+            argv: Vec::new(),
+            why: why.to_owned(),
+        },
+        exit: fixture.request.base.tests.exit.clone(),
+        verdict: RunVerdict::Failed,
+        report: None,
+        summary: "failed (exit 1)".to_owned(),
+        view: String::new(),
+        artifact: None,
+        reports: Vec::new(),
+    };
+    let old = check("types-mypy", CheckKind::Types, "there is a mypy.ini");
+    let new = check("lint-ruff", CheckKind::Lint, "there is a ruff.toml");
+    let tests = check("tests", CheckKind::Tests, "given");
+    fixture.request.base.others = vec![old.clone()];
+    let (request, base) = (&fixture.request, &fixture.request.base);
+    let counts =
+        [&old, &new, &tests].map(|each| blocking(base, std::slice::from_ref(each)).count());
+    assert_eq!(counts, [0, 1, 1]);
+    let outcome = outcome_of(request, &old);
+    assert_eq!(
+        (outcome.state, outcome.summary.as_str()),
+        (
+            ForgeCheckState::Failed,
+            "failed (exit 1); it failed on the base as well"
+        )
+    );
+}
+
+#[tokio::test]
+async fn no_test_command_is_said() {
+    let bench = Bench::new(&[]);
+    let said = summary(&CheckPlan::default(), &base(&bench).await, &[]);
     assert_eq!(said, "there is no test command; name one with --test");
 }

@@ -27,6 +27,7 @@ use crate::{
                 WorkResult,
             },
         },
+        workflow::is_excused,
     },
     ports::forge::{ForgeError, ForgeRepository, Publication},
     service::{
@@ -379,13 +380,15 @@ async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
             tests: Some(base.tests.argv.clone()),
             lint: context.state.created.options.lint_command.clone(),
         },
+        base: base.clone(),
+        allow_test_changes: context.state.created.options.allow_test_changes,
     };
     let step = context.step(output);
     let outcome = context.world.ci.run(&step, &request).await?;
     let view: Vec<String> = outcome
         .results
         .iter()
-        .filter(|check| !check.passed())
+        .filter(|check| !check.passed() && !is_excused(base, check))
         .map(|check| {
             let argv = check.command.argv.join(" ");
             format!("$ {argv}\n{}\n({})", check.view, check.summary)
@@ -547,6 +550,7 @@ impl From<CiError> for Undone {
             CiError::Forge(error) => error.into(),
             CiError::Command(error) => error.into(),
             CiError::Check(error) => error.into(),
+            CiError::Proof(error) => error.into(),
             CiError::Host(_) => again(error.to_string()),
         }
     }
