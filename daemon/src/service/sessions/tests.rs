@@ -760,6 +760,43 @@ async fn the_reports_of_test_runs_are_kept_with_their_stage() {
 }
 
 #[tokio::test]
+async fn a_long_answer_of_a_tool_is_kept_whole_and_pointed_to() {
+    let fixture = Fixture::new().await;
+    let lines: String = (0..300).map(|at| format!("line {at}\n")).collect();
+    std::fs::write(fixture.root.join("long.txt"), &lines).unwrap();
+    let search = json!({"pattern": "line", "path": "/workspace/long.txt"});
+    let model = script(vec![vec![call("grep", search)]]);
+    let daemon = fixture.daemon(model);
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
+    daemon.wait_until(&id, |state| state.tool_calls == 1).await;
+    let answer = fixture
+        .events(&id)
+        .await
+        .into_iter()
+        .find_map(|event| match event.body {
+            EventBody::ToolEnded(ended) => Some(ended),
+            _ => None,
+        });
+    let answer = answer.unwrap();
+    let artifact = answer.artifact.expect("the whole answer is kept");
+    assert!(
+        answer.content.contains(artifact.as_str()),
+        "{}",
+        answer.content
+    );
+    assert!(!answer.content.contains("line 299"));
+    let record = fixture.store.artifact(&artifact).await.unwrap().unwrap();
+    assert_eq!(record.title, "grep line");
+    assert!(record.size_bytes > lines.len() as u64);
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_test_run_that_nobody_knows_the_end_of_is_made_anew() {
     let fixture = Fixture::new().await;
     let slow = ["sh", "-c", "sleep 0.5; exec python3 -m unittest -v"];

@@ -17,10 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::Progress;
 use crate::{
     domain::{
+        artifact::ArtifactKind,
         checks::Site,
         conversation::{Message, ToolDefinition},
+        ids::ArtifactId,
         session::{
             outcome::Outcome,
+            pull_request,
             state::{Effect, Open, SessionState},
         },
     },
@@ -161,13 +164,27 @@ impl EffectContext {
     }
 
     /// This step for the services that checks and proofs are made with.
-    fn step(&self, output: mpsc::Sender<Bytes>) -> StepContext {
+    fn step(&self, output: impl Into<Option<mpsc::Sender<Bytes>>>) -> StepContext {
         StepContext {
             session: self.state.id().clone(),
             stage: self.state.stage,
             step: self.open.step.clone(),
             cancel: self.cancel.clone(),
-            progress: Some(output),
+            progress: output.into(),
+        }
+    }
+
+    /// Keeps a text that is too long to be shown whole.
+    async fn keep(&self, title: &str, text: String) -> Result<ArtifactId, Trouble> {
+        let about = self
+            .step(None)
+            .about(ArtifactKind::Output, pull_request::subject(title));
+        let artifacts = self.world.commands.artifacts();
+        match artifacts.put(about, text.into()).await {
+            Ok(artifact) => Ok(artifact.id),
+            Err(error) => {
+                Err(artifact_trouble(&error).unwrap_or(Trouble::Outage(error.to_string())))
+            }
         }
     }
 

@@ -26,12 +26,16 @@ use crate::{
     service::commands::{CommandRequest, ViewBounds},
 };
 
-/// Bytes of a file shown at once.
-const READ_MAX_BYTES: u32 = 48 * 1024;
-/// Entries of a listing or a search shown at once.
-const ENTRIES_MAX: u32 = 200;
+/// Bytes of a file or a search shown at once.
+const SHOWN_MAX_BYTES: usize = 48 * 1024;
+/// Lines of a listing or a search shown at once.
+const SHOWN_MAX_LINES: usize = 200;
 /// Characters of a found line shown.
 const LINE_MAX_CHARS: usize = 400;
+/// Bytes of a file asked for: what is not shown is kept.
+const READ_MAX_BYTES: u32 = 1 << 20;
+/// Entries of a listing asked for, and lines of a search.
+const ENTRIES_MAX: u32 = 5_000;
 
 /// Runs the command with bash where there is one, and with sh elsewhere.
 const SHELL: &str = r#"command -v bash >/dev/null 2>&1 && exec bash -c "$1"; exec sh -c "$1""#;
@@ -112,9 +116,40 @@ async fn read_file(context: &EffectContext, read: ReadFile) -> Result<Brought, T
     Ok(match answer {
         Ok(text) => {
             let hash = text.hash.clone();
-            Brought::ok(numbered(&text), ToolEffect::FileSeen { path, hash })
+            let (mut content, mut artifact) = (numbered(&text), None);
+            if let Some(start) = start_of(&text) {
+                let title = format!("read_file {}", read.path);
+                let id = context.keep(&title, content).await?;
+                content = format!("{}\n[what was read is kept as {id}]", numbered(&start));
+                artifact = Some(id);
+            }
+            Brought {
+                artifact,
+                ..Brought::ok(content, ToolEffect::FileSeen { path, hash })
+            }
         }
         Err(error) => refused(error),
+    })
+}
+
+/// The lines of a text that can be shown, where that is not all of them.
+fn start_of(text: &FileText) -> Option<FileText> {
+    if text.content.len() <= SHOWN_MAX_BYTES {
+        return None;
+    }
+    let end = (0..=SHOWN_MAX_BYTES)
+        .rev()
+        .find(|at| text.content.is_char_boundary(*at))?;
+    let start = &text.content[..end];
+    let content = match start.rfind('\n') {
+        Some(end) => &start[..=end],
+        None => start,
+    };
+    Some(FileText {
+        content: content.to_owned(),
+        line_count: u32::try_from(content.lines().count()).unwrap_or(u32::MAX),
+        truncated: true,
+        ..text.clone()
     })
 }
 
@@ -214,10 +249,11 @@ async fn list_directory(context: &EffectContext, list: ListDirectory) -> Result<
         Ok(listing) if listing.entries.is_empty() => {
             Brought::ok("(the directory is empty)", ToolEffect::None)
         }
-        Ok(listing) => Brought::ok(
-            entries(&listing, |info| info.path.clone()),
-            ToolEffect::None,
-        ),
+        Ok(listing) => {
+            let lines = entries(&listing, |info| info.path.clone());
+            let title = format!("list_directory {path}");
+            found(context, &title, lines, listing.truncated).await?
+        }
         Err(error) => refused(error),
     })
 }
@@ -238,31 +274,69 @@ async fn glob(context: &EffectContext, glob: Glob) -> Result<Brought, Trouble> {
             Brought::ok("No file matches.", ToolEffect::None)
         }
         Ok(listing) => {
-            let shown = entries(&listing, |info| shorten(context, &info.path));
-            Brought::ok(shown, ToolEffect::None)
+            let lines = entries(&listing, |info| shorten(context, &info.path));
+            let title = format!("glob {}", query.pattern);
+            found(context, &title, lines, listing.truncated).await?
         }
         Err(error) => refused(error),
     })
 }
 
-fn entries(listing: &Listing<FileInfo>, name: impl Fn(&FileInfo) -> String) -> String {
-    let mut shown = String::new();
-    for info in &listing.entries {
+/// A line for each entry.
+fn entries(listing: &Listing<FileInfo>, name: impl Fn(&FileInfo) -> String) -> Vec<String> {
+    let lines = listing.entries.iter().map(|info| {
         let name = name(info);
-        let _ = match info.kind {
-            FileKind::File => writeln!(shown, "{name}  {} bytes", info.size_bytes),
-            FileKind::Directory => writeln!(shown, "{name}/"),
+        match info.kind {
+            FileKind::File => format!("{name}  {} bytes", info.size_bytes),
+            FileKind::Directory => format!("{name}/"),
             FileKind::Symlink => {
                 let target = info.link_target.as_deref().unwrap_or("?");
-                writeln!(shown, "{name} -> {target}")
+                format!("{name} -> {target}")
             }
-            FileKind::Other => writeln!(shown, "{name}  (neither file nor directory)"),
-        };
+            FileKind::Other => format!("{name}  (neither file nor directory)"),
+        }
+    });
+    lines.collect()
+}
+
+/// What was found, a line each: the first ones shown, all of them kept where
+/// that leaves something out. `more` says that the agent left out some as well.
+async fn found(
+    context: &EffectContext,
+    title: &str,
+    lines: Vec<String>,
+    more: bool,
+) -> Result<Brought, Trouble> {
+    let mut shown = String::new();
+    let mut count = 0;
+    let mut whole = true;
+    for line in lines.iter().take(SHOWN_MAX_LINES) {
+        let cut = line.char_indices().nth(LINE_MAX_CHARS);
+        let text = cut.map_or(line.as_str(), |(end, _)| &line[..end]);
+        if shown.len() + text.len() > SHOWN_MAX_BYTES {
+            break;
+        }
+        whole &= cut.is_none();
+        shown.push_str(text);
+        shown.push('\n');
+        count += 1;
     }
-    if listing.truncated {
-        let _ = write!(shown, "[more follow; ask more narrowly]");
+    whole &= count == lines.len();
+    let artifact = if whole {
+        None
+    } else {
+        let total = lines.len();
+        let id = context.keep(title, lines.join("\n") + "\n").await?;
+        let _ = write!(shown, "[{count} of {total} lines, kept whole as {id}]");
+        Some(id)
+    };
+    if more {
+        shown.push_str("[more follow; ask more narrowly]");
     }
-    shown
+    Ok(Brought {
+        artifact,
+        ..Brought::ok(shown, ToolEffect::None)
+    })
 }
 
 async fn grep(context: &EffectContext, grep: Grep) -> Result<Brought, Trouble> {
@@ -272,7 +346,7 @@ async fn grep(context: &EffectContext, grep: Grep) -> Result<Brought, Trouble> {
         globs: grep.glob.into_iter().collect(),
         ignore_case: grep.ignore_case,
         context: (grep.context, grep.context),
-        max_matches: Some(ENTRIES_MAX),
+        max_matches: Some((ENTRIES_MAX / (1 + 2 * grep.context.min(20))).max(1)),
         include_ignored: false,
     };
     let asked = &query;
@@ -284,17 +358,13 @@ async fn grep(context: &EffectContext, grep: Grep) -> Result<Brought, Trouble> {
             Brought::ok("No line matches.", ToolEffect::None)
         }
         Ok(listing) => {
-            let mut shown = String::new();
-            for line in &listing.entries {
+            let lines = listing.entries.iter().map(|line| {
                 let mark = if line.matched { ':' } else { '-' };
-                let text: String = line.text.chars().take(LINE_MAX_CHARS).collect();
                 let path = shorten(context, &line.path);
-                let _ = writeln!(shown, "{path}{mark}{}{mark}{text}", line.line);
-            }
-            if listing.truncated {
-                let _ = write!(shown, "[more lines match; ask more narrowly]");
-            }
-            Brought::ok(shown, ToolEffect::None)
+                format!("{path}{mark}{}{mark}{}", line.line, line.text)
+            });
+            let title = format!("grep {}", query.pattern);
+            found(context, &title, lines.collect(), listing.truncated).await?
         }
         Err(error) => refused(error),
     })
@@ -407,5 +477,28 @@ mod tests {
             truncated: true,
         };
         assert_eq!(numbered(&text), "2\tb\n3\tc\n[lines 2 to 3 of 9]");
+        assert_eq!(start_of(&text), None);
+    }
+
+    #[test]
+    fn of_a_long_text_whole_lines_are_shown() {
+        let line = format!("{}\n", "x".repeat(1023));
+        let text = FileText {
+            content: line.repeat(100),
+            first_line: 1,
+            line_count: 100,
+            total_lines: 100,
+            total_bytes: 100 << 10,
+            hash: "h".into(),
+            truncated: false,
+        };
+        let start = start_of(&text);
+        let wanted = FileText {
+            content: line.repeat(48),
+            line_count: 48,
+            truncated: true,
+            ..text
+        };
+        assert_eq!(start, Some(wanted));
     }
 }
