@@ -12,6 +12,8 @@ use std::{
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use super::git_login::Login;
+
 /// How repositories are fetched.
 #[derive(Debug, Clone)]
 pub struct GitSourceOptions {
@@ -86,11 +88,12 @@ pub enum GitSourceError {
     Host(String),
 }
 
-/// A URL that the daemon may fetch, and how it is shown.
+/// A URL that the daemon may fetch, its login apart: git is given the one in an
+/// argument, which every process of the host can read, and asks for the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SourceUrl {
-    full: String,
     shown: String,
+    login: Option<Login>,
 }
 
 impl SourceUrl {
@@ -99,8 +102,7 @@ impl SourceUrl {
     pub(super) fn parse(url: &str, allow_file: bool) -> Result<Self, GitSourceError> {
         let shown = without_credentials(url);
         let refuse = |why| {
-            let mut url = shown.clone();
-            url.truncate(200);
+            let url = shown.chars().take(200).collect();
             Err(GitSourceError::UrlInvalid { url, why })
         };
         if url.len() > Self::LONGEST || !url.is_ascii() {
@@ -124,10 +126,10 @@ impl SourceUrl {
             "file" => return refuse("file URLs are switched off in the daemon's configuration"),
             _ => return refuse("only https, http, git and ssh URLs are fetched"),
         }
-        Ok(Self {
-            full: url.to_owned(),
-            shown,
-        })
+        let Ok(login) = Login::of(scheme, rest) else {
+            return refuse("its user or password is not percent-encoded text");
+        };
+        Ok(Self { shown, login })
     }
 
     /// Without user and password.
@@ -209,8 +211,9 @@ impl GitSource {
             "https:http:git:ssh"
         };
         let fetch = Fetch {
-            source: &url.full,
+            source: &url.shown,
             shown: &url.shown,
+            login: url.login.as_ref(),
             protocols,
         };
         self.fetch(&fetch, reference).await
@@ -227,6 +230,7 @@ impl GitSource {
         let path = bundle.display().to_string();
         let git = Git {
             dir: None,
+            login: None,
             protocols: "file",
         };
         let heads = git.run(&["bundle", "list-heads", &path]).await?;
@@ -239,6 +243,7 @@ impl GitSource {
         let fetch = Fetch {
             source: &path,
             shown,
+            login: None,
             protocols: "file",
         };
         match self.fetch(&fetch, reference).await {
@@ -259,6 +264,7 @@ impl GitSource {
         self.clone_bare(fetch, &bare).await?;
         let git = Git {
             dir: Some(&bare),
+            login: None,
             protocols: fetch.protocols,
         };
         let (commit, branch) = resolve(&git, fetch, reference).await?;
@@ -296,6 +302,7 @@ impl GitSource {
         let target = bare.display().to_string();
         let git = Git {
             dir: None,
+            login: fetch.login,
             protocols: fetch.protocols,
         };
         let arguments = [
@@ -334,6 +341,7 @@ impl GitSource {
 struct Fetch<'a> {
     source: &'a str,
     shown: &'a str,
+    login: Option<&'a Login>,
     protocols: &'static str,
 }
 
@@ -456,6 +464,7 @@ fn said(output: &Output) -> String {
 /// Git of the host, with nothing of the host's in it.
 struct Git<'a> {
     dir: Option<&'a Path>,
+    login: Option<&'a Login>,
     protocols: &'static str,
 }
 
@@ -513,6 +522,9 @@ impl Git<'_> {
         }
         for setting in CONFIGURATION {
             command.args(["-c", setting]);
+        }
+        if let Some(login) = self.login {
+            login.offer(&mut command);
         }
         let output = command.args(arguments).output().await;
         output.map_err(|error| GitSourceError::Host(format!("{error}; install git")))

@@ -20,6 +20,7 @@
 
 mod error;
 mod exec;
+mod git_login;
 mod git_source;
 mod index;
 mod lifecycle;
