@@ -156,6 +156,10 @@ impl WorkspacesPort for LocalMachine {
         Ok(agent)
     }
 
+    async fn find_repositories(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError> {
+        self.get(id).await
+    }
+
     async fn create_clean(
         &self,
         _like: &WorkspaceId,
@@ -213,7 +217,7 @@ pub struct LocalAgent {
 }
 
 impl LocalAgent {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             directory: tempfile::tempdir()?,
             execs: Mutex::default(),
@@ -881,6 +885,7 @@ impl AgentPort for LocalAgent {
             content_bytes: 0,
         };
         let fail = |error: std::io::Error| io(&target, &error);
+        std::fs::create_dir_all(&target).map_err(fail)?;
         for entry in archive.entries().map_err(fail)? {
             let mut entry = entry.map_err(fail)?;
             entry.unpack_in(&target).map_err(fail)?;

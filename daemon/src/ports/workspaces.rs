@@ -21,6 +21,10 @@ pub trait WorkspacesPort: Send + Sync {
     /// The agent of a workspace, which is started first where needed.
     async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspaceAccessError>;
 
+    /// A workspace with every repository that is in it, those included that
+    /// nobody has told of; it is started first where needed.
+    async fn find_repositories(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError>;
+
     /// Makes a clean workspace like another (image, limits, network, user)
     /// with one repository from a bundle on the host, checked out at `branch`.
     /// The same `key` finds the one made before.

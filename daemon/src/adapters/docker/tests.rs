@@ -139,6 +139,7 @@ impl Machine {
         change: impl FnOnce(&mut CreateWorkspace),
     ) -> WorkspaceId {
         let mut request = CreateWorkspace {
+            id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
             name: name.parse().unwrap(),
             image: None,
             limits: Limits {
@@ -550,6 +551,7 @@ async fn a_repository_is_checked_out_by_the_workspaces_own_user() {
     );
     let id = machine.create("repos").await;
     let add = |name: Option<&str>, origin| AddRepository {
+        key: uuid::Uuid::now_v7().to_string(),
         name: name.map(|name| name.parse().unwrap()),
         reference: None,
         origin,
@@ -667,6 +669,7 @@ async fn bad_input_to_create_is_refused_and_leaves_nothing() {
     };
     machine.create("taken").await;
     let request = |name: &str| CreateWorkspace {
+        id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
         name: name.parse().unwrap(),
         image: None,
         limits: Limits {

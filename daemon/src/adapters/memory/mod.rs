@@ -3,11 +3,13 @@
 
 mod blobs;
 mod clock;
+mod links;
 mod runtime;
 mod store;
 
 pub use self::{
-    blobs::MemoryBlobs, clock::ManualClock, runtime::MemoryRuntime, store::MemoryStore,
+    blobs::MemoryBlobs, clock::ManualClock, links::MemoryLinks, runtime::MemoryRuntime,
+    store::MemoryStore,
 };
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub struct MemoryRuntime {
 #[derive(Debug, Default)]
 struct State {
     down: bool,
+    /// Calls that are answered before the engine goes down.
+    answers_left: Option<u32>,
     images: BTreeSet<String>,
     containers: BTreeMap<String, ContainerState>,
     volumes: BTreeSet<WorkspaceId>,
@@ -47,10 +49,22 @@ impl MemoryRuntime {
         self.lock().down = true;
     }
 
-    /// The engine answers again. Its containers have ended meanwhile.
-    pub fn bring_back(&self) {
+    /// As [`take_down`](Self::take_down), after this many more answers.
+    pub fn take_down_after(&self, answers: u32) {
+        self.lock().answers_left = Some(answers);
+    }
+
+    /// The engine answers again. Its containers have lived on.
+    pub fn answer_again(&self) {
         let mut state = self.lock();
         state.down = false;
+        state.answers_left = None;
+    }
+
+    /// The engine answers again. Its containers have ended meanwhile.
+    pub fn bring_back(&self) {
+        self.answer_again();
+        let mut state = self.lock();
         for container in state.containers.values_mut() {
             if container.status == ContainerStatus::Running {
                 container.status = ContainerStatus::Exited;
@@ -66,6 +80,15 @@ impl MemoryRuntime {
                 container.status = status;
             }
         }
+    }
+
+    /// What a workspace's container does, whether the engine answers or not.
+    #[must_use]
+    pub fn status(&self, workspace: &WorkspaceId) -> Option<ContainerStatus> {
+        let state = self.lock();
+        let mut containers = state.containers.values();
+        let found = containers.find(|container| container.workspace == *workspace);
+        found.map(|container| container.status)
     }
 
     /// Removes a workspace's container, as a person could.
@@ -92,7 +115,12 @@ impl MemoryRuntime {
     }
 
     fn up(&self) -> Result<MutexGuard<'_, State>, RuntimeError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        match state.answers_left.as_mut() {
+            Some(0) => state.down = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if state.down {
             return Err(RuntimeError::Unavailable("it is down".to_owned()));
         }

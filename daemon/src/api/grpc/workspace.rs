@@ -71,7 +71,8 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::CreateWorkspaceRequest>,
     ) -> Result<Response<wire::CreateWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let create = convert::create(&request)?;
+        let id = WorkspaceId::from_uuid(uuid::Uuid::now_v7());
+        let create = convert::create(&request, id)?;
         let workspaces = self.workspaces.clone();
         let work = move || async move {
             let view = workspaces.create(create).await.map_err(refused)?;
@@ -194,6 +195,7 @@ impl WorkspaceService for WorkspaceApi {
             RepositoryOrigin::Url(start.url.clone())
         };
         let add = AddRepository {
+            key: start.request_id.clone(),
             name,
             reference: (!start.reference.is_empty()).then(|| start.reference.clone()),
             origin,

@@ -89,25 +89,4 @@ impl WorkspacesError {
         }
         Self::Unknown(shown)
     }
-
-    /// Whether the same request may well succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Runtime(error) => matches!(error, RuntimeError::Unavailable(_)),
-            Self::Store(error) => matches!(error, StoreError::DiskFull(_)),
-            Self::Agent(error) => error.is_transient(),
-            Self::AgentSilent { .. } | Self::ContainerEnded { .. } | Self::Dropped(_) => true,
-            Self::Unknown(_)
-            | Self::NameTaken(_)
-            | Self::Limit(_)
-            | Self::Busy { .. }
-            | Self::Deleting(_)
-            | Self::Stopped(_)
-            | Self::Link(_)
-            | Self::RepositoryExists(_)
-            | Self::Source(_)
-            | Self::Checkout(_) => false,
-        }
-    }
 }

@@ -23,7 +23,7 @@ impl Login {
     /// know no password.
     pub(super) fn of(scheme: &str, rest: &str) -> Result<Option<Self>, UnsoundLogin> {
         let authority = rest.split('/').next().unwrap_or_default();
-        let (("http" | "https"), Some((login, host))) = (scheme, authority.rsplit_once('@')) else {
+        let ("http" | "https", Some((login, host))) = (scheme, authority.rsplit_once('@')) else {
             return Ok(None);
         };
         let (user, password) = login.split_once(':').unwrap_or((login, ""));

@@ -139,7 +139,7 @@ impl SourceUrl {
 }
 
 /// A URL without its user information.
-fn without_credentials(url: &str) -> String {
+pub(super) fn without_credentials(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
     };

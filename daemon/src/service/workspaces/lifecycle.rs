@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{
     CreateWorkspace, Workspaces, WorkspacesError,
@@ -27,7 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REDIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Workspaces {
-    /// Makes a workspace and starts it. What fails leaves nothing behind.
+    /// Makes a workspace and starts it. What fails leaves nothing behind; the
+    /// same id again finds what was made, or goes on with it.
     ///
     /// # Errors
     /// A name that is taken, an image that is missing, a limit out of range, an
@@ -44,7 +44,7 @@ impl Workspaces {
             user: request.user,
             purpose: Purpose::Project,
         };
-        let workspace = self.create_from(definition).await?;
+        let workspace = self.create_from(request.id, definition).await?;
         self.view(workspace).await
     }
 
@@ -64,8 +64,14 @@ impl Workspaces {
 
     pub(super) async fn create_from(
         &self,
+        id: WorkspaceId,
         definition: WorkspaceDefinition,
     ) -> Result<Arc<Workspace>, WorkspacesError> {
+        if self.inner.index.get(&id).is_some() {
+            tracing::info!(workspace_id = %id, "going on with a workspace that was begun");
+            self.ensure_running(&id).await?;
+            return self.record(&id);
+        }
         definition.limits.validate()?;
         let name = definition.name.clone();
         if self.inner.index.resolve(name.as_str()).is_some() {
@@ -75,7 +81,7 @@ impl Workspaces {
             return Err(RuntimeError::ImageMissing(definition.image).into());
         }
         let workspace = Workspace {
-            id: WorkspaceId::from_uuid(Uuid::now_v7()),
+            id,
             definition,
             desired: Desired::Running,
             repositories: Vec::new(),
@@ -283,7 +289,9 @@ impl Workspaces {
             let lock = service.lock_of(&id);
             let _held = lock.lock().await;
             let workspace = service.desire(&id, Desired::Running).await?;
-            service.bring_up(&workspace).await
+            let agent = service.bring_up(&workspace).await?;
+            service.find_first_repositories(&id, &*agent).await;
+            Ok(agent)
         });
         work.await
             .map_err(|error| WorkspacesError::Dropped(error.to_string()))?

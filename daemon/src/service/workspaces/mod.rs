@@ -18,6 +18,7 @@
 //!
 //! This service knows ports only: no engine, no wire, no store by name.
 
+mod checkout;
 mod error;
 mod exec;
 mod git_login;
@@ -28,6 +29,9 @@ mod port;
 mod reconcile;
 mod repositories;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -47,7 +51,7 @@ pub use self::{
     repositories::{AddRepository, AddedRepository, RepositoryOrigin},
     view::WorkspaceView,
 };
-use self::{git_source::GitSource, index::Index};
+use self::{git_source::GitSource, index::Index, repositories::Adding};
 use crate::{
     domain::{
         ids::{SessionId, WorkspaceId, WorkspaceName},
@@ -130,6 +134,9 @@ pub trait WorkspaceUsers: Send + Sync {
 /// A workspace to make.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateWorkspace {
+    /// Its id, chosen by the caller: the same id again, after a kill, goes on
+    /// with the workspace that was begun.
+    pub id: WorkspaceId,
     /// Its name.
     pub name: WorkspaceName,
     /// Reference of the image; `None` means the default.
@@ -164,6 +171,7 @@ struct Inner {
     /// When the reconciler last started a workspace by itself: one that keeps
     /// dying is left to the next periodic look.
     revived: Mutex<HashMap<WorkspaceId, Instant>>,
+    adding: Adding,
 }
 
 /// The ports that the service acts through.
@@ -205,6 +213,7 @@ impl Workspaces {
                 users: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),
                 revived: Mutex::new(HashMap::new()),
+                adding: Adding::default(),
             }),
         })
     }

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::{AddRepository, RepositoryOrigin, Workspaces, WorkspacesError};
 use crate::{
@@ -26,6 +27,12 @@ impl WorkspacesPort for Workspaces {
     async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspaceAccessError> {
         let agent = Self::agent(self, id).await;
         agent.map_err(|error| access(id, error))
+    }
+
+    async fn find_repositories(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError> {
+        let found = Self::find_repositories(self, id).await;
+        let workspace = found.map_err(|error| access(id, error))?;
+        Ok(Workspace::clone(&workspace))
     }
 
     async fn create_clean(
@@ -78,13 +85,15 @@ impl Workspaces {
                     .parse()
                     .map_err(|error| WorkspacesError::Dropped(format!("{error}")))?;
                 definition.purpose = Purpose::Checks;
-                self.create_from(definition).await?
+                let id = WorkspaceId::from_uuid(Uuid::now_v7());
+                self.create_from(id, definition).await?
             }
         };
         if clean.repositories.iter().any(|r| r.name == *repository) {
             return Ok(clean.id.clone());
         }
         let request = AddRepository {
+            key: name,
             name: Some(repository.clone()),
             reference: Some(branch.to_owned()),
             origin: RepositoryOrigin::File {
@@ -92,23 +101,68 @@ impl Workspaces {
                 bundle: bundle.to_owned(),
             },
         };
-        match self.add_repository(&clean.id, request).await {
-            // A kill came between the checkout and its record: begin again.
-            Err(WorkspacesError::RepositoryExists(_)) => {
-                self.delete(&clean.id, true).await?;
-                Err(WorkspacesError::Dropped(format!(
-                    "the half-made copy {name} was removed; make it again"
-                )))
-            }
-            other => other.map(|_| clean.id.clone()),
-        }
+        self.add_repository(&clean.id, request).await?;
+        Ok(clean.id.clone())
     }
 }
 
+/// What a session does about an error: a workspace that is gone, or on its way
+/// out, ends it; whatever else an engine, a link or a disk says may be over
+/// when it is asked again, or when a person has looked.
 fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
     match error {
         WorkspacesError::Unknown(_) => WorkspaceAccessError::Unknown(id.clone()),
-        error if error.is_transient() => WorkspaceAccessError::Unavailable(error.to_string()),
-        error => WorkspaceAccessError::Broken(error.to_string()),
+        error @ WorkspacesError::Deleting(_) => WorkspaceAccessError::Broken(error.to_string()),
+        error @ (WorkspacesError::NameTaken(_)
+        | WorkspacesError::Limit(_)
+        | WorkspacesError::Busy { .. }
+        | WorkspacesError::Stopped(_)
+        | WorkspacesError::Runtime(_)
+        | WorkspacesError::ContainerEnded { .. }
+        | WorkspacesError::AgentSilent { .. }
+        | WorkspacesError::Link(_)
+        | WorkspacesError::Agent(_)
+        | WorkspacesError::Store(_)
+        | WorkspacesError::RepositoryExists(_)
+        | WorkspacesError::Source(_)
+        | WorkspacesError::Checkout(_)
+        | WorkspacesError::Dropped(_)) => WorkspaceAccessError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::{links::LinkError, runtime::RuntimeError, store::StoreError};
+
+    #[test]
+    fn only_a_workspace_that_is_gone_or_going_ends_a_session() {
+        let id = WorkspaceId::from_uuid(Uuid::from_u128(1));
+        let unknown = WorkspacesError::Unknown("a".to_owned());
+        assert_eq!(
+            access(&id, unknown),
+            WorkspaceAccessError::Unknown(id.clone())
+        );
+        let deleting = WorkspacesError::Deleting("a".parse().unwrap());
+        let broken = WorkspaceAccessError::Broken(deleting.to_string());
+        assert_eq!(access(&id, deleting), broken);
+        let refused = WorkspacesError::Runtime(RuntimeError::Refused {
+            action: "start",
+            subject: "container".to_owned(),
+            message: "status 500".to_owned(),
+        });
+        for error in [
+            refused,
+            WorkspacesError::Checkout("exit 128".to_owned()),
+            WorkspacesError::Stopped("a".parse().unwrap()),
+            WorkspacesError::Link(LinkError::Timeout {
+                seconds: 1,
+                hint: String::new(),
+            }),
+            WorkspacesError::Store(StoreError::Missing("it".to_owned())),
+        ] {
+            let expected = WorkspaceAccessError::Unavailable(error.to_string());
+            assert_eq!(access(&id, error), expected);
+        }
     }
 }

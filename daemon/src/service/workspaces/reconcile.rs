@@ -7,7 +7,7 @@
 //! | running | none, broken | nothing: it is made again at the next start, and says so |
 //! | stopped | running | stopping it |
 //! | deleted | any or none | removing what is left |
-//! | no record | any | adopting it in the state it is in |
+//! | no record | any | adopting it in the state it is in; its repositories are found once its agent answers |
 
 use std::time::Duration;
 
@@ -117,15 +117,21 @@ impl Workspaces {
             ContainerStatus::Paused => Ok(self.inner.links.ensure(id).await?),
             ContainerStatus::Broken => Ok(()),
             ContainerStatus::Running if self.inner.links.current(id).is_some() => Ok(()),
-            ContainerStatus::Running => self.bring_up(workspace).await.map(|_| ()),
+            ContainerStatus::Running => self.revive(workspace).await,
             ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Restarting => {
                 if !self.may_revive(id) {
                     return Ok(());
                 }
                 tracing::info!(workspace_id = %id, "starting a workspace that should run");
-                self.bring_up(workspace).await.map(|_| ())
+                self.revive(workspace).await
             }
         }
+    }
+
+    async fn revive(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
+        let agent = self.bring_up(workspace).await?;
+        self.find_first_repositories(&workspace.id, &*agent).await;
+        Ok(())
     }
 
     fn may_revive(&self, id: &WorkspaceId) -> bool {

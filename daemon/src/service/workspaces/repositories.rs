@@ -1,36 +1,34 @@
 //! Puts a repository into a workspace: fetched on the host as objects only,
-//! streamed in as a bundle, checked out inside by the workspace's own git as
-//! the workspace's own user.
+//! streamed in as a bundle, and [checked out](super::checkout) inside.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use uuid::Uuid;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{
     GitSourceError, Workspaces, WorkspacesError,
-    git_source::{FetchedBundle, SourceUrl},
+    checkout::{Checkouts, Import},
+    git_source::SourceUrl,
 };
 use crate::{
     domain::{
-        exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputStream},
-        ids::{ExecId, RepositoryName, WorkspaceId},
+        ids::{RepositoryName, WorkspaceId},
         workspace::{Repository, Workspace},
     },
-    ports::agent::{AgentError, AgentPort},
+    ports::agent::AgentPort,
 };
-
-/// Where a bundle is for a moment, inside.
-const IMPORT_DIR: &str = "/workspace/.compy/import";
-/// Time that one git command may take inside.
-const CHECKOUT_TIMEOUT_MS: u64 = 15 * 60 * 1000;
-/// Who signs commits where nobody else says so.
-const COMMITTER: [&str; 2] = ["user.name=Compy", "user.email=compy@localhost"];
 
 /// A repository to put into a workspace.
 pub struct AddRepository {
+    /// Who asks, such as a request's id: the same key again, after a kill,
+    /// finds what was added for it.
+    pub key: String,
     /// Directory below `/workspace`; `None` means the source's last component.
     pub name: Option<RepositoryName>,
     /// Branch, tag or commit; `None` means the source's HEAD.
@@ -72,8 +70,9 @@ impl Workspaces {
     /// Puts a repository into a workspace, which is started where needed.
     ///
     /// # Errors
-    /// What [`GitSourceError`] says of the source; a directory that exists; a
-    /// workspace that does not come up. Nothing is left behind.
+    /// What [`GitSourceError`] says of the source; a directory that exists and
+    /// was not made for the same key; a workspace that does not come up.
+    /// Nothing is left behind.
     pub async fn add_repository(
         &self,
         id: &WorkspaceId,
@@ -92,10 +91,21 @@ impl Workspaces {
             Some(name) => name,
             None => name_of(&source)?,
         };
+        let place = self.inner.adding.place(id, &name);
+        let _one_at_a_time = place.lock().await;
         let agent = self.agent(id).await?;
-        let directory = format!("/workspace/{name}");
-        if agent.stat(&directory).await?.is_some() {
-            return Err(WorkspacesError::RepositoryExists(name));
+        let checkouts = Checkouts { agent: &*agent };
+        if agent.stat(&format!("/workspace/{name}")).await?.is_some() {
+            return match checkouts.look(&name).await? {
+                Some(found) if found.import.as_ref() == Some(&request.key) => {
+                    self.record_repository(id, found.repository.clone()).await?;
+                    Ok(AddedRepository {
+                        repository: found.repository,
+                        notes: Vec::new(),
+                    })
+                }
+                Some(_) | None => Err(WorkspacesError::RepositoryExists(name)),
+            };
         }
         let reference = request.reference.as_deref();
         let git = &self.inner.git;
@@ -114,15 +124,13 @@ impl Workspaces {
         };
         tracing::info!(workspace_id = %id, repository = %name, source, commit = fetched.commit,
             "checking out a repository");
-        let checkout = Checkout {
-            agent: &*agent,
-            directory: &directory,
+        let import = Import {
+            name: &name,
+            key: &request.key,
+            source: &source,
             origin: url.as_ref().map(SourceUrl::shown),
         };
-        if let Err(error) = checkout.run(&fetched).await {
-            checkout.clear(&["rm", "-rf", "--", &directory]).await;
-            return Err(error);
-        }
+        checkouts.import(&fetched, &import).await?;
         let repository = Repository {
             name,
             source,
@@ -155,6 +163,89 @@ impl Workspaces {
         workspace.repositories.push(repository);
         workspace.repositories.sort_by(|a, b| a.name.cmp(&b.name));
         self.save(workspace).await.map(|_| ())
+    }
+
+    /// Records the repositories that are in a workspace and not in its record:
+    /// those of one that was adopted, and those that were cloned inside. The
+    /// workspace is started where needed.
+    ///
+    /// # Errors
+    /// A workspace that does not come up, or whose git cannot be asked.
+    pub async fn find_repositories(
+        &self,
+        id: &WorkspaceId,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let agent = self.agent(id).await?;
+        let checkouts = Checkouts { agent: &*agent };
+        let found = checkouts.look_everywhere().await?;
+        let lock = self.lock_of(id);
+        let _held = lock.lock().await;
+        self.record_found(id, found).await
+    }
+
+    /// As [`find_repositories`](Self::find_repositories), for a workspace whose
+    /// record has none and whose agent has just come up; the caller holds its
+    /// lock. What cannot be found out now is found out at the first need.
+    pub(super) async fn find_first_repositories(&self, id: &WorkspaceId, agent: &dyn AgentPort) {
+        let knows_none = (self.inner.index.get(id)).is_some_and(|w| w.repositories.is_empty());
+        if !knows_none {
+            return;
+        }
+        let found = match (Checkouts { agent }).look_everywhere().await {
+            Ok(found) => self.record_found(id, found).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = found {
+            tracing::warn!(workspace_id = %id, %error, "a workspace's repositories are not known");
+        }
+    }
+
+    async fn record_found(
+        &self,
+        id: &WorkspaceId,
+        found: Vec<Repository>,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let record = self.record(id)?;
+        let mut workspace = Workspace::clone(&record);
+        for repository in found {
+            if !(workspace.repositories.iter()).any(|known| known.name == repository.name) {
+                tracing::info!(workspace_id = %id, repository = %repository.name,
+                    "found a repository in a workspace");
+                workspace.repositories.push(repository);
+            }
+        }
+        if workspace == *record {
+            return Ok(record);
+        }
+        workspace.repositories.sort_by(|a, b| a.name.cmp(&b.name));
+        self.save(workspace).await
+    }
+}
+
+/// A workspace and a directory in it.
+type Place = (WorkspaceId, RepositoryName);
+type PlaceLock = tokio::sync::Mutex<()>;
+
+/// Repositories being added. Each has a lock, so that nobody adds to a place
+/// that somebody else is about to fill.
+#[derive(Debug, Default)]
+pub(super) struct Adding {
+    /// Locks that somebody holds or waits for. The map's own lock is held for a
+    /// look-up only.
+    places: Mutex<HashMap<Place, Weak<PlaceLock>>>,
+}
+
+impl Adding {
+    fn place(&self, id: &WorkspaceId, name: &RepositoryName) -> Arc<PlaceLock> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, lock| lock.strong_count() > 0);
+        let key = (id.clone(), name.clone());
+        if let Some(lock) = places.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        places.insert(key, Arc::downgrade(&lock));
+        lock
     }
 }
 
@@ -199,146 +290,6 @@ async fn receive(
     Ok(())
 }
 
-/// A bundle's way into a workspace.
-struct Checkout<'a> {
-    agent: &'a dyn AgentPort,
-    directory: &'a str,
-    /// What `origin` points to, without credentials.
-    origin: Option<&'a str>,
-}
-
-impl Checkout<'_> {
-    async fn run(&self, fetched: &FetchedBundle) -> Result<(), WorkspacesError> {
-        let name = format!("{}.bundle", Uuid::now_v7().simple());
-        let archive = archive_of(&fetched.path, &name)
-            .await
-            .map_err(|error| GitSourceError::Host(error.to_string()))?;
-        self.agent.upload(IMPORT_DIR, None, archive).await?;
-        let bundle = format!("{IMPORT_DIR}/{name}");
-        let done = self.check_out(fetched, &bundle).await;
-        self.clear(&["rm", "-rf", "--", IMPORT_DIR]).await;
-        done
-    }
-
-    async fn check_out(
-        &self,
-        fetched: &FetchedBundle,
-        bundle: &str,
-    ) -> Result<(), WorkspacesError> {
-        let mut clone = vec!["git", "-c", "core.hooksPath=/dev/null", "clone", "--quiet"];
-        // Hooks come from templates; these settings stay in the repository.
-        clone.extend(["--template=", "--branch", &fetched.branch]);
-        for setting in COMMITTER {
-            clone.extend(["-c", setting]);
-        }
-        clone.extend(["--", bundle, self.directory]);
-        self.must(&clone).await?;
-        let at = ["git", "-C", self.directory];
-        match self.origin {
-            Some(url) => {
-                self.must(&[&at[..], &["remote", "set-url", "origin", url]].concat())
-                    .await
-            }
-            // A path of the client's: nothing to fetch from in here.
-            None => {
-                self.must(&[&at[..], &["remote", "remove", "origin"]].concat())
-                    .await
-            }
-        }?;
-        let head = self
-            .must(&[&at[..], &["rev-parse", "HEAD"]].concat())
-            .await?;
-        if head.trim() != fetched.commit {
-            let message = format!("{} was checked out, not {}", head.trim(), fetched.commit);
-            return Err(WorkspacesError::Checkout(message));
-        }
-        Ok(())
-    }
-
-    /// Standard output of a command that must exit with 0.
-    async fn must(&self, argv: &[&str]) -> Result<String, WorkspacesError> {
-        const KEPT: usize = 4096;
-        let mut spec = ExecSpec::new(argv);
-        spec.timeout_ms = Some(CHECKOUT_TIMEOUT_MS);
-        spec.leftovers = Leftovers::Kill;
-        let id: ExecId = format!("repository-{}", Uuid::now_v7().simple())
-            .parse()
-            .map_err(|error| WorkspacesError::Dropped(format!("{error}")))?;
-        let mut events = self.agent.run(&id, &spec);
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut exit = None;
-        while let Some(event) = events.next().await {
-            match event? {
-                ExecEvent::Output { stream, data, .. } => {
-                    let kept = match stream {
-                        OutputStream::Stdout => &mut stdout,
-                        OutputStream::Stderr => &mut stderr,
-                    };
-                    let room = KEPT.saturating_sub(kept.len()).min(data.len());
-                    kept.extend_from_slice(&data[..room]);
-                }
-                ExecEvent::Exited(how) => exit = Some(how.status),
-                ExecEvent::Attached(_) | ExecEvent::Gap { .. } => {}
-            }
-        }
-        // Nobody asks for this command again; a spool that stays is harmless.
-        drop(self.agent.remove(&id).await);
-        match exit {
-            Some(ExitStatus::Code(0)) => Ok(String::from_utf8_lossy(&stdout).into_owned()),
-            Some(ExitStatus::NotStarted(why)) => Err(WorkspacesError::Checkout(format!(
-                "{why}; choose an image with git"
-            ))),
-            Some(status) => {
-                let words = String::from_utf8_lossy(&stderr);
-                Err(WorkspacesError::Checkout(format!(
-                    "{status}: {}",
-                    words.trim()
-                )))
-            }
-            None => Err(AgentError::Unreachable("git's exit never came".to_owned()).into()),
-        }
-    }
-
-    /// Cleans up; what cannot be is said and left.
-    async fn clear(&self, argv: &[&str]) {
-        if let Err(error) = self.must(argv).await {
-            tracing::warn!(directory = self.directory, %error, "cannot clean up after a checkout");
-        }
-    }
-}
-
-/// A tar stream with one file in it.
-async fn archive_of(
-    path: &std::path::Path,
-    name: &str,
-) -> std::io::Result<BoxStream<'static, Bytes>> {
-    const PIECE: usize = 512 * 1024;
-    const BLOCK: u64 = 512;
-    let file = tokio::fs::File::open(path).await?;
-    let size = file.metadata().await?.len();
-    let mut header = tar::Header::new_gnu();
-    header.set_path(name)?;
-    header.set_size(size);
-    header.set_mode(0o644);
-    header.set_cksum();
-    let header = Bytes::copy_from_slice(header.as_bytes());
-    // The file filled up to a block, then two blocks that end the archive.
-    let filling = size.next_multiple_of(BLOCK) - size + 2 * BLOCK;
-    let filling = Bytes::from(vec![0; usize::try_from(filling).unwrap_or(0)]);
-    let pieces = futures_util::stream::unfold(file.take(size), |mut file| async move {
-        let mut piece = bytes::BytesMut::with_capacity(PIECE);
-        // A read that fails cuts the archive short, which the agent refuses.
-        match file.read_buf(&mut piece).await {
-            Ok(0) | Err(_) => None,
-            Ok(_) => Some((piece.freeze(), file)),
-        }
-    });
-    let whole = futures_util::stream::iter([header])
-        .chain(pieces)
-        .chain(futures_util::stream::iter([filling]));
-    Ok(whole.boxed())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,29 +313,6 @@ mod tests {
             "https://host/-x",
         ] {
             assert!(name_of(source).is_err(), "{source}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_archive_of_a_bundle_is_a_tar_with_one_file() {
-        for size in [0, 1, 511, 512, 513, 1_100_000] {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-            std::fs::write(file.path(), &content).unwrap();
-            let pieces: Vec<Bytes> = archive_of(file.path(), "x.bundle")
-                .await
-                .unwrap()
-                .collect()
-                .await;
-            let whole = pieces.concat();
-            let mut archive = tar::Archive::new(&whole[..]);
-            let mut entries = archive.entries().unwrap();
-            let mut entry = entries.next().unwrap().unwrap();
-            assert_eq!(entry.path().unwrap().to_str(), Some("x.bundle"));
-            let mut unpacked = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut unpacked).unwrap();
-            assert!(unpacked == content, "{size} bytes");
-            assert!(entries.next().is_none());
         }
     }
 }

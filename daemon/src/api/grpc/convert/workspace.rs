@@ -12,7 +12,7 @@ use crate::{
             Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputOffsets, OutputStream,
             SignalTarget, TerminalSize,
         },
-        ids::{ExecId, RequestId, StepId},
+        ids::{ExecId, RequestId, StepId, WorkspaceId},
         workspace::{Limits, NetworkMode, Observed, Repository},
     },
     ports::{agent::AgentError, links::LinkError, runtime::RuntimeError, store::StoreError},
@@ -25,11 +25,14 @@ use crate::{
 const SOON: Retry = Retry::After(std::time::Duration::from_secs(2));
 const MOST_ARGUMENTS: usize = 4_096;
 
-/// A workspace to make.
+/// A workspace to make, with the id that it shall have.
 ///
 /// # Errors
 /// `NAME_INVALID`.
-pub fn create(request: &wire::CreateWorkspaceRequest) -> Result<CreateWorkspace, Status> {
+pub fn create(
+    request: &wire::CreateWorkspaceRequest,
+    id: WorkspaceId,
+) -> Result<CreateWorkspace, Status> {
     let name = request
         .name
         .parse()
@@ -40,6 +43,7 @@ pub fn create(request: &wire::CreateWorkspaceRequest) -> Result<CreateWorkspace,
         wire::NetworkMode::Bridge => NetworkMode::Bridge,
     };
     Ok(CreateWorkspace {
+        id,
         name,
         image: some(&request.image),
         limits: Limits {

@@ -1,0 +1,414 @@
+//! The life of workspaces over an engine and links in memory; what is inside is
+//! real: git and files of this machine.
+
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    adapters::{
+        local_agent::LocalAgent,
+        memory::{ManualClock, MemoryLinks, MemoryRuntime, MemoryStore},
+    },
+    domain::workspace::{Desired, Observed, Purpose, Repository},
+    ports::runtime::{ContainerStatus, RuntimeError},
+    service::testing::host_git,
+};
+
+struct Bench {
+    runtime: Arc<MemoryRuntime>,
+    links: MemoryLinks,
+    store: Arc<MemoryStore>,
+    /// A repository to add, with a bundle of it.
+    source: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let runtime = Arc::new(MemoryRuntime::with_image("image"));
+        let source = tempfile::tempdir().unwrap();
+        let repository = source.path();
+        host_git(repository, &["init", "--quiet", "-b", "trunk"]);
+        std::fs::write(repository.join("file"), "hello\n").unwrap();
+        host_git(repository, &["add", "file"]);
+        host_git(repository, &["commit", "--quiet", "-m", "one"]);
+        let bundle = source.path().join("x.bundle").display().to_string();
+        host_git(repository, &["bundle", "create", "-q", &bundle, "--all"]);
+        Self {
+            links: MemoryLinks::new(runtime.clone()),
+            runtime,
+            store: Arc::new(MemoryStore::new()),
+            source,
+        }
+    }
+
+    /// A daemon's workspaces over what the bench has; each call is a new life.
+    async fn daemon(&self) -> Workspaces {
+        self.links.drop_all();
+        let options = WorkspacesOptions {
+            default_image: "image".to_owned(),
+            ..WorkspacesOptions::default()
+        };
+        let ports = WorkspacePorts {
+            store: self.store.clone(),
+            runtime: self.runtime.clone(),
+            links: Arc::new(self.links.clone()),
+            clock: Arc::new(ManualClock::default()),
+        };
+        Workspaces::open(options, ports, TaskTracker::new())
+            .await
+            .unwrap()
+    }
+
+    fn add(&self, name: &str) -> AddRepository {
+        AddRepository {
+            key: uuid::Uuid::now_v7().to_string(),
+            name: Some(name.parse().unwrap()),
+            reference: None,
+            origin: RepositoryOrigin::File {
+                source: "~/source".to_owned(),
+                bundle: self.source.path().join("x.bundle"),
+            },
+        }
+    }
+
+    fn repository(&self, name: &str) -> Repository {
+        Repository {
+            name: name.parse().unwrap(),
+            source: "~/source".to_owned(),
+            commit: host_git(self.source.path(), &["rev-parse", "trunk"]),
+            branch: "trunk".to_owned(),
+        }
+    }
+
+    fn agent(&self, id: &WorkspaceId) -> Arc<LocalAgent> {
+        self.links.local_agent(id).unwrap()
+    }
+
+    fn inside(&self, id: &WorkspaceId, path: &str) -> PathBuf {
+        self.agent(id).root().join(path)
+    }
+}
+
+fn create(name: &str) -> CreateWorkspace {
+    CreateWorkspace {
+        id: WorkspaceId::from_uuid(uuid::Uuid::now_v7()),
+        name: name.parse().unwrap(),
+        image: None,
+        limits: Limits {
+            cpu_millis: 0,
+            memory_bytes: 0,
+            pids: 0,
+        },
+        network: NetworkMode::None,
+        user: None,
+    }
+}
+
+async fn made(workspaces: &Workspaces, name: &str) -> WorkspaceId {
+    let view = workspaces.create(create(name)).await.unwrap();
+    assert_eq!(view.observed, Observed::Running);
+    view.workspace.id.clone()
+}
+
+async fn observed(workspaces: &Workspaces, id: &WorkspaceId) -> Observed {
+    workspaces.get(id).await.unwrap().observed
+}
+
+#[tokio::test]
+async fn two_adds_of_one_repository_leave_the_first_one_whole() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let (one, other) = tokio::join!(
+        workspaces.add_repository(&id, bench.add("repo")),
+        workspaces.add_repository(&id, bench.add("repo")),
+    );
+    let (done, refused) = match (one, other) {
+        (Ok(done), Err(refused)) | (Err(refused), Ok(done)) => (done, refused),
+        both => panic!("exactly one of them makes it: {both:?}"),
+    };
+    assert_eq!(done.repository, bench.repository("repo"));
+    assert!(
+        matches!(refused, WorkspacesError::RepositoryExists(_)),
+        "{refused}"
+    );
+    let file = std::fs::read_to_string(bench.inside(&id, "repo/file")).unwrap();
+    assert_eq!(file, "hello\n");
+}
+
+#[tokio::test]
+async fn adds_of_different_repositories_do_not_take_each_others_bundles() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let adds = ["r1", "r2", "r3", "r4"].map(|name| workspaces.add_repository(&id, bench.add(name)));
+    for added in futures_util::future::join_all(adds).await {
+        added.unwrap();
+    }
+    let record = workspaces.resolve("a").unwrap();
+    let expected = ["r1", "r2", "r3", "r4"].map(|name| bench.repository(name));
+    assert_eq!(record.repositories, expected);
+    let left = std::fs::read_dir(bench.inside(&id, ".compy/import")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[tokio::test]
+async fn an_add_that_fails_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    bench.agent(&id).only_programs_of("/nonexistent");
+    let error = workspaces.add_repository(&id, bench.add("repo")).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, WorkspacesError::Checkout(_)), "{error}");
+    assert!(!bench.inside(&id, "repo").exists());
+    assert_eq!(workspaces.resolve("a").unwrap().repositories, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_that_fails_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    bench.links.silence(true);
+    let error = workspaces.create(create("a")).await.unwrap_err();
+    assert!(
+        matches!(error, WorkspacesError::AgentSilent { .. }),
+        "{error}"
+    );
+    assert!(workspaces.list().await.is_empty());
+    assert_eq!(bench.runtime.volumes(), 0);
+    bench.links.silence(false);
+    made(&workspaces, "a").await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_down_refuses_a_create_and_changes_nothing() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    bench.runtime.take_down();
+    let error = workspaces.create(create("a")).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WorkspacesError::Runtime(RuntimeError::Unavailable(_))
+        ),
+        "{error}"
+    );
+    assert!(workspaces.list().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_create_cut_off_by_the_engine_is_taken_back_by_the_reconciler() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    bench.runtime.take_down_after(2);
+    workspaces.create(create("a")).await.unwrap_err();
+    let view = workspaces.list().await;
+    assert_eq!(view[0].observed, Observed::Deleting);
+    bench.runtime.bring_back();
+    workspaces.reconcile().await.unwrap();
+    assert!(workspaces.list().await.is_empty());
+    assert_eq!(bench.runtime.volumes(), 0);
+    made(&workspaces, "a").await;
+}
+
+#[tokio::test]
+async fn a_stop_that_the_engine_missed_is_made_up_for() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    bench.runtime.take_down();
+    workspaces.stop(&id).await.unwrap_err();
+    bench.runtime.answer_again();
+    assert_eq!(bench.runtime.status(&id), Some(ContainerStatus::Running));
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(bench.runtime.status(&id), Some(ContainerStatus::Exited));
+    assert_eq!(observed(&workspaces, &id).await, Observed::Stopped);
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_engine_missed_is_finished_by_the_next_daemon() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    bench.runtime.take_down();
+    workspaces.delete(&id, false).await.unwrap_err();
+    assert_eq!(workspaces.resolve("a").unwrap().desired, Desired::Deleted);
+    bench.runtime.answer_again();
+    let next = bench.daemon().await;
+    next.reconcile().await.unwrap();
+    assert!(matches!(
+        next.resolve("a"),
+        Err(WorkspacesError::Unknown(_))
+    ));
+    assert_eq!(bench.runtime.status(&id), None);
+    assert_eq!(bench.runtime.volumes(), 0);
+}
+
+#[tokio::test]
+async fn a_container_that_was_killed_comes_back_by_itself() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let stop = CancellationToken::new();
+    let reconciler = {
+        let (workspaces, stop) = (workspaces.clone(), stop.clone());
+        tokio::spawn(async move { workspaces.run_reconciler(stop).await })
+    };
+    // The reconciler listens once it has looked at everything.
+    while bench.links.listeners() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.runtime.set_status(&id, ContainerStatus::Exited);
+    bench.links.lose(&id);
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while observed(&workspaces, &id).await != Observed::Running {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    stop.cancel();
+    reconciler.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_was_removed_is_made_again_at_the_next_use() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    bench.runtime.lose(&id);
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(observed(&workspaces, &id).await, Observed::Missing);
+    workspaces.agent(&id).await.unwrap();
+    assert_eq!(observed(&workspaces, &id).await, Observed::Running);
+}
+
+#[tokio::test]
+async fn a_container_that_a_person_stopped_stays_stopped_when_that_is_wanted() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    workspaces.stop(&id).await.unwrap();
+    let starts = bench.runtime.starts();
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(bench.runtime.starts(), starts);
+    assert_eq!(observed(&workspaces, &id).await, Observed::Stopped);
+}
+
+#[tokio::test]
+async fn workspaces_are_adopted_when_the_store_is_lost() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let running = made(&workspaces, "running").await;
+    let stopped = made(&workspaces, "stopped").await;
+    workspaces.stop(&stopped).await.unwrap();
+    let before = workspaces.resolve("running").unwrap();
+
+    let lost = Bench {
+        store: Arc::new(MemoryStore::new()),
+        ..bench
+    };
+    let next = lost.daemon().await;
+    next.reconcile().await.unwrap();
+    assert_eq!(*next.resolve("running").unwrap(), *before);
+    assert_eq!(observed(&next, &running).await, Observed::Running);
+    assert_eq!(observed(&next, &stopped).await, Observed::Stopped);
+    assert_eq!(
+        next.resolve("stopped").unwrap().definition.purpose,
+        Purpose::Project
+    );
+}
+
+#[tokio::test]
+async fn an_adopted_workspace_shows_the_repositories_in_it() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let running = made(&workspaces, "running").await;
+    let stopped = made(&workspaces, "stopped").await;
+    for id in [&running, &stopped] {
+        workspaces
+            .add_repository(id, bench.add("repo"))
+            .await
+            .unwrap();
+    }
+    workspaces.stop(&stopped).await.unwrap();
+
+    let lost = Bench {
+        store: Arc::new(MemoryStore::new()),
+        ..bench
+    };
+    let next = lost.daemon().await;
+    next.reconcile().await.unwrap();
+    let repositories = |name: &str| next.resolve(name).unwrap().repositories.clone();
+    assert_eq!(repositories("running"), [lost.repository("repo")]);
+    assert_eq!(repositories("stopped"), []);
+    next.start(&stopped).await.unwrap();
+    assert_eq!(repositories("stopped"), [lost.repository("repo")]);
+}
+
+#[tokio::test]
+async fn a_repository_that_was_cloned_inside_is_found_without_its_password() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    workspaces
+        .add_repository(&id, bench.add("known"))
+        .await
+        .unwrap();
+    let root = bench.agent(&id).root().to_owned();
+    let source = bench.source.path().display().to_string();
+    host_git(&root, &["clone", "--quiet", &source, "inside"]);
+    let url = "https://me:secret@host/inside";
+    host_git(&root.join("inside"), &["remote", "set-url", "origin", url]);
+    std::fs::create_dir(root.join("no-repository")).unwrap();
+    let found = workspaces.find_repositories(&id).await.unwrap();
+    let inside = Repository {
+        source: "https://host/inside".to_owned(),
+        ..bench.repository("inside")
+    };
+    assert_eq!(found.repositories, [inside, bench.repository("known")]);
+    assert_eq!(workspaces.resolve("a").unwrap(), found);
+}
+
+#[tokio::test]
+async fn a_create_and_an_add_that_were_cut_off_go_on_with_the_same_ids() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let request = create("a");
+    // The record is written and the daemon is killed: nothing is taken back.
+    bench.runtime.take_down_after(1);
+    let record = workspaces.create(request.clone()).await;
+    record.unwrap_err();
+    bench.runtime.answer_again();
+    let begun = workspaces.resolve("a").unwrap();
+    assert_eq!(begun.desired, Desired::Deleted);
+    let undeleted = crate::domain::workspace::Workspace {
+        desired: Desired::Running,
+        ..(*begun).clone()
+    };
+    bench.store.update_workspace(&undeleted).await.unwrap();
+
+    let next = bench.daemon().await;
+    let view = next.create(request.clone()).await.unwrap();
+    assert_eq!(view.observed, Observed::Running);
+    assert_eq!(view.workspace.id, request.id);
+    let again = next.create(request.clone()).await.unwrap();
+    assert_eq!(again.workspace, view.workspace);
+
+    let add = || AddRepository {
+        key: "request-1".to_owned(),
+        ..bench.add("repo")
+    };
+    let first = next.add_repository(&request.id, add()).await.unwrap();
+    // The checkout is there and its record is not.
+    bench.store.update_workspace(&undeleted).await.unwrap();
+    let third = bench.daemon().await;
+    let again = third.add_repository(&request.id, add()).await.unwrap();
+    assert_eq!(again, first);
+    assert_eq!(third.resolve("a").unwrap().repositories, [first.repository]);
+    let other = third.add_repository(&request.id, bench.add("repo")).await;
+    assert!(matches!(other, Err(WorkspacesError::RepositoryExists(_))));
+}
