@@ -36,12 +36,13 @@ impl Exit {
 /// The table in `compyctl --help`.
 pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
-  0  done; for `run` and `session watch`: the daemon proved the result
-  1  failed for another reason
-  2  the command line, or what it names, cannot be used
-  3  the session ended unverified (failed or cancelled)
-  4  a person is needed: the session waits, is paused or was interrupted
-  5  the daemon cannot be reached";
+  0    done; for `run` and `session watch`: the daemon proved the result
+  1    failed for another reason
+  2    the command line, or what it names, cannot be used
+  3    the session ended unverified (failed or cancelled)
+  4    a person is needed: the session waits, is paused or was interrupted
+  5    the daemon cannot be reached
+  130  Ctrl-C ended the watching; the session goes on";
 
 /// The table in the help of `workspace exec` and `workspace shell`.
 pub(crate) const EXEC_EXIT_CODES_HELP: &str = "\
@@ -107,6 +108,12 @@ impl Failure {
         match self {
             Failure::Usage { .. } => Exit::USAGE,
             Failure::Unreachable { .. } => Exit::UNREACHABLE,
+            // What the command line names is not there, or cannot be meant.
+            Failure::Refused(status)
+                if matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
+            {
+                Exit::USAGE
+            }
             Failure::Refused(_) | Failure::Local { .. } => Exit::ERROR,
         }
     }
@@ -253,7 +260,7 @@ mod tests {
                 "  try: again in 2s",
             ]
         );
-        assert_eq!(failure.exit(), Exit::ERROR);
+        assert_eq!(failure.exit(), Exit::USAGE);
         assert_eq!(failure.reason().as_deref(), Some("WORKSPACE_UNKNOWN"));
     }
 
@@ -273,6 +280,14 @@ mod tests {
         assert_eq!(unreachable.exit(), Exit(5));
         assert_eq!(Failure::usage("m", "a").exit(), Exit(2));
         assert_eq!(Failure::local("m", "").exit(), Exit(1));
+        for (status, code) in [
+            (Status::not_found("no such session"), 2),
+            (Status::invalid_argument("no id"), 2),
+            (Status::failed_precondition("not now"), 1),
+            (Status::internal("bug"), 1),
+        ] {
+            assert_eq!(Failure::from(status).exit(), Exit(code));
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::command_line::CommandLine;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
@@ -40,11 +40,15 @@ fn main() -> ExitCode {
                 // With standard error gone, the exit code has to do.
                 let _ = writeln!(stderr, "{line}");
             }
-            match failure.exit() {
-                Exit::USAGE => Exit::USAGE,
-                // Codes 1 and 5 are the command's own here.
-                _ if is_exec => Exit::FATE_UNKNOWN,
-                exit => exit,
+            match &failure {
+                // What the daemon refuses has a code that is the command's own
+                // here.
+                Failure::Refused(_) | Failure::Unreachable { .. } | Failure::Local { .. }
+                    if is_exec =>
+                {
+                    Exit::FATE_UNKNOWN
+                }
+                failure => failure.exit(),
             }
         });
     // A thread may still be blocked in a read of standard input.
