@@ -98,6 +98,7 @@ impl Artifacts {
             stage.is_none_or(|stage| artifact.stage == stage)
                 && kind.is_none_or(|kind| artifact.kind == kind)
         });
+        artifacts.sort_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
         Ok(artifacts)
     }
 
@@ -128,7 +129,7 @@ impl Artifacts {
         size_bytes: u64,
     ) -> Result<Artifact, ArtifactError> {
         let artifact = Artifact {
-            id: ArtifactId::from_uuid(uuid::Uuid::now_v7()),
+            id: id_of(&about),
             session: about.session,
             stage: about.stage,
             step: about.step,
@@ -142,6 +143,24 @@ impl Artifacts {
         self.store.put_artifact(&artifact).await?;
         Ok(artifact)
     }
+}
+
+/// The id of what a step makes under a kind and a title: the same when the step
+/// is done again after a kill, which then replaces the record.
+fn id_of(about: &ArtifactAbout) -> ArtifactId {
+    let Some(step) = &about.step else {
+        return ArtifactId::from_uuid(uuid::Uuid::now_v7());
+    };
+    let parts = [
+        about.session.as_str(),
+        step.as_str(),
+        &format!("{:?}", about.kind),
+        &about.title,
+    ];
+    let hash = blake3::hash(parts.join("\0").as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.as_bytes()[..16]);
+    ArtifactId::from_uuid(uuid::Uuid::from_bytes(bytes))
 }
 
 /// An artifact being written. Dropped without `finish`, it leaves nothing.

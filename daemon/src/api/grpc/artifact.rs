@@ -61,8 +61,9 @@ impl ArtifactService for ArtifactApi {
             return Err(unknown_session(&session));
         }
         let artifacts = self.store.artifacts(&session).await;
+        let mut artifacts = artifacts.map_err(|error| internal(&error))?;
+        artifacts.sort_by_key(|artifact| artifact.created_at_ms);
         let artifacts = artifacts
-            .map_err(|error| internal(&error))?
             .into_iter()
             .filter(|artifact| stage.is_none_or(|stage| artifact.stage == stage))
             .filter(|artifact| kind.is_none_or(|kind| artifact.kind == kind))
