@@ -89,15 +89,27 @@ pub trait StorePort: Send + Sync {
     async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError>;
 }
 
-/// The remembered outcome of a mutating request.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// What is remembered of a mutating request.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
     /// blake3 of the method and the parameters, in hex.
     pub fingerprint: String,
-    /// The encoded answer.
-    pub answer: Vec<u8>,
+    /// How far it came.
+    pub outcome: RequestOutcome,
     /// When it was remembered, in milliseconds since the Unix epoch.
     pub at_ms: i64,
+}
+
+/// How far a mutating request came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// Its work has begun, and makes what it makes under this id. Found by a
+    /// retry, it says that the daemon ended meanwhile.
+    Begun(uuid::Uuid),
+    /// Its work failed and left nothing behind.
+    Failed,
+    /// The encoded answer.
+    Answered(Vec<u8>),
 }
 
 /// Why the store did not do what it was asked.

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::ports::store::RequestRecord;
+use crate::ports::store::{RequestOutcome, RequestRecord};
 
 /// A value that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -18,15 +18,22 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 }
 
 /// `at_ms`, the fingerprint's length, the fingerprint, the answer. Answers are
-/// bytes, which JSON would blow up fourfold.
+/// bytes, which JSON would blow up fourfold. The fingerprint of a request that
+/// has no answer is followed by `+` and the id of what it makes, or by `-` when
+/// it failed.
 pub(super) fn encode_request(record: &RequestRecord) -> Vec<u8> {
-    let fingerprint = record.fingerprint.as_bytes();
+    let (suffix, answer) = match &record.outcome {
+        RequestOutcome::Begun(id) => (format!("+{}", id.simple()), [].as_slice()),
+        RequestOutcome::Failed => ("-".to_owned(), [].as_slice()),
+        RequestOutcome::Answered(answer) => (String::new(), answer.as_slice()),
+    };
+    let fingerprint = format!("{}{suffix}", record.fingerprint);
     let length = u16::try_from(fingerprint.len()).expect("a hash in hex is short");
-    let mut bytes = Vec::with_capacity(10 + fingerprint.len() + record.answer.len());
+    let mut bytes = Vec::with_capacity(10 + fingerprint.len() + answer.len());
     bytes.extend_from_slice(&record.at_ms.to_be_bytes());
     bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(fingerprint);
-    bytes.extend_from_slice(&record.answer);
+    bytes.extend_from_slice(fingerprint.as_bytes());
+    bytes.extend_from_slice(answer);
     bytes
 }
 
@@ -37,9 +44,18 @@ pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> 
     let (fingerprint, answer) = rest
         .split_at_checked(usize::from(u16::from_be_bytes(*length)))
         .ok_or_else(cut)?;
+    let fingerprint = String::from_utf8_lossy(fingerprint);
+    let (fingerprint, outcome) = if let Some((fingerprint, id)) = fingerprint.split_once('+') {
+        let id = uuid::Uuid::parse_str(id).map_err(|error| CodecError(error.to_string()))?;
+        (fingerprint, RequestOutcome::Begun(id))
+    } else if let Some(fingerprint) = fingerprint.strip_suffix('-') {
+        (fingerprint, RequestOutcome::Failed)
+    } else {
+        (&*fingerprint, RequestOutcome::Answered(answer.to_vec()))
+    };
     Ok(RequestRecord {
-        fingerprint: String::from_utf8_lossy(fingerprint).into_owned(),
-        answer: answer.to_vec(),
+        fingerprint: fingerprint.to_owned(),
+        outcome,
         at_ms: i64::from_be_bytes(*at_ms),
     })
 }

@@ -33,7 +33,7 @@ use crate::{
         ids::{RequestId, SessionId, WorkspaceId},
         workspace::Workspace,
     },
-    ports::store::{EventBytes, RequestRecord, StoreError},
+    ports::store::{EventBytes, RequestOutcome, RequestRecord, StoreError},
 };
 
 /// Bytes that sled may write for one of ours: the value, and the page that it
@@ -79,7 +79,10 @@ impl Write {
     fn size(&self) -> u64 {
         const RECORD: usize = 4096;
         let bytes = match self {
-            Self::PutRequest(_, record) => record.answer.len(),
+            Self::PutRequest(_, record) => match &record.outcome {
+                RequestOutcome::Answered(answer) => answer.len(),
+                RequestOutcome::Begun(_) | RequestOutcome::Failed => 0,
+            },
             Self::PutPullRequest(_, pull_request) => pull_request.draft.body.len(),
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)

@@ -6,6 +6,10 @@
 //! own, so that a client that goes away stops nothing halfway. An error is
 //! shared by those who joined and then forgotten: a retry tries again.
 //!
+//! What makes something, or cannot be told from a mistake when it is done twice,
+//! writes down that it begins and the id of what it makes. A retry after a kill
+//! finds that and goes on under the same id.
+//!
 //! A request leaves the list of those under way only after its answer is in
 //! the store, and a call enters that list before it looks into the store. So
 //! whoever finds no call under way finds the answer, and nothing is done twice.
@@ -21,13 +25,14 @@ use prost::Message;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use super::status::{Retry, internal, invalid_id, refusal};
 use crate::{
     domain::ids::RequestId,
     ports::{
         clock::ClockPort,
-        store::{RequestRecord, StorePort},
+        store::{RequestOutcome, RequestRecord, StoreError, StorePort},
     },
 };
 
@@ -57,6 +62,22 @@ struct UnderWay {
     outcome: Outcome,
 }
 
+/// Work that is written down before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Id of what it makes; the same for every retry. Sorts by time.
+    pub id: Uuid,
+    /// Whether it was begun before by a daemon that ended: it may be done.
+    pub before: bool,
+}
+
+/// Whether a request is written down before its work begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intent {
+    Written,
+    None,
+}
+
 impl Requests {
     /// Requests remembered in `store`; their work is spawned on `tasks`, which
     /// the owner waits for at shutdown.
@@ -83,7 +104,46 @@ impl Requests {
         method: &'static str,
         request_id: &str,
         request: &Request,
-        work: impl FnOnce() -> Work,
+        work: impl FnOnce() -> Work + Send + 'static,
+    ) -> Result<Answer, Status>
+    where
+        Request: Message,
+        Answer: Message + Default,
+        Work: Future<Output = Result<Answer, Status>> + Send + 'static,
+    {
+        let work = move |_| work();
+        self.run(method, request_id, request, Intent::None, work)
+            .await
+    }
+
+    /// As [`once`](Self::once), for work that makes something: it is told the
+    /// id to make it under, which a retry after a kill is told again.
+    ///
+    /// # Errors
+    /// As for [`once`](Self::once), and `DISK_FULL`.
+    pub async fn once_begun<Request, Answer, Work>(
+        &self,
+        method: &'static str,
+        request_id: &str,
+        request: &Request,
+        work: impl FnOnce(Begun) -> Work + Send + 'static,
+    ) -> Result<Answer, Status>
+    where
+        Request: Message,
+        Answer: Message + Default,
+        Work: Future<Output = Result<Answer, Status>> + Send + 'static,
+    {
+        self.run(method, request_id, request, Intent::Written, work)
+            .await
+    }
+
+    async fn run<Request, Answer, Work>(
+        &self,
+        method: &'static str,
+        request_id: &str,
+        request: &Request,
+        intent: Intent,
+        work: impl FnOnce(Begun) -> Work + Send + 'static,
     ) -> Result<Answer, Status>
     where
         Request: Message,
@@ -94,7 +154,7 @@ impl Requests {
             .parse()
             .map_err(|error| invalid_id("REQUEST_ID_INVALID", &error))?;
         let fingerprint = fingerprint(method, request);
-        let outcome = self.join_or_begin(&id, fingerprint, work)?;
+        let outcome = self.join_or_begin(&id, fingerprint, intent, work)?;
         decode(&wait(outcome).await?)
     }
 
@@ -103,7 +163,8 @@ impl Requests {
         &self,
         id: &RequestId,
         fingerprint: String,
-        work: impl FnOnce() -> Work,
+        intent: Intent,
+        work: impl FnOnce(Begun) -> Work + Send + 'static,
     ) -> Result<Outcome, Status>
     where
         Answer: Message,
@@ -126,8 +187,6 @@ impl Requests {
         under_way.insert(id.clone(), entry);
         drop(under_way);
 
-        // Nothing runs before it is polled, and that may be never.
-        let work = work();
         let inner = self.inner.clone();
         let id = id.clone();
         self.inner.tasks.spawn(async move {
@@ -135,7 +194,7 @@ impl Requests {
                 inner: &inner,
                 id: &id,
             };
-            let result = inner.settle(&id, fingerprint, work).await;
+            let result = inner.settle(&id, fingerprint, intent, work).await;
             drop(cleared);
             let _ = tell.send(Some(result));
         });
@@ -145,32 +204,58 @@ impl Requests {
 
 impl Inner {
     /// The encoded answer: the one remembered, else that of the work.
-    async fn settle<Answer>(
+    async fn settle<Answer, Work>(
         &self,
         id: &RequestId,
         fingerprint: String,
-        work: impl Future<Output = Result<Answer, Status>>,
+        intent: Intent,
+        work: impl FnOnce(Begun) -> Work,
     ) -> Result<Vec<u8>, Status>
     where
         Answer: Message,
+        Work: Future<Output = Result<Answer, Status>>,
     {
         let remembered = self.store.request(id).await;
+        let mut begun = None;
         if let Some(record) = remembered.map_err(|error| internal(&error))? {
             check(id, &record.fingerprint, &fingerprint)?;
-            return Ok(record.answer);
+            match record.outcome {
+                RequestOutcome::Answered(answer) => return Ok(answer),
+                RequestOutcome::Begun(id) => begun = Some(Begun { id, before: true }),
+                RequestOutcome::Failed => {}
+            }
         }
-        let answer = work.await?.encode_to_vec();
-        let record = RequestRecord {
-            fingerprint,
-            answer: answer.clone(),
-            at_ms: self.clock.now_ms(),
+        let remember = async |outcome| {
+            let record = RequestRecord {
+                fingerprint: fingerprint.clone(),
+                outcome,
+                at_ms: self.clock.now_ms(),
+            };
+            self.store.put_request(id, &record).await
         };
-        if let Err(error) = self.store.put_request(id, &record).await {
-            // The work is done and says so; only a later retry would do it
-            // again, and services answer that with "already so".
-            tracing::warn!(request_id = %id, %error, "answer is not remembered");
+        let begun = match (begun, intent) {
+            (Some(begun), _) => begun,
+            (None, intent) => {
+                let id = Uuid::now_v7();
+                if intent == Intent::Written {
+                    let written = remember(RequestOutcome::Begun(id)).await;
+                    written.map_err(|error| not_written(&error))?;
+                }
+                Begun { id, before: false }
+            }
+        };
+        let done = work(begun).await.map(|answer| answer.encode_to_vec());
+        let outcome = match (&done, intent) {
+            (Ok(answer), _) => RequestOutcome::Answered(answer.clone()),
+            (Err(_), Intent::Written) => RequestOutcome::Failed,
+            (Err(_), Intent::None) => return done,
+        };
+        if let Err(error) = remember(outcome).await {
+            // The work is done and says so; a later retry goes on where it
+            // began, or finds with the service that it is already so.
+            tracing::warn!(request_id = %id, %error, "outcome is not remembered");
         }
-        Ok(answer)
+        done
     }
 }
 
@@ -210,6 +295,24 @@ fn check(id: &RequestId, first: &str, now: &str) -> Result<(), Status> {
         "make a new request id for every new request",
         Retry::No,
     ))
+}
+
+fn not_written(error: &StoreError) -> Status {
+    match error {
+        StoreError::DiskFull(_) => refusal(
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            error.to_string(),
+            "free some space and try again",
+            Retry::After(Duration::from_secs(5)),
+        ),
+        StoreError::NameTaken(_)
+        | StoreError::Missing(_)
+        | StoreError::WrongSequence { .. }
+        | StoreError::NewerFormat { .. }
+        | StoreError::Damaged(_)
+        | StoreError::Failed { .. } => internal(error),
+    }
 }
 
 async fn wait(mut outcome: Outcome) -> Result<Vec<u8>, Status> {

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::workspace as convert,
-    requests::Requests,
+    requests::{Begun, Requests},
     status::{invalid, invalid_id},
 };
 use crate::{
@@ -71,10 +71,10 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::CreateWorkspaceRequest>,
     ) -> Result<Response<wire::CreateWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = WorkspaceId::from_uuid(uuid::Uuid::now_v7());
-        let create = convert::create(&request, id)?;
+        let create = convert::create(&request)?;
         let workspaces = self.workspaces.clone();
-        let work = move || async move {
+        let work = move |begun: Begun| async move {
+            let create = create(WorkspaceId::from_uuid(begun.id));
             let view = workspaces.create(create).await.map_err(refused)?;
             Ok(wire::CreateWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
@@ -83,7 +83,7 @@ impl WorkspaceService for WorkspaceApi {
         let method = "CreateWorkspace";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 
@@ -157,15 +157,19 @@ impl WorkspaceService for WorkspaceApi {
         let (name_or_id, force) = (request.workspace.clone(), request.force);
         // Resolved inside: a retry after the deletion finds its answer, not an
         // unknown name.
-        let work = move || async move {
-            let id = workspaces.resolve(&name_or_id).map_err(refused)?.id.clone();
+        let work = move |begun: Begun| async move {
+            let id = match workspaces.resolve(&name_or_id) {
+                // The daemon ended right after the deletion.
+                Err(_) if begun.before => return Ok(wire::DeleteWorkspaceResponse {}),
+                found => found.map_err(refused)?.id.clone(),
+            };
             workspaces.delete(&id, force).await.map_err(refused)?;
             Ok(wire::DeleteWorkspaceResponse {})
         };
         let method = "DeleteWorkspace";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 

@@ -13,7 +13,7 @@ use crate::{
         stage::Stage,
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
     },
-    ports::store::{RequestRecord, StoreError, StorePort},
+    ports::store::{RequestOutcome, RequestRecord, StoreError, StorePort},
 };
 
 /// Checks an empty store against the whole contract.
@@ -263,9 +263,19 @@ async fn requests(store: &dyn StorePort) {
     let id = |name: &str| name.parse::<RequestId>().unwrap();
     let record = |at_ms: i64| RequestRecord {
         fingerprint: "f".repeat(64),
-        answer: vec![0, 255, 1],
+        outcome: RequestOutcome::Answered(vec![0, 255, 1]),
         at_ms,
     };
+    let begun = RequestOutcome::Begun(uuid::Uuid::from_u128(7));
+    for outcome in [begun, RequestOutcome::Failed] {
+        let record = RequestRecord {
+            outcome,
+            ..record(5)
+        };
+        store.put_request(&id("a"), &record).await.unwrap();
+        assert_eq!(store.request(&id("a")).await, Ok(Some(record)));
+    }
+    store.forget_requests_before(6).await.unwrap();
     assert_eq!(store.request(&id("a")).await, Ok(None));
     store.put_request(&id("a"), &record(10)).await.unwrap();
     store.put_request(&id("b"), &record(20)).await.unwrap();

@@ -25,14 +25,13 @@ use crate::{
 const SOON: Retry = Retry::After(std::time::Duration::from_secs(2));
 const MOST_ARGUMENTS: usize = 4_096;
 
-/// A workspace to make, with the id that it shall have.
+/// A workspace to make, once it has an id.
 ///
 /// # Errors
 /// `NAME_INVALID`.
 pub fn create(
     request: &wire::CreateWorkspaceRequest,
-    id: WorkspaceId,
-) -> Result<CreateWorkspace, Status> {
+) -> Result<impl FnOnce(WorkspaceId) -> CreateWorkspace + Send + use<>, Status> {
     let name = request
         .name
         .parse()
@@ -42,17 +41,18 @@ pub fn create(
         wire::NetworkMode::Unspecified | wire::NetworkMode::None => NetworkMode::None,
         wire::NetworkMode::Bridge => NetworkMode::Bridge,
     };
-    Ok(CreateWorkspace {
+    let (image, user) = (some(&request.image), some(&request.user));
+    Ok(move |id| CreateWorkspace {
         id,
         name,
-        image: some(&request.image),
+        image,
         limits: Limits {
             cpu_millis: limits.cpu_millis,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
         },
         network,
-        user: some(&request.user),
+        user,
     })
 }
 

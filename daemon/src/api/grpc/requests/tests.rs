@@ -219,3 +219,67 @@ async fn a_retry_at_the_very_end_does_the_work_no_second_time() {
         assert_eq!(bench.runs.load(Ordering::SeqCst), 1, "round {round}");
     }
 }
+
+/// What a work was told, and what is remembered, when the daemon is killed
+/// before the answer is.
+#[tokio::test]
+async fn a_retry_after_a_kill_goes_on_under_the_same_id() {
+    let bench = bench();
+    let killed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let call = async |answer: Option<&'static str>| {
+        // Another daemon over the same store.
+        let requests = Requests::new(
+            bench.store.clone(),
+            Arc::new(ManualClock::default()),
+            TaskTracker::new(),
+        );
+        let told = killed.clone();
+        let work = move |begun: Begun| async move {
+            told.lock().unwrap().push(begun);
+            let version = answer.expect("killed in the middle of the work");
+            Ok(GetInfoResponse {
+                version: version.to_owned(),
+                ..GetInfoResponse::default()
+            })
+        };
+        requests
+            .once_begun("m", "r1", &GetInfoRequest {}, work)
+            .await
+    };
+    call(None).await.unwrap_err();
+    call(None).await.unwrap_err();
+    assert_eq!(version(call(Some("done")).await), "done");
+    assert_eq!(version(call(Some("again")).await), "done");
+    let told = killed.lock().unwrap().clone();
+    let id = told[0].id;
+    let expected = [false, true, true].map(|before| Begun { id, before });
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn work_that_failed_is_no_work_that_was_cut_off() {
+    let bench = bench();
+    for answer in [Err(Status::not_found("no")), Ok(GetInfoResponse::default())] {
+        let work = move |begun: Begun| async move {
+            assert!(!begun.before);
+            answer
+        };
+        let id = "r1";
+        let _ = bench
+            .requests
+            .once_begun("m", id, &GetInfoRequest {}, work)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_begins_that_cannot_be_written_down() {
+    let bench = bench();
+    bench.store.fill_disk();
+    let work = |_| async { panic!("no work") };
+    let refused: Result<GetInfoResponse, _> = bench
+        .requests
+        .once_begun("m", "r1", &GetInfoRequest {}, work)
+        .await;
+    assert_eq!(reason(&refused.unwrap_err()), "DISK_FULL");
+}
