@@ -198,6 +198,22 @@ impl WorkspacesPort for LocalMachine {
         }
         Ok(())
     }
+
+    async fn delete_clean_of(&self, key: &str) -> Result<(), WorkspaceAccessError> {
+        let found = lock(&self.shared.clean).get(key).cloned();
+        match found {
+            Some(id) => self.delete_clean(&id).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn keep_clean(&self, keys: &[String]) -> Result<(), WorkspaceAccessError> {
+        let made: Vec<String> = lock(&self.shared.clean).keys().cloned().collect();
+        for key in made.iter().filter(|key| !keys.contains(key)) {
+            self.delete_clean_of(key).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The agent of one workspace on this machine.

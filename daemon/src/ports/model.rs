@@ -170,6 +170,14 @@ pub enum ModelError {
         /// What was wrong with it.
         message: String,
     },
+    /// The model cannot be made: its name, its key or its file.
+    #[error("the model {name} cannot be used: {message}")]
+    Unusable {
+        /// The model's name.
+        name: String,
+        /// Why.
+        message: String,
+    },
     /// A script cannot be read or has no more to say.
     #[error("script {file}: {message}")]
     Script {
@@ -206,6 +214,7 @@ impl ModelError {
             | Self::ContextOverflow { .. }
             | Self::InvalidRequest { .. }
             | Self::Protocol { .. }
+            | Self::Unusable { .. }
             | Self::Script { .. } => RetryAdvice::Never,
         }
     }

@@ -39,6 +39,13 @@ pub trait WorkspacesPort: Send + Sync {
 
     /// Deletes a workspace that [`create_clean`](Self::create_clean) made.
     async fn delete_clean(&self, id: &WorkspaceId) -> Result<(), WorkspaceAccessError>;
+
+    /// Deletes the clean workspace of a key, where there is one.
+    async fn delete_clean_of(&self, key: &str) -> Result<(), WorkspaceAccessError>;
+
+    /// Deletes every clean workspace but those of these keys: what others an
+    /// earlier life of the daemon made nobody uses any more.
+    async fn keep_clean(&self, keys: &[String]) -> Result<(), WorkspaceAccessError>;
 }
 
 /// Why a workspace cannot be had.

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         checks::{CheckCommand, CheckPlan, CheckResult, Site},
         forge::{ForgeCheck, ForgeCheckState, PullRequest},
-        ids::WorkspaceId,
+        ids::{SessionId, WorkspaceId},
         proof::{BaseState, bears_out},
         report::{RunVerdict, TestReport},
         session::work::BaseRun,
@@ -96,6 +96,12 @@ impl LocalCi {
         outcome
     }
 
+    /// Key of the clean workspace that a pull request's checks run in.
+    #[must_use]
+    pub fn key(session: &SessionId, pull_request: &PullRequest) -> String {
+        format!("ci-{session}-{}", pull_request.head_commit)
+    }
+
     async fn make_workspace(
         &self,
         step: &StepContext,
@@ -108,7 +114,7 @@ impl LocalCi {
         self.forge
             .bundle(&request.repository, branch, &bundle)
             .await?;
-        let key = format!("ci-{}-{}", step.session, request.pull_request.head_commit);
+        let key = Self::key(&step.session, &request.pull_request);
         let workspace = self
             .commands
             .workspaces()

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         artifact::Artifact,
         exec::{ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, SignalTarget},
-        ids::{ExecId, WorkspaceId},
+        ids::{ExecId, StepId, WorkspaceId},
     },
     ports::{
         agent::{AgentError, AgentPort},
@@ -132,7 +132,7 @@ impl Commands {
         let mut output = Collector::new(writer, request.apart, request.progress.clone());
         let exit = match self.follow(&request, &mut output, cancel).await {
             Err(CommandError::Cancelled) => {
-                self.end(&request).await;
+                self.end(&request.workspace, &request.exec).await;
                 return Err(CommandError::Cancelled);
             }
             outcome => outcome?,
@@ -148,6 +148,24 @@ impl Commands {
     ) -> Result<bool, CommandError> {
         let agent = self.workspaces.agent(workspace).await?;
         Ok(agent.get(exec).await?.is_some())
+    }
+
+    /// Ends every command of a step that still runs: the one that has the
+    /// step's id, and those whose ids are made from it.
+    pub async fn end_step(
+        &self,
+        workspace: &WorkspaceId,
+        step: &StepId,
+    ) -> Result<(), CommandError> {
+        let agent = self.workspaces.agent(workspace).await?;
+        let part = format!("{step}.");
+        for exec in agent.list(true).await? {
+            let id = exec.id.as_str();
+            if id == step.as_str() || id.starts_with(&part) {
+                self.end(workspace, &exec.id).await;
+            }
+        }
+        Ok(())
     }
 
     /// Follows the command's events to its exit, over as many links as it takes.
@@ -218,12 +236,12 @@ impl Commands {
     }
 
     /// Ends a cancelled command, as well as can be done now.
-    async fn end(&self, request: &CommandRequest) {
+    async fn end(&self, workspace: &WorkspaceId, exec: &ExecId) {
         let ended = async {
-            let agent = self.workspaces.agent(&request.workspace).await?;
+            let agent = self.workspaces.agent(workspace).await?;
             let target = SignalTarget::End { grace_ms: 2_000 };
-            agent.signal(&request.exec, target).await?;
-            wait_for_exit(agent.as_ref(), request).await
+            agent.signal(exec, target).await?;
+            wait_for_exit(agent.as_ref(), exec).await
         };
         let error = match tokio::time::timeout(CANCEL_DEADLINE, ended).await {
             Ok(Ok(())) => return,
@@ -232,8 +250,8 @@ impl Commands {
             Err(_) => format!("it did not end within {CANCEL_DEADLINE:?}"),
         };
         tracing::warn!(
-            workspace_id = %request.workspace,
-            exec_id = %request.exec,
+            workspace_id = %workspace,
+            exec_id = %exec,
             %error,
             "a cancelled command may still run"
         );
@@ -246,11 +264,8 @@ const LINK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a cancelled command may take to end.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
 
-async fn wait_for_exit(
-    agent: &dyn AgentPort,
-    request: &CommandRequest,
-) -> Result<(), CommandError> {
-    let mut events = agent.attach(&request.exec, OutputOffsets::default());
+async fn wait_for_exit(agent: &dyn AgentPort, exec: &ExecId) -> Result<(), CommandError> {
+    let mut events = agent.attach(exec, OutputOffsets::default());
     while let Some(event) = events.next().await {
         if matches!(event?, ExecEvent::Exited(_)) {
             break;

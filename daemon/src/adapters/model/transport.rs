@@ -267,6 +267,7 @@ impl<D: Dialect> HttpModel<D> {
             | ModelError::ContextOverflow { message, .. }
             | ModelError::InvalidRequest { message, .. }
             | ModelError::Protocol { message, .. }
+            | ModelError::Unusable { message, .. }
             | ModelError::Script { message, .. } => {
                 *message = message.replace(key.expose(), "***");
             }

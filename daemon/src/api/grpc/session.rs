@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     convert::session::{self as convert, Detail, OptionsMistake},
-    requests::Requests,
+    requests::{Begun, Requests},
     status::{Retry, internal, invalid, invalid_id, refusal},
 };
 use crate::{
@@ -81,7 +81,11 @@ impl SessionApi {
         })
     }
 
-    async fn start(&self, request: wire::StartSessionRequest) -> Result<Published, Status> {
+    async fn start(
+        &self,
+        id: SessionId,
+        request: wire::StartSessionRequest,
+    ) -> Result<Published, Status> {
         let workspace = self.workspace(&request.workspace).await?;
         let repository = match request.repository.as_str() {
             "" => None,
@@ -94,6 +98,7 @@ impl SessionApi {
         let options = convert::options(request.options, default_model, self.defaults.limits)
             .map_err(|mistake| options_status(&mistake))?;
         let start = StartSession {
+            id,
             task: request.task,
             workspace,
             repository,
@@ -122,12 +127,17 @@ impl session_service_server::SessionService for SessionApi {
     ) -> Result<Response<wire::StartSessionResponse>, Status> {
         let request = request.into_inner();
         let (api, asked) = (self.clone(), request.clone());
-        let work = move || async move {
-            let session = Some(convert::session(&api.start(asked).await?, Detail::Whole));
+        let work = move |begun: Begun| async move {
+            let id = SessionId::from_uuid(begun.id);
+            let started = api.start(id, asked).await?;
+            let session = Some(convert::session(&started, Detail::Whole));
             Ok(wire::StartSessionResponse { session })
         };
         let id = &request.request_id;
-        let answer = self.requests.once("StartSession", id, &request, work).await;
+        let answer = self
+            .requests
+            .once_begun("StartSession", id, &request, work)
+            .await;
         answer.map(Response::new)
     }
 
@@ -251,14 +261,21 @@ impl session_service_server::SessionService for SessionApi {
             accepted: request.accept,
             text: request.text.clone(),
         };
-        let work = move || async move {
-            let session = answered(sessions.answer(&session, given).await)?;
+        let work = move |begun: Begun| async move {
+            let answer = match sessions.answer(&session, given).await {
+                // The daemon ended right after it had taken the answer.
+                Err(SessionError::Refused(
+                    RequestRefusal::NothingAsked | RequestRefusal::QuestionUnknown { .. },
+                )) if begun.before => sessions.get(&session).await,
+                answer => answer,
+            };
+            let session = answered(answer)?;
             Ok(wire::AnswerSessionResponse { session })
         };
         let id = &request.request_id;
         let answer = self
             .requests
-            .once("AnswerSession", id, &request, work)
+            .once_begun("AnswerSession", id, &request, work)
             .await;
         answer.map(Response::new)
     }

@@ -4,6 +4,8 @@
 //! under way; could a piece of work not be done; is time left; does a tool call
 //! wait for its answer; and only then what the stage wants.
 
+use std::time::Duration;
+
 use super::{
     event::{
         Condition, EventBody, Question, QuestionAbout, Speaker, ToolEffect, ToolEnded, ToolOutcome,
@@ -79,13 +81,8 @@ fn go_on(state: &SessionState) -> Next {
     if let Some(failed) = &state.failed_work {
         return after_failed_work(state, failed);
     }
-    let limits = &state.created.options.limits;
-    if state.active_ms >= limits.max_time_ms {
-        let seconds = limits.max_time_ms / 1000;
-        return fail(
-            state,
-            &format!("the session's time of {seconds} s is used up"),
-        );
+    if time_left(state).is_zero() {
+        return fail(state, &time_is_up(state));
     }
     if let Some(call) = state.calls.front() {
         return Next::Record(answer_call(state, call));
@@ -105,6 +102,21 @@ fn go_on(state: &SessionState) -> Next {
         Stage::Ci => ci(state),
         Stage::Complete | Stage::Failed => Next::End,
     }
+}
+
+/// How long the session may still run, from its last event on. A step that
+/// takes longer is ended.
+#[must_use]
+pub fn time_left(state: &SessionState) -> Duration {
+    let limit_ms = state.created.options.limits.max_time_ms;
+    Duration::from_millis(limit_ms.saturating_sub(state.active_ms))
+}
+
+/// Why a session without any time left ends.
+#[must_use]
+pub fn time_is_up(state: &SessionState) -> String {
+    let seconds = state.created.options.limits.max_time_ms / 1000;
+    format!("the session's time of {seconds} s is used up")
 }
 
 /// A stage in which the model works.

@@ -223,10 +223,14 @@ fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
         }));
         return events;
     }
-    let manual = state.created.options.verify == VerifyMode::Manual;
-    if manual && claim.is_some() {
+    if state.created.options.verify == VerifyMode::Manual {
+        // Who accepted an older tree has not seen this one.
+        let since = match claim {
+            Some(_) => "",
+            None => "Files have changed since it was accepted. ",
+        };
         let text = format!(
-            "Todo {}: {}\nThe daemon's checks hold:\n{report}\nDo you accept it?",
+            "Todo {}: {}\n{since}The daemon's checks hold:\n{report}\nDo you accept it?",
             todo.id, todo.text
         );
         let about = QuestionAbout::Todo {
@@ -236,14 +240,11 @@ fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
         };
         return ask(state, text, about);
     }
-    // A person who accepted the todo before need not do so again for the same
-    // criteria on a newer tree.
-    let judge = if manual { Judge::Person } else { Judge::Daemon };
     let evidence = Evidence {
         tree: check.tree.clone(),
         summary: summary(check),
         artifact: check.artifact.clone(),
-        judge,
+        judge: Judge::Daemon,
     };
     let todo = todo.with(TodoState::Verified(evidence));
     let id = todo.id;

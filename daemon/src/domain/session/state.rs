@@ -222,6 +222,34 @@ impl SessionState {
         })
     }
 
+    /// What a list of ended sessions needs of it: without what the model was
+    /// told, the stages and what checks printed.
+    #[must_use]
+    pub fn listed(&self) -> Self {
+        let created = Created {
+            system: String::new(),
+            tools: Vec::new(),
+            ..Created::clone(&self.created)
+        };
+        let base = self.base.as_ref().map(|base| {
+            Arc::new(BaseRun {
+                others: Vec::new(),
+                ..BaseRun::clone(base)
+            })
+        });
+        Self {
+            created: Arc::new(created),
+            base,
+            records: Vec::new(),
+            attempt: Attempt::default(),
+            files: BTreeMap::new(),
+            calls: VecDeque::new(),
+            last_failure: None,
+            validation: None,
+            ..self.clone()
+        }
+    }
+
     /// The session's id.
     #[must_use]
     pub fn id(&self) -> &SessionId {

@@ -26,7 +26,7 @@ use crate::domain::{
     proof::{Proof, TestRun},
     report::RunVerdict,
     stage::Stage,
-    todo::TodoState,
+    todo::{Judge, TodoState},
     tools::{self, Tool},
 };
 
@@ -941,8 +941,20 @@ fn a_person_is_asked_for_each_claim_when_a_person_verifies() {
         play.ask(answer(None, true, "")),
         Err(RequestRefusal::NothingAsked)
     );
+    // The honest model edits once more: nobody has accepted that.
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Waiting);
+    assert_eq!(play.state.stage, Stage::Validate);
+    let asked = &play.state.question.as_ref().unwrap().text;
+    assert!(asked.contains("changed since it was accepted"), "{asked}");
+    play.ask(answer(None, true, "")).unwrap();
     play.run(&mut honest);
     assert_eq!(play.state.condition, Condition::Verified);
+    let evidence = play.state.todos[0].evidence().unwrap();
+    assert_eq!(
+        (&evidence.tree, evidence.judge),
+        (&play.world.tree.to_string(), Judge::Person)
+    );
 }
 
 #[test]

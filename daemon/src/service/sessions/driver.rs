@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::session::{
-        decide::{Next, decide, leaving},
+        decide::{Next, decide, leaving, time_is_up, time_left},
         event::{AfterModelFailure, Condition, EventBody},
         outcome::{self, Outcome},
         request::{Request, Response, respond},
@@ -138,13 +138,40 @@ impl Driver {
         }
     }
 
-    /// Answers a request while no effect is under way.
+    /// Answers a request while nobody performs an effect. One that an earlier
+    /// life left open ends before its session does.
     async fn answer(&mut self, mail: Mail) -> Result<(), Stop> {
-        let result = match respond(self.log.state(), &mail.request) {
-            Response::Accepted(events) => {
-                self.append(&events).await?;
-                Ok(self.snapshot())
+        if matches!(mail.request, Request::Cancel { .. })
+            && !self.log.state().condition.has_ended()
+            && let Some(open) = self.log.state().open.clone()
+        {
+            let ending = effects::abandon(&self.world, self.log.state(), &open);
+            let step = &open.step;
+            match tokio::time::timeout(CANCEL_DEADLINE, ending).await {
+                Ok(Ok(())) => {}
+                Ok(Err(trouble)) => {
+                    tracing::warn!(%step, ?trouble, "what a cancelled step left may run on");
+                }
+                Err(_) => {
+                    tracing::warn!(%step, "a cancelled step did not end within {CANCEL_DEADLINE:?}");
+                }
             }
+        }
+        self.respond(mail).await
+    }
+
+    /// Records what a request comes to, and tells who asked. One that cannot be
+    /// recorded because the disk is full is refused, not kept for later.
+    async fn respond(&mut self, mail: Mail) -> Result<(), Stop> {
+        let result = match respond(self.log.state(), &mail.request) {
+            Response::Accepted(events) => match self.log.append(&events).await {
+                Ok(()) => {
+                    self.publish(None);
+                    Ok(self.snapshot())
+                }
+                Err(error @ LogError::Store(StoreError::DiskFull(_))) => Err(error.into()),
+                Err(error) => return Err(error.into()),
+            },
             Response::AlreadySo => Ok(self.snapshot()),
             Response::Refused(refusal) => Err(refusal.into()),
         };
@@ -196,7 +223,9 @@ impl Driver {
             )
         });
         let mut effect = std::pin::pin!(effects::perform(context, request));
+        let mut time = std::pin::pin!(tokio::time::sleep(time_left(self.log.state())));
         loop {
+            let runs = self.log.state().condition == Condition::Running;
             let mail = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
@@ -206,29 +235,75 @@ impl Driver {
                         Err(trouble) => self.trouble(trouble).await,
                     };
                 }
-                mail = self.mailbox.recv() => mail.ok_or(Stop::Shutdown)?,
+                () = &mut time, if runs => None,
+                mail = self.mailbox.recv() => Some(mail.ok_or(Stop::Shutdown)?),
             };
-            if !matches!(mail.request, Request::Cancel { .. }) {
-                self.answer(mail).await?;
-                continue;
-            }
+            let mail = match mail {
+                Some(mail) if !matches!(mail.request, Request::Cancel { .. }) => {
+                    let before = self.log.state().sequence;
+                    self.respond(mail).await?;
+                    if self.log.state().sequence != before {
+                        // Time stands still while a session is paused.
+                        time.set(tokio::time::sleep(time_left(self.log.state())));
+                    }
+                    continue;
+                }
+                mail => mail,
+            };
             // What runs in the workspace ends before the session does.
             cancel.cancel();
-            match tokio::time::timeout(CANCEL_DEADLINE, &mut effect).await {
-                Ok(Ok(outcome)) => self.conclude(&open, outcome).await?,
-                Ok(Err(_)) => {}
+            let outcome = match tokio::time::timeout(CANCEL_DEADLINE, &mut effect).await {
+                Ok(outcome) => outcome.ok(),
                 Err(_) => {
                     let step = &open.step;
                     tracing::warn!(%step, "a cancelled step did not end within {CANCEL_DEADLINE:?}");
+                    None
                 }
-            }
+            };
             if proof_goes_on
                 && let Err(trouble) = effects::recover(&self.world, self.log.state()).await
             {
                 tracing::warn!(?trouble, "what a cancelled proof changed is not put back");
             }
-            return self.answer(mail).await;
+            return match mail {
+                Some(mail) => self.cancelled(&open, outcome, mail).await,
+                None => self.out_of_time(&open, outcome).await,
+            };
         }
+    }
+
+    /// Ends a session whose step was ended for it.
+    async fn cancelled(
+        &mut self,
+        open: &Open,
+        outcome: Option<Outcome>,
+        mail: Mail,
+    ) -> Result<(), Stop> {
+        if let Some(outcome) = outcome {
+            let events = outcome::events(self.log.state(), open, outcome);
+            match self.log.append(&events).await {
+                Ok(()) => self.publish(None),
+                Err(error @ LogError::Store(StoreError::DiskFull(_))) => {
+                    // Who asked must not wait for space; what happened must.
+                    let _ = mail.answer.send(Err(error.into()));
+                    return self.append(&events).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.respond(mail).await
+    }
+
+    /// Fails a session whose time is used up in the middle of a step.
+    async fn out_of_time(&mut self, open: &Open, outcome: Option<Outcome>) -> Result<(), Stop> {
+        if let Some(outcome) = outcome {
+            self.conclude(open, outcome).await?;
+        }
+        if self.log.state().condition != Condition::Running {
+            return Ok(());
+        }
+        let reason = time_is_up(self.log.state());
+        self.fail(reason).await
     }
 
     async fn conclude(&mut self, open: &Open, outcome: Outcome) -> Result<(), Stop> {
@@ -239,7 +314,7 @@ impl Driver {
     /// Deals with an effect that has no outcome.
     async fn trouble(&mut self, trouble: Trouble) -> Result<(), Stop> {
         match trouble {
-            Trouble::DiskFull(reason) => self.wait_for_space(reason).await,
+            Trouble::DiskFull(reason) => self.wait_for_space(reason, None).await,
             Trouble::Outage(reason) => {
                 if self.log.state().condition != Condition::Running {
                     return Ok(());
@@ -248,18 +323,20 @@ impl Driver {
                 let to = Condition::Paused;
                 self.append(&[EventBody::StateChanged { to, reason }]).await
             }
-            Trouble::Fatal(reason) => {
-                let [left, entered] = leaving(self.log.state(), Stage::Failed, &reason);
-                let ended = EventBody::StateChanged {
-                    to: Condition::Failed,
-                    reason,
-                };
-                self.append(&[left, entered, ended]).await
-            }
+            Trouble::Fatal(reason) => self.fail(reason).await,
             // Only a cancel stops an effect, and then nobody asks what came of
             // it.
             Trouble::Stopped => Ok(()),
         }
+    }
+
+    async fn fail(&mut self, reason: String) -> Result<(), Stop> {
+        let [left, entered] = leaving(self.log.state(), Stage::Failed, &reason);
+        let ended = EventBody::StateChanged {
+            to: Condition::Failed,
+            reason,
+        };
+        self.append(&[left, entered, ended]).await
     }
 
     /// Appends, however long the disk is full: nothing may be done that the log
@@ -271,22 +348,41 @@ impl Driver {
                     self.publish(None);
                     return Ok(());
                 }
-                Err(LogError::Store(StoreError::DiskFull(disk))) => {
-                    let reason = StoreError::DiskFull(disk).to_string();
-                    self.wait_for_space(reason).await?;
+                Err(LogError::Store(full @ StoreError::DiskFull(_))) => {
+                    self.wait_for_space(full.to_string(), Some(&full)).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    async fn wait_for_space(&mut self, reason: String) -> Result<(), Stop> {
+    /// Waits a while for space, and answers requests meanwhile. They are
+    /// refused with `full` while events wait to be appended: what a request
+    /// comes to must not come before those.
+    async fn wait_for_space(
+        &mut self,
+        reason: String,
+        full: Option<&StoreError>,
+    ) -> Result<(), Stop> {
         tracing::warn!(session_id = %self.log.state().id(), reason, "session halts");
         let _ = self.progress.send(Progress::Notice(reason.clone()));
         self.publish(Some(reason));
-        tokio::select! {
-            () = self.shutdown.cancelled() => Err(Stop::Shutdown),
-            () = tokio::time::sleep(DISK_FULL_WAIT) => Ok(()),
+        let mut wait = std::pin::pin!(tokio::time::sleep(DISK_FULL_WAIT));
+        loop {
+            let mail = tokio::select! {
+                () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
+                () = &mut wait => return Ok(()),
+                mail = self.mailbox.recv() => mail.ok_or(Stop::Shutdown)?,
+            };
+            if let Some(full) = full {
+                let refusal = LogError::Store(full.clone());
+                let _ = mail.answer.send(Err(refusal.into()));
+                continue;
+            }
+            self.answer(mail).await?;
+            if self.log.state().condition != Condition::Running {
+                return Ok(());
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod driver;
 mod effects;
+mod late_model;
 mod log;
 mod users;
 mod watch;
@@ -31,6 +32,7 @@ pub use self::{
 };
 use self::{
     driver::{Driver, Mail},
+    late_model::LateModel,
     log::Log,
 };
 use crate::{
@@ -42,6 +44,7 @@ use crate::{
             event::{Condition, Created, EventBody},
             options::{SessionOptions, TASK_MAX_BYTES},
             request::{Answer, Request, RequestRefusal, Response, respond},
+            state::SessionState,
         },
         tools, workflow,
         workspace::Workspace,
@@ -96,6 +99,9 @@ impl Default for SessionSettings {
 /// What a session is started with.
 #[derive(Debug, Clone)]
 pub struct StartSession {
+    /// Its id, chosen by the caller: the same id again, after a kill, finds the
+    /// session that was started.
+    pub id: SessionId,
     /// What is to be done.
     pub task: String,
     /// Its workspace.
@@ -123,6 +129,9 @@ struct Inner {
     /// Sessions that have not ended, by id. The lock is held for a look-up or an
     /// insert, never over an await.
     live: Mutex<HashMap<SessionId, Handle>>,
+    /// Sessions that have ended, as a list shows them: their logs never change
+    /// again. The lock is held for a look-up or an insert.
+    ended: Mutex<HashMap<SessionId, Arc<SessionState>>>,
     /// Held while a session is started, so that two starts cannot both find a
     /// repository free.
     starting: tokio::sync::Mutex<()>,
@@ -203,6 +212,7 @@ impl Sessions {
                 tasks,
                 shutdown,
                 live: Mutex::new(HashMap::new()),
+                ended: Mutex::new(HashMap::new()),
                 starting: tokio::sync::Mutex::new(()),
             }),
         }
@@ -221,7 +231,25 @@ impl Sessions {
                 tracing::error!(session_id = %id, %error, "session cannot be brought back");
             }
         }
+        self.delete_left_over_copies();
         Ok(())
+    }
+
+    /// Deletes the clean workspaces that no session's CI goes on in, in a task
+    /// of its own: the engine may not answer yet. On error: logs it; they are
+    /// deleted at the next start.
+    fn delete_left_over_copies(&self) {
+        let handles: Vec<Handle> = self.live().values().cloned().collect();
+        let used: Vec<String> = handles
+            .iter()
+            .filter_map(|handle| effects::clean_copy(&handle.published.borrow().state))
+            .collect();
+        let workspaces = self.inner.world.commands.workspaces().clone();
+        self.inner.tasks.spawn(async move {
+            if let Err(error) = workspaces.keep_clean(&used).await {
+                tracing::warn!(%error, "clean workspaces of an earlier life are left");
+            }
+        });
     }
 
     async fn bring_back(&self, id: &SessionId) -> Result<(), SessionError> {
@@ -229,16 +257,36 @@ impl Sessions {
         let Some(mut log) = Log::load(inner.store.clone(), inner.clock.clone(), id).await? else {
             return Ok(());
         };
-        if log.state().condition.has_ended() || self.handle(id).is_some() {
+        if log.state().condition.has_ended() {
+            self.remember_ended(log.state());
             return Ok(());
         }
+        if self.handle(id).is_some() {
+            return Ok(());
+        }
+        let name = log.state().created.options.model.clone();
+        let model = self.model(&name, id);
         let reason = "the daemon ended while it ran".to_owned();
         self.note(&mut log, Request::Interrupt { reason }).await?;
-        if log.state().condition == Condition::Interrupted && inner.settings.auto_resume {
-            let reason = "the daemon is back".to_owned();
-            self.note(&mut log, Request::Resume { reason }).await?;
-        }
-        let model = self.model(&log.state().created.options.model, id)?;
+        let interrupted = log.state().condition == Condition::Interrupted;
+        let model = match model {
+            Ok(model) => {
+                if interrupted && inner.settings.auto_resume {
+                    let reason = "the daemon is back".to_owned();
+                    self.note(&mut log, Request::Resume { reason }).await?;
+                }
+                model
+            }
+            // It has its driver all the same: people can look at it, cancel it,
+            // and resume it once the model can be used.
+            Err(error) => {
+                if interrupted {
+                    let reason = format!("{error}; resume when that is mended");
+                    self.note(&mut log, Request::Pause { reason }).await?;
+                }
+                Arc::new(LateModel::new(inner.models.clone(), name, id.clone()))
+            }
+        };
         self.spawn(log, model, Origin::Earlier);
         Ok(())
     }
@@ -261,11 +309,18 @@ impl Sessions {
         if task.is_empty() || task.len() > TASK_MAX_BYTES {
             return Err(SessionError::TaskInvalid(task.len()));
         }
-        let repository = pick_repository(&start.workspace, start.repository)?;
-        let session = SessionId::from_uuid(uuid::Uuid::now_v7());
-        let model = self.model(&start.options.model, &session)?;
         let _one_at_a_time = self.inner.starting.lock().await;
+        let session = start.id;
+        match self.get(&session).await {
+            Ok(started) => return Ok(started),
+            Err(SessionError::Unknown(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let repository = self
+            .find_repository(&start.workspace, start.repository)
+            .await?;
         self.refuse_second(&start.workspace.id, &repository)?;
+        let model = self.model(&start.options.model, &session)?;
         let directory = format!("/workspace/{repository}");
         let created = Created {
             session: session.clone(),
@@ -290,6 +345,27 @@ impl Sessions {
         let handle = self.spawn(log, model, Origin::New);
         let published = handle.published.borrow().clone();
         Ok(published)
+    }
+
+    /// The repository to work on: of those that the workspace's record has, else
+    /// of those that are in it.
+    async fn find_repository(
+        &self,
+        workspace: &Workspace,
+        named: Option<RepositoryName>,
+    ) -> Result<RepositoryName, SessionError> {
+        let unknown = match pick_repository(workspace, named.clone()) {
+            Ok(repository) => return Ok(repository),
+            Err(unknown) => unknown,
+        };
+        let workspaces = self.inner.world.commands.workspaces();
+        match workspaces.find_repositories(&workspace.id).await {
+            Ok(found) => pick_repository(&found, named),
+            Err(error) => {
+                tracing::warn!(workspace_id = %workspace.id, %error, "cannot look for repositories");
+                Err(unknown)
+            }
+        }
     }
 
     fn refuse_second(
@@ -388,7 +464,33 @@ impl Sessions {
         })
     }
 
-    /// Every session, newest first. One whose log cannot be read is reported
+    /// A session as a list shows it.
+    async fn listed(&self, id: &SessionId) -> Result<Published, SessionError> {
+        let known = self.ended().get(id).cloned();
+        if let Some(state) = known {
+            let halted = None;
+            return Ok(Published { state, halted });
+        }
+        let session = self.get(id).await?;
+        if session.state.condition.has_ended() {
+            self.remember_ended(&session.state);
+        }
+        Ok(session)
+    }
+
+    fn remember_ended(&self, state: &SessionState) {
+        let listed = Arc::new(state.listed());
+        self.ended().insert(state.id().clone(), listed);
+    }
+
+    fn ended(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<SessionState>>> {
+        self.inner
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every session, newest first, without what only a driver needs. One whose log cannot be read is reported
     /// and left out.
     ///
     /// # Errors
@@ -397,7 +499,7 @@ impl Sessions {
         let ids = self.inner.store.sessions().await.map_err(LogError::from)?;
         let mut sessions = Vec::with_capacity(ids.len());
         for id in ids {
-            match self.get(&id).await {
+            match self.listed(&id).await {
                 Ok(session) => sessions.push(session),
                 Err(error) => tracing::error!(session_id = %id, %error, "session cannot be read"),
             }

@@ -38,6 +38,7 @@ use crate::{
         todo::TodoState,
     },
     ports::{
+        agent::AgentPort as _,
         model::{ModelProgress, ModelReply, ModelRequest},
         store::{EventBytes, RequestRecord, StoreError},
         workspaces::WorkspacesPort,
@@ -226,6 +227,15 @@ impl Fixture {
     }
 
     fn daemon_with(&self, store: Arc<dyn StorePort>, script: Script, hang: bool) -> Daemon {
+        let seen = self.seen.clone();
+        let models: ModelFactory = Arc::new(move |_, _| {
+            let (script, seen) = (script.clone(), seen.clone());
+            Ok(Arc::new(ScriptedModel { script, seen, hang }))
+        });
+        self.daemon_of(store, models)
+    }
+
+    fn daemon_of(&self, store: Arc<dyn StorePort>, models: ModelFactory) -> Daemon {
         let clock = Arc::new(ManualClock::default());
         let artifacts = Artifacts::new(store.clone(), self.blobs.clone(), clock.clone());
         let commands = Commands::new(Arc::new(self.machine.clone()), artifacts);
@@ -239,11 +249,6 @@ impl Fixture {
             commands,
             forge,
         };
-        let seen = self.seen.clone();
-        let models: ModelFactory = Arc::new(move |_, _| {
-            let (script, seen) = (script.clone(), seen.clone());
-            Ok(Arc::new(ScriptedModel { script, seen, hang }))
-        });
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let settings = SessionSettings {
             auto_resume: true,
@@ -270,6 +275,7 @@ impl Fixture {
 
     fn start(&self, options: SessionOptions) -> StartSession {
         StartSession {
+            id: SessionId::from_uuid(uuid::Uuid::now_v7()),
             task: "add() subtracts; make it add".into(),
             workspace: self.workspace.clone(),
             repository: None,
@@ -563,7 +569,6 @@ async fn a_cancelled_session_ends_what_it_runs() {
         )))
     ));
     let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
-    use crate::ports::agent::AgentPort as _;
     assert!(agent.list(true).await.unwrap().is_empty());
 }
 
@@ -651,20 +656,198 @@ async fn a_full_disk_halts_a_session_and_loses_nothing() {
     daemon.wait_until(&id, |state| state.model_calls == 1).await;
     let before = fixture.events(&id).await.len();
     fixture.store.fill_disk();
-    let sessions = daemon.sessions.clone();
-    let asked = id.clone();
-    let pausing = tokio::spawn(async move { sessions.pause(&asked).await });
+    let refused = daemon.sessions.pause(&id).await;
+    assert!(is_disk_full(&refused), "{refused:?}");
+    fixture.store.free_disk();
+    let paused = daemon.sessions.pause(&id).await.unwrap();
+    assert_eq!(paused.state.condition, Condition::Paused);
+    assert_eq!(fixture.events(&id).await.len(), before + 1);
+    daemon.stop().await;
+}
+
+fn is_disk_full(answer: &Result<Published, SessionError>) -> bool {
+    matches!(
+        answer,
+        Err(SessionError::Log(LogError::Store(StoreError::DiskFull(_))))
+    )
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_space_answers_and_goes_on() {
+    let fixture = Fixture::new().await;
+    let (inner, store) = (honest(), fixture.store.clone());
+    let filling: Script = Arc::new(move |spoken, request| {
+        if spoken == 1 {
+            store.fill_disk();
+        }
+        inner(spoken, request)
+    });
+    let daemon = fixture.daemon(filling);
+    let started = daemon
+        .sessions
+        .start(fixture.start(options()))
+        .await
+        .unwrap();
+    let id = started.state.id().clone();
     let mut handle = daemon.sessions.handle(&id).unwrap();
     let halted = handle
         .published
         .wait_for(|published| published.halted.is_some())
         .await;
     assert!(halted.unwrap().halted.as_ref().unwrap().contains("full"));
+    for _ in 0..2 {
+        let pausing = daemon.sessions.pause(&id);
+        let refused = tokio::time::timeout(Duration::from_secs(1), pausing).await;
+        assert!(is_disk_full(&refused.unwrap()));
+    }
     fixture.store.free_disk();
-    let paused = pausing.await.unwrap().unwrap();
-    assert_eq!(paused.state.condition, Condition::Paused);
-    assert_eq!(fixture.events(&id).await.len(), before + 1);
+    let state = daemon
+        .wait_until(&id, |state| state.condition.has_ended())
+        .await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+}
+
+#[tokio::test]
+async fn a_session_whose_model_cannot_be_made_is_paused_and_obeys() {
+    let fixture = Fixture::new().await;
+    let first = fixture.daemon_with(fixture.store.clone(), honest(), true);
+    let started = first.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    first.wait_until(&id, |state| state.model_calls == 1).await;
+    first.stop().await;
+
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (switch, seen) = (broken.clone(), fixture.seen.clone());
+    let models: ModelFactory = Arc::new(move |_, _| {
+        if switch.load(Ordering::SeqCst) {
+            return Err(ModelError::Script {
+                file: "f".into(),
+                message: "cannot be read".into(),
+            });
+        }
+        let (script, seen, hang) = (honest(), seen.clone(), false);
+        Ok(Arc::new(ScriptedModel { script, seen, hang }))
+    });
+    let next = fixture.daemon_of(fixture.store.clone(), models);
+    next.sessions.resume_all().await.unwrap();
+    let paused = next.sessions.get(&id).await.unwrap().state;
+    assert_eq!(paused.condition, Condition::Paused);
+    assert!(
+        paused.reason.contains("cannot be read"),
+        "{}",
+        paused.reason
+    );
+    let second = next.sessions.start(fixture.start(options())).await;
+    assert!(matches!(second, Err(SessionError::Active { .. })));
+
+    next.sessions.resume(&id).await.unwrap();
+    let again = next
+        .wait_until(&id, |state| state.condition != Condition::Running)
+        .await;
+    assert_eq!(again.condition, Condition::Paused, "{}", again.reason);
+    broken.store(false, Ordering::SeqCst);
+    next.sessions.resume(&id).await.unwrap();
+    let state = next
+        .wait_until(&id, |state| state.condition.has_ended())
+        .await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+}
+
+/// A session whose command runs, paused, and its daemon killed.
+async fn paused_in_a_command(fixture: &Fixture) -> SessionId {
+    let daemon = fixture.daemon(script(vec![vec![run("sleep 600")]]));
+    let started = daemon.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    while !agent.list(true).await.unwrap().iter().any(|exec| {
+        exec.spec
+            .argv
+            .last()
+            .is_some_and(|word| word == b"sleep 600")
+    }) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    daemon.sessions.pause(&id).await.unwrap();
     daemon.stop().await;
+    id
+}
+
+#[tokio::test]
+async fn a_cancel_ends_what_an_earlier_life_left_running() {
+    let fixture = Fixture::new().await;
+    let id = paused_in_a_command(&fixture).await;
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    assert_eq!(agent.list(true).await.unwrap().len(), 1);
+    let next = fixture.daemon(honest());
+    next.sessions.resume_all().await.unwrap();
+    let cancelled = next.sessions.cancel(&id, "").await.unwrap();
+    assert_eq!(cancelled.state.condition, Condition::Cancelled);
+    assert!(agent.list(true).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn clean_workspaces_that_no_session_uses_go_at_the_next_start() {
+    let fixture = Fixture::new().await;
+    let bundle = fixture.root.join("b.bundle");
+    let path = bundle.display().to_string();
+    git(
+        &fixture.repository(),
+        &["bundle", "create", "-q", &path, "main"],
+    );
+    let name = "repo".parse().unwrap();
+    let made = fixture
+        .machine
+        .create_clean(&fixture.workspace.id, "key", &name, &bundle, "main")
+        .await;
+    made.unwrap();
+    let daemon = fixture.daemon(honest());
+    daemon.sessions.resume_all().await.unwrap();
+    daemon.stop().await;
+    assert_eq!(fixture.machine.clean_workspaces(), 0);
+}
+
+#[tokio::test]
+async fn a_step_that_takes_longer_than_the_session_may_is_ended() {
+    let fixture = Fixture::new().await;
+    let mut options = options();
+    options.limits.max_time_ms = 3_000;
+    let state = fixture
+        .play(script(vec![vec![run("sleep 600")]]), options)
+        .await;
+    assert_eq!(state.condition, Condition::Failed);
+    assert_eq!(state.reason, "the session's time of 3 s is used up");
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    assert!(agent.list(true).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_start_with_the_same_id_finds_the_session_that_was_started() {
+    let fixture = Fixture::new().await;
+    let start = fixture.start(options());
+    let first = fixture.daemon_with(fixture.store.clone(), honest(), true);
+    let started = first.sessions.start(start.clone()).await.unwrap();
+    let again = first.sessions.start(start.clone()).await.unwrap();
+    assert_eq!(again.state.created, started.state.created);
+    first.stop().await;
+    let next = fixture.daemon(honest());
+    let again = next.sessions.start(start).await.unwrap();
+    assert_eq!(again.state.created, started.state.created);
+    assert_eq!(fixture.store.sessions().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_shows_ended_sessions_without_reading_their_logs_again() {
+    let fixture = Fixture::new().await;
+    let state = fixture.play(honest(), options()).await;
+    let daemon = fixture.daemon(honest());
+    daemon.sessions.resume_all().await.unwrap();
+    let lost = Arc::new(MemoryStore::new());
+    assert!(lost.sessions().await.unwrap().is_empty());
+    let listed = daemon.sessions.list().await.unwrap();
+    assert_eq!(*listed[0].state, state.listed());
+    assert_eq!(daemon.sessions.ended().len(), 1);
+    let whole = daemon.sessions.get(state.id()).await.unwrap();
+    assert_eq!(*whole.state, *state);
 }
 
 #[tokio::test]

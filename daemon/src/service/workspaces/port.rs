@@ -62,6 +62,36 @@ impl WorkspacesPort for Workspaces {
             .await
             .map_err(|error| access(id, error))
     }
+
+    async fn delete_clean_of(&self, key: &str) -> Result<(), WorkspaceAccessError> {
+        match self.resolve(&clean_name(key)) {
+            Ok(clean) => self.delete_clean(&clean.id).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn keep_clean(&self, keys: &[String]) -> Result<(), WorkspaceAccessError> {
+        let kept: Vec<String> = keys.iter().map(|key| clean_name(key)).collect();
+        let mut result = Ok(());
+        for workspace in self.inner.index.all() {
+            let (id, definition) = (&workspace.id, &workspace.definition);
+            let is_kept = kept.iter().any(|name| name == definition.name.as_str());
+            if definition.purpose == Purpose::Checks && !is_kept {
+                tracing::info!(workspace_id = %id, "deleting a clean workspace of an earlier life");
+                // One that the engine does not delete now the reconciler does.
+                result = self.delete_clean(id).await.and(result);
+            }
+        }
+        result
+    }
+}
+
+/// Name of the clean workspace of a key. Deterministic, so that a retry after a
+/// restart finds what was made.
+fn clean_name(key: &str) -> String {
+    const DIGITS: usize = 32;
+    let hash = blake3::hash(key.as_bytes()).to_hex();
+    format!("checks-{}", &hash[..DIGITS])
 }
 
 impl Workspaces {
@@ -73,10 +103,7 @@ impl Workspaces {
         bundle: &Path,
         branch: &str,
     ) -> Result<WorkspaceId, WorkspacesError> {
-        const DIGITS: usize = 32;
-        // Deterministic, so that a retry after a restart finds what was made.
-        let hash = blake3::hash(key.as_bytes()).to_hex();
-        let name = format!("checks-{}", &hash[..DIGITS]);
+        let name = clean_name(key);
         let clean = match self.resolve(&name) {
             Ok(found) => found,
             Err(_) => {

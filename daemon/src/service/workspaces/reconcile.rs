@@ -19,7 +19,7 @@ use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
         ids::{WorkspaceId, WorkspaceName},
-        workspace::{Desired, Workspace},
+        workspace::{Desired, Purpose, Workspace},
     },
     ports::{
         runtime::{ContainerState, ContainerStatus},
@@ -157,6 +157,8 @@ impl Workspaces {
             return Ok(());
         };
         let desired = match container.status {
+            // The session that it was made for is lost as well.
+            _ if definition.purpose == Purpose::Checks => Desired::Deleted,
             ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Restarting => {
                 Desired::Running
             }

@@ -25,7 +25,10 @@ use crate::{
             outcome::Outcome,
             pull_request,
             state::{Effect, Open, SessionState},
+            work::Work,
         },
+        tools::Tool,
+        workspace::Desired,
     },
     ports::{
         agent::{AgentError, AgentPort},
@@ -147,6 +150,53 @@ pub(super) async fn recover(world: &World, state: &SessionState) -> Result<(), T
         Ok(()) => Ok(()),
         Err(error) => Err(proof_trouble(&error).unwrap_or(Trouble::Outage(error.to_string()))),
     }
+}
+
+/// Ends what an effect that nobody performs any more left running, and puts
+/// back what it changed. Doing so twice is harmless.
+pub(super) async fn abandon(
+    world: &World,
+    state: &SessionState,
+    open: &Open,
+) -> Result<(), Trouble> {
+    let workspace = &state.created.workspace;
+    let work = match &open.effect {
+        Effect::AskModel => return Ok(()),
+        Effect::RunTool { call, .. } if call.name != Tool::RunCommand.name() => return Ok(()),
+        Effect::RunTool { .. } => None,
+        Effect::DoWork { work, .. } => Some(work),
+    };
+    let known = world.commands.workspaces().get(workspace).await;
+    // In a workspace that was stopped nothing runs; it is not started for this.
+    if known.is_ok_and(|workspace| workspace.desired == Desired::Running) {
+        let ended = world.commands.end_step(workspace, &open.step).await;
+        ended.map_err(|error| Trouble::Outage(error.to_string()))?;
+    }
+    match work {
+        Some(Work::Prove) => recover(world, state).await,
+        Some(Work::RunCi) => {
+            let Some(key) = clean_copy(state) else {
+                return Ok(());
+            };
+            let deleted = world.commands.workspaces().delete_clean_of(&key).await;
+            deleted.map_err(|error| Trouble::Outage(error.to_string()))
+        }
+        Some(
+            Work::BaseRun
+            | Work::Validate
+            | Work::VerifyTodo { .. }
+            | Work::Commit
+            | Work::Publish
+            | Work::OpenPullRequest,
+        )
+        | None => Ok(()),
+    }
+}
+
+/// Key of the clean workspace that a session's CI may have now.
+pub(super) fn clean_copy(state: &SessionState) -> Option<String> {
+    let opened = state.pull_request.as_ref()?;
+    Some(LocalCi::key(state.id(), &opened.pull_request))
 }
 
 /// Where the session's checks run.

@@ -57,6 +57,7 @@ fn consequence(error: &ModelError) -> AfterModelFailure {
         | ModelError::RateLimited { .. }
         | ModelError::Server { .. }
         | ModelError::Quota { .. }
+        | ModelError::Unusable { .. }
         | ModelError::Auth { .. } => AfterModelFailure::Pause,
         ModelError::ContextOverflow { .. }
         | ModelError::InvalidRequest { .. }
