@@ -1,17 +1,20 @@
 //! The workflow as a table: who works in a stage, with which tools, how long,
 //! what has to hold before it is left, and what follows.
 //!
-//! | stage | who | edits | leaves when | then |
-//! |---|---|---|---|---|
-//! | UNDERSTAND | model | no | the model says so | PLAN |
-//! | PLAN | model | no | there is a todo | LOCATE |
-//! | LOCATE | model | no | a file was read | MODIFY |
-//! | MODIFY | model | yes | every todo is verified | VALIDATE |
-//! | VALIDATE | daemon | | the checks pass on a changed tree | PR, else DEBUG |
-//! | DEBUG | model | no | the model says so | MODIFY |
-//! | PR | daemon | | committed, proved, published, opened | CI, else DEBUG |
-//! | CI | daemon | | the forge's checks pass | COMPLETE, else ITERATE |
-//! | ITERATE | model | no | the model says so | MODIFY |
+//! | stage | who | edits | leaves when | then | tries |
+//! |---|---|---|---|---|---|
+//! | UNDERSTAND | model | no | the model says so | PLAN | 3 |
+//! | PLAN | model | no | there is a todo | LOCATE | 3 |
+//! | LOCATE | model | no | a file was read | MODIFY | 3 |
+//! | MODIFY | model | yes | every todo is verified | VALIDATE | 3 |
+//! | VALIDATE | daemon | | the checks pass on a changed tree | PR, else DEBUG | 3 |
+//! | DEBUG | model | no | the model says so | MODIFY | 3 |
+//! | PR | daemon | | committed, proved, published, opened | CI, else DEBUG | 3 |
+//! | CI | daemon | | the forge's checks pass | COMPLETE, else ITERATE | 4 |
+//! | ITERATE | model | no | the model says so | MODIFY | 3 |
+//!
+//! Tries are those of the daemon's own work that could not be done, with a wait
+//! between; a result that is bad is a result.
 //!
 //! The tests run on the base commit before the model's first word, whatever the
 //! first stage is. Without the pull request ([`WorkflowKind::None`]) a session
@@ -35,8 +38,6 @@ use super::{
 
 /// Replies without a tool call, in a row, after which a session fails.
 pub const SILENT_REPLIES_MAX: u32 = 3;
-/// Tries of a piece of the daemon's own work before a person has to look.
-pub const WORK_TRIES_MAX: u32 = 3;
 
 /// Who works in a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,40 @@ pub enum Worker {
     Daemon,
     /// Nobody: the session has ended.
     Nobody,
+}
+
+/// How often a piece of the daemon's own work is tried in a stage when it could
+/// not be done, and how long it waits between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries {
+    /// Tries before a person has to look, above zero.
+    pub tries_max: u32,
+    /// Wait before the second try in milliseconds; doubled for each further
+    /// one.
+    pub backoff_ms: u64,
+}
+
+/// How work of the daemon's is tried again in a stage.
+#[must_use]
+pub fn retries(stage: Stage) -> Retries {
+    let tries = |tries_max, backoff_ms| Retries {
+        tries_max,
+        backoff_ms,
+    };
+    match stage {
+        // The base run, and checks of claims: the workspace is all it takes.
+        Stage::Understand
+        | Stage::Plan
+        | Stage::Locate
+        | Stage::Modify
+        | Stage::Debug
+        | Stage::Iterate
+        | Stage::Validate => tries(3, 2_000),
+        // A forge, and a workspace that is made for it.
+        Stage::Pr => tries(3, 4_000),
+        Stage::Ci => tries(4, 4_000),
+        Stage::Complete | Stage::Failed => tries(1, 0),
+    }
 }
 
 /// Who works in a stage.

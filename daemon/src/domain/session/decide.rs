@@ -24,7 +24,7 @@ use crate::domain::{
         AskPerson, TODOS_MAX, TodoAdd, TodoClaim, Tool, ToolRequest, path_key, tool_of,
         workspace_path,
     },
-    workflow::{self, SILENT_REPLIES_MAX, WORK_TRIES_MAX, Worker},
+    workflow::{self, SILENT_REPLIES_MAX, Worker},
 };
 
 /// What comes next.
@@ -265,9 +265,10 @@ fn round(state: &SessionState, stage: Stage, rounds: u32, why: &str) -> Next {
 fn after_failed_work(state: &SessionState, failed: &FailedWork) -> Next {
     let what = failed.work.name();
     let error = &failed.error;
+    let tries_max = workflow::retries(state.stage).tries_max;
     match failed.again {
         Again::IsUseless => fail(state, &format!("{what}: {error}")),
-        Again::MayHelp if failed.attempt < WORK_TRIES_MAX => Next::Record(vec![started(
+        Again::MayHelp if failed.attempt < tries_max => Next::Record(vec![started(
             state,
             failed.work.clone(),
             failed.attempt + 1,
@@ -275,7 +276,7 @@ fn after_failed_work(state: &SessionState, failed: &FailedWork) -> Next {
         Again::MayHelp => change(
             Condition::Paused,
             format!(
-                "{what} could not be done in {WORK_TRIES_MAX} tries: {error}; resume when that is mended"
+                "{what} could not be done in {tries_max} tries: {error}; resume when that is mended"
             ),
         ),
     }

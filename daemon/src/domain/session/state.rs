@@ -93,6 +93,8 @@ pub struct StageRecord {
     pub attempt: u32,
     /// Why it was entered.
     pub why: String,
+    /// What it was entered with.
+    pub input: StageInput,
     /// How it ended; `None` while it runs.
     pub outcome: Option<String>,
     /// Milliseconds since the Unix epoch.
@@ -101,6 +103,18 @@ pub struct StageRecord {
     pub left_at_ms: Option<i64>,
     /// Artifacts made in it.
     pub artifacts: Vec<ArtifactId>,
+}
+
+/// What an attempt at a stage was entered with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StageInput {
+    /// The session's last commit, else the one it started from, in hex; `None`
+    /// before the base run.
+    pub commit: Option<String>,
+    /// Tree of the working copy as the daemon's checks last saw it, in hex.
+    pub tree: Option<String>,
+    /// What the model was told first; `None` where it does not work.
+    pub briefing: Option<String>,
 }
 
 /// What the present attempt at a stage has come to: forgotten when the stage is
@@ -292,10 +306,12 @@ impl SessionState {
             EventBody::StageEntered { to, attempt, why } => {
                 self.stage = *to;
                 self.attempt = Attempt::default();
+                let input = self.input();
                 self.records.push(StageRecord {
                     stage: *to,
                     attempt: *attempt,
                     why: why.clone(),
+                    input,
                     outcome: None,
                     entered_at_ms: event.at_ms,
                     left_at_ms: None,
@@ -308,7 +324,12 @@ impl SessionState {
                     record.left_at_ms = Some(event.at_ms);
                 }
             }
-            EventBody::MessageAdded { .. } => self.attempt.prompted = true,
+            EventBody::MessageAdded { text, .. } => {
+                self.attempt.prompted = true;
+                if let Some(record) = self.records.last_mut() {
+                    record.input.briefing.get_or_insert_with(|| text.clone());
+                }
+            }
             EventBody::ModelAsked => {
                 self.model_calls += 1;
                 self.begin_effect(event, Effect::AskModel);
@@ -386,6 +407,18 @@ impl SessionState {
                 self.question = Some(question.clone());
             }
             EventBody::QuestionAnswered { .. } => self.question = None,
+        }
+    }
+
+    /// What a stage that is entered now starts from.
+    fn input(&self) -> StageInput {
+        let base = self.base.as_deref();
+        let commit = self.commit.as_ref().map(|commit| &commit.commit);
+        let tree = self.validation.as_ref().map(|validation| &validation.tree);
+        StageInput {
+            commit: commit.or(base.map(|base| &base.commit)).cloned(),
+            tree: tree.or(base.map(|base| &base.tree)).cloned(),
+            briefing: None,
         }
     }
 

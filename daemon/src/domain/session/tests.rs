@@ -9,7 +9,7 @@ use super::{
     options::{SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
     outcome::{self, Outcome, Reply, ToolAnswer},
     request::{Answer, Request, RequestRefusal, Response, respond},
-    state::{Effect, SessionState},
+    state::{Effect, SessionState, StageInput},
     work::{
         Again, BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
         WorkResult,
@@ -955,6 +955,27 @@ fn a_person_is_asked_for_each_claim_when_a_person_verifies() {
         (&evidence.tree, evidence.judge),
         (&play.world.tree.to_string(), Judge::Person)
     );
+}
+
+#[test]
+fn a_stages_record_says_what_it_was_entered_with() {
+    let play = play(options(), World::default());
+    let records = &play.state.records;
+    assert_eq!(records[0].input.commit, None);
+    assert!(records[0].input.briefing.is_some());
+    let [validate, pr, ci] = [Stage::Validate, Stage::Pr, Stage::Ci].map(|stage| {
+        let mut records = records.iter();
+        records.find(|record| record.stage == stage).unwrap()
+    });
+    let input = |commit: &str, tree: &str| StageInput {
+        commit: Some(commit.into()),
+        tree: Some(tree.into()),
+        briefing: None,
+    };
+    let tree = play.world.tree.to_string();
+    assert_eq!(validate.input, input("base", "1"));
+    assert_eq!(pr.input, input("base", &tree));
+    assert_eq!(ci.input, input(&format!("commit-of-{tree}"), &tree));
 }
 
 #[test]

@@ -70,16 +70,16 @@ pub struct Patience {
     /// How long a workspace that does not answer is asked again before the
     /// session pauses.
     pub outage: Duration,
-    /// Wait before the second try of a piece of the daemon's work; doubled for
-    /// each further one.
-    pub backoff: Duration,
+    /// What the workflow's waits between tries are divided by: 1, and more in
+    /// tests.
+    pub haste: u32,
 }
 
 impl Default for Patience {
     fn default() -> Self {
         Self {
             outage: Duration::from_secs(300),
-            backoff: Duration::from_secs(2),
+            haste: 1,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! run, a commit that is there is found, branches and pull requests are looked
 //! up by name before they are made.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -27,7 +29,7 @@ use crate::{
                 WorkResult,
             },
         },
-        workflow::is_excused,
+        workflow::{self, is_excused},
     },
     ports::forge::{ForgeError, ForgeRepository, Publication},
     service::{
@@ -55,7 +57,9 @@ pub(super) async fn run(
     attempt: u32,
 ) -> Result<Outcome, Trouble> {
     if attempt > 1 {
-        let wait = context.patience.backoff * 2_u32.saturating_pow(attempt.min(10) - 2);
+        let backoff_ms = workflow::retries(context.state.stage).backoff_ms;
+        let backoff = Duration::from_millis(backoff_ms) / context.patience.haste;
+        let wait = backoff * 2_u32.saturating_pow(attempt.min(10) - 2);
         tokio::select! {
             () = context.cancel.cancelled() => return Err(Trouble::Stopped),
             () = tokio::time::sleep(wait) => {}
