@@ -412,3 +412,28 @@ async fn a_create_and_an_add_that_were_cut_off_go_on_with_the_same_ids() {
     let other = third.add_repository(&request.id, bench.add("repo")).await;
     assert!(matches!(other, Err(WorkspacesError::RepositoryExists(_))));
 }
+
+#[tokio::test]
+async fn clean_workspaces_are_found_by_key_and_those_without_use_go() {
+    use crate::ports::workspaces::WorkspacesPort as _;
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "project").await;
+    let (name, bundle) = (
+        "repo".parse().unwrap(),
+        bench.source.path().join("x.bundle"),
+    );
+    let clean = async |key| {
+        let made = workspaces.create_clean(&id, key, &name, &bundle, "trunk");
+        made.await.unwrap()
+    };
+    let (used, unused) = (clean("used").await, clean("unused").await);
+    assert_eq!(clean("used").await, used);
+    workspaces.keep_clean(&["used".to_owned()]).await.unwrap();
+    assert!(workspaces.record(&used).is_ok() && workspaces.record(&id).is_ok());
+    assert!(workspaces.record(&unused).is_err());
+    workspaces.delete_clean_of("used").await.unwrap();
+    workspaces.delete_clean_of("used").await.unwrap();
+    assert!(workspaces.record(&used).is_err());
+    assert_eq!(bench.runtime.volumes(), 1);
+}
