@@ -491,6 +491,17 @@ async fn wire_1_7_codes_decide_what_an_error_means() {
                 )
             },
         ),
+        // A limit of rate may speak of tokens as an overflow does.
+        (
+            Answer::json(
+                429,
+                &body(
+                    "",
+                    "this request would exceed the context window limit per minute",
+                ),
+            ),
+            |e| matches!(e, ModelError::RateLimited { .. }),
+        ),
         (
             in_stream(body("rate_limit_exceeded", "Please try again in 1.5s.")),
             |e| {
