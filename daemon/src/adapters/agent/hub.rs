@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use tokio::{
     net::UnixListener,
     sync::{broadcast, watch},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -176,22 +177,26 @@ impl LinksPort for LinkHub {
             seconds: timeout.as_secs(),
             hint,
         };
-        let mut visitor = match self.inner.doors().get(workspace) {
-            Some(door) => door.visitor.subscribe(),
-            None => return Err(timed_out("; nothing listens for it".to_owned())),
-        };
-        let wait = visitor.wait_for(|visitor| visitor.link.is_some());
-        let seen = match tokio::time::timeout(timeout, wait).await {
-            Ok(Ok(seen)) => seen.link.clone(),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        if let Some(link) = seen {
-            return Ok(link);
+        let deadline = Instant::now() + timeout;
+        loop {
+            let mut visitor = match self.inner.doors().get(workspace) {
+                Some(door) => door.visitor.subscribe(),
+                None => return Err(timed_out("; nothing listens for it".to_owned())),
+            };
+            let wait = visitor.wait_for(|visitor| visitor.link.is_some());
+            let seen = tokio::time::timeout_at(deadline, wait).await;
+            match seen.map(|seen| seen.ok().and_then(|seen| seen.link.clone())) {
+                Ok(Some(link)) => return Ok(link),
+                // A new door was opened in the meantime: wait at that one.
+                Ok(None) => {}
+                Err(_) => {
+                    let refused = visitor.borrow().refused.clone();
+                    return Err(timed_out(refused.map_or_else(String::new, |why| {
+                        format!("; the last dialler was refused: {why}")
+                    })));
+                }
+            }
         }
-        let refused = visitor.borrow().refused.clone();
-        Err(timed_out(refused.map_or_else(String::new, |why| {
-            format!("; the last dialler was refused: {why}")
-        })))
     }
 
     fn current(&self, workspace: &WorkspaceId) -> Option<Arc<dyn AgentPort>> {
@@ -323,5 +328,45 @@ impl Reception {
                 let _ = inner.lost.send(workspace);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::adapters::memory::MemoryRuntime;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_link_waits_on_at_a_door_that_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LinkHubOptions {
+            dir: dir.path().to_owned(),
+            environment: Vec::new(),
+        };
+        let hub = LinkHub::new(
+            options,
+            Arc::new(MemoryRuntime::default()),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
+        let workspace = WorkspaceId::from_uuid(Uuid::now_v7());
+        hub.prepare(&workspace).await.unwrap();
+        let begun = Instant::now();
+        let wait = hub.connected(&workspace, Duration::from_secs(30));
+        let (waited, ()) = tokio::join!(wait, async {
+            hub.prepare(&workspace).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            hub.prepare(&workspace).await.unwrap();
+        });
+        assert!(matches!(waited, Err(LinkError::Timeout { .. })));
+        assert_eq!(begun.elapsed().as_secs(), 30);
+
+        let wait = hub.connected(&workspace, Duration::from_secs(30));
+        let (waited, ()) = tokio::join!(wait, hub.close(&workspace));
+        let error = waited.err().unwrap().to_string();
+        assert!(error.contains("nothing listens"), "{error}");
+        assert_eq!(begun.elapsed().as_secs(), 30);
     }
 }

@@ -456,7 +456,7 @@ async fn wire_1_7_codes_decide_what_an_error_means() {
     let long = "This model's maximum context length is 8192 tokens.";
     let in_stream = |value: Value| Answer::stream(frame(value));
     type Check = fn(&ModelError) -> bool;
-    let cases: [(Answer, Check); 14] = [
+    let cases: [(Answer, Check); 15] = [
         (
             Answer::json(400, &body("context_length_exceeded", "x")),
             |e| matches!(e, ModelError::ContextOverflow { .. }),
