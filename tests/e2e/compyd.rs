@@ -221,6 +221,9 @@ async fn doctor_names_each_thing_that_is_broken() {
     assert_ne!(doctor.code, 0, "{}", doctor.text());
 
     // What cannot work is refused with what to do, not left to time out.
+    let daemon =
+        Daemon::start_bare(Options::default().set("engine.host", format!("unix://{missing}.sock")))
+            .await;
     let create = daemon.compyctl(&["workspace", "create", "w"]).await;
     assert_eq!(create.code, 1);
     assert!(

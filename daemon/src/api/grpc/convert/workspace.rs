@@ -405,7 +405,7 @@ fn runtime(error: &RuntimeError, message: String) -> Status {
             SOON,
         ),
         RuntimeError::ImageMissing(_) => refusal(
-            Code::NotFound,
+            Code::FailedPrecondition,
             "IMAGE_MISSING",
             message,
             "`make images` builds the default one; pull or load any other first",
