@@ -96,7 +96,7 @@ async fn a_workspace_keeps_what_is_in_it_over_stop_start_and_restart() {
     assert_eq!(names(&daemon).await, [pair("v", "running")]);
     let gone = daemon.compyctl(&["workspace", "show", "w"]).await;
     assert!(
-        gone.code == 1 && gone.stderr.contains("WORKSPACE_UNKNOWN"),
+        gone.code == 2 && gone.stderr.contains("WORKSPACE_UNKNOWN"),
         "{}",
         gone.stderr
     );
