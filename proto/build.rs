@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "compy/v1/artifact.proto",
     "compy/v1/system.proto",
     "compy/agent/v1/agent.proto",
+    "compy/agent/v1/tunnel.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,13 +8,18 @@
 /// Raised when an old peer cannot work with a new one.
 pub const PROTOCOL_MAJOR: u32 = 1;
 /// Raised with each addition to the protocol.
-pub const PROTOCOL_MINOR: u32 = 0;
+pub const PROTOCOL_MINOR: u32 = 1;
 
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than
 /// two hundred stalled streams before anybody else waits.
 pub const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+/// Calls that may be open on one link: every tunnelled connection is one.
+pub const MAX_STREAMS: u32 = 1024;
+/// Connections of one workspace that are tunnelled at a time, in each
+/// direction. All of them stalled leave half of the connection window to others.
+pub const MAX_TUNNELS: usize = 128;
 /// Largest HTTP/2 frame either end accepts. With the default of 16 KiB the
 /// framing costs more than half of the speed of a flood of output.
 pub const FRAME_BYTES: u32 = 256 * 1024;
@@ -22,6 +27,9 @@ pub const FRAME_BYTES: u32 = 256 * 1024;
 pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
 /// Largest piece of output, stdin or archive in one message.
 pub const MAX_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Where the agent's proxy listens on the container's loopback.
+pub const PROXY_PORT: u16 = 3128;
 
 /// The daemon's per-workspace directory, mounted read-only into the container.
 pub const LINK_DIR: &str = "/run/compy/link";

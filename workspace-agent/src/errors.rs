@@ -16,6 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 pub(crate) enum Reason {
     AlreadyExists,
     BinaryFile,
+    ConnectionUnknown,
     CwdMissing,
     DiskFull,
     ExecConflict,
@@ -35,6 +36,7 @@ pub(crate) enum Reason {
     PathOutsideRoots,
     PatternInvalid,
     Permission,
+    PortClosed,
     ShuttingDown,
     SignalInvalid,
     SpecInvalid,
@@ -50,6 +52,7 @@ impl Reason {
         match self {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::BinaryFile => "BINARY_FILE",
+            Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
             Self::CwdMissing => "CWD_MISSING",
             Self::DiskFull => "DISK_FULL",
             Self::ExecConflict => "EXEC_CONFLICT",
@@ -69,6 +72,7 @@ impl Reason {
             Self::PathOutsideRoots => "PATH_OUTSIDE_ROOTS",
             Self::PatternInvalid => "PATTERN_INVALID",
             Self::Permission => "PERMISSION",
+            Self::PortClosed => "PORT_CLOSED",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::SignalInvalid => "SIGNAL_INVALID",
             Self::SpecInvalid => "SPEC_INVALID",
@@ -92,9 +96,10 @@ impl Reason {
             | Self::NoPty
             | Self::NotADirectory
             | Self::NotAFile
+            | Self::PortClosed
             | Self::StdinClosed => Code::FailedPrecondition,
             Self::DiskFull | Self::SpoolFull => Code::ResourceExhausted,
-            Self::ExecUnknown | Self::NotFound => Code::NotFound,
+            Self::ConnectionUnknown | Self::ExecUnknown | Self::NotFound => Code::NotFound,
             Self::Io => Code::Internal,
             Self::OffsetOutOfRange | Self::StdinGap => Code::OutOfRange,
             Self::PathInvalid

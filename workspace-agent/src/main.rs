@@ -1,5 +1,5 @@
 //! `compy-agent`: PID 1 of a workspace's container. It runs tools and nothing
-//! else: no keys, no policy, no network.
+//! else: no keys, no policy, no network but what the daemon lends it.
 //!
 //! ```text
 //! compy-agent serve      dials the daemon and serves compy.agent.v1 on that connection
@@ -20,6 +20,7 @@ mod serve;
 mod service;
 mod supervise;
 mod tree;
+mod tunnel;
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,12 +1,13 @@
 //! The command line of `serve`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use compyd_proto::link;
 
 pub(crate) const USAGE: &str = "\
 usage: compy-agent serve [--workspace-id ID] [--root DIR]... [--user NAME|UID[:GROUP]]
-                         [--state DIR] [--link SOCKET]
+                         [--state DIR] [--link SOCKET] [--proxy ADDRESS:PORT]
        compy-agent --version
 
   --workspace-id ID  the workspace's id, for messages only
@@ -15,7 +16,9 @@ usage: compy-agent serve [--workspace-id ID] [--root DIR]... [--user NAME|UID[:G
                      Relative paths start at the first one
   --user WHO         the account commands run as when none is named (default: root)
   --state DIR        where spools and receipts are kept (default: /var/lib/compy)
-  --link SOCKET      the daemon's socket (default: /run/compy/link/daemon.sock)";
+  --link SOCKET      the daemon's socket (default: /run/compy/link/daemon.sock)
+  --proxy ADDRESS    where programs are connected to the world
+                     (default: 127.0.0.1:3128; port 0: any that is free)";
 
 /// What `serve` is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,7 @@ pub(crate) struct Options {
     pub(crate) user: String,
     pub(crate) state: PathBuf,
     pub(crate) link: PathBuf,
+    pub(crate) proxy: SocketAddr,
 }
 
 impl Options {
@@ -37,6 +41,7 @@ impl Options {
             user: String::new(),
             state: link::STATE_DIR.into(),
             link: link::LINK_SOCKET.into(),
+            proxy: (Ipv4Addr::LOCALHOST, link::PROXY_PORT).into(),
         };
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
@@ -52,6 +57,7 @@ impl Options {
                 "--user" => options.user = value()?,
                 "--state" => options.state = absolute(&name, value()?)?,
                 "--link" => options.link = absolute(&name, value()?)?,
+                "--proxy" => options.proxy = loopback(&name, &value()?)?,
                 _ => return Err(format!("unknown option {name:?}")),
             }
         }
@@ -67,6 +73,15 @@ fn absolute(name: &str, value: String) -> Result<PathBuf, String> {
     }
 }
 
+/// Other addresses would let other machines in.
+fn loopback(name: &str, value: &str) -> Result<SocketAddr, String> {
+    value
+        .parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.ip().is_loopback())
+        .ok_or_else(|| format!("{name} needs a loopback address and a port, not {value:?}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +95,7 @@ mod tests {
         let options = parse("").unwrap();
         assert_eq!(options.state, PathBuf::from("/var/lib/compy"));
         assert_eq!(options.link, PathBuf::from("/run/compy/link/daemon.sock"));
+        assert_eq!(options.proxy, "127.0.0.1:3128".parse().unwrap());
         assert!(options.roots.is_empty() && options.user.is_empty());
     }
 
@@ -90,6 +106,11 @@ mod tests {
         assert_eq!(options.user, "1000:1000");
         assert!(parse("--root relative").unwrap_err().contains("relative"));
         assert!(parse("--state").unwrap_err().contains("--state"));
+        assert!(
+            parse("--proxy 0.0.0.0:1")
+                .unwrap_err()
+                .contains("0.0.0.0:1")
+        );
         assert!(parse("--bogus x").unwrap_err().contains("--bogus"));
     }
 }

@@ -1,11 +1,13 @@
 //! `compy-agent serve`: wires the parts together, and ends them in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use compyd_proto::agent::agent_server::AgentServer;
+use compyd_proto::agent::tunnel_server::TunnelServer;
 use compyd_proto::link;
 use nix::libc;
 use nix::unistd::Uid;
@@ -23,7 +25,9 @@ use crate::link::{Dialler, links};
 use crate::options::Options;
 use crate::reaper::Reaper;
 use crate::service::AgentService;
-use crate::{first_use, tree};
+use crate::service::tunnel::TunnelService;
+use crate::tunnel::desk::Desk;
+use crate::{first_use, tree, tunnel};
 
 /// Longest time for everything to end after a signal.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
@@ -135,7 +139,10 @@ async fn serve(options: Options) -> Result<(), StartError> {
     );
     tracker.spawn(trim_heap(stop_reaping.clone()));
 
-    let service = AgentServer::new(AgentService::new(table, files, &user))
+    let desk = Desk::new(tracker.clone(), shutdown.clone());
+    let proxy_port = proxy_port(options.proxy, &desk).await;
+    let tunnel = TunnelServer::new(TunnelService::new(desk));
+    let service = AgentServer::new(AgentService::new(table, files, &user, proxy_port))
         .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
     eprintln!(
@@ -148,10 +155,12 @@ async fn serve(options: Options) -> Result<(), StartError> {
         .initial_stream_window_size(link::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(link::CONNECTION_WINDOW_BYTES)
         .max_frame_size(link::FRAME_BYTES)
+        .max_concurrent_streams(link::MAX_STREAMS)
         // The daemon is trusted: however many calls it cancels, the link stays.
         .http2_max_local_error_reset_streams(None)
         .http2_max_pending_accept_reset_streams(Some(usize::MAX))
         .add_service(service)
+        .add_service(tunnel)
         .serve_with_incoming(links(Dialler::Socket(options.link)));
     let result = tokio::select! {
         result = server => result.map_err(StartError::Server),
@@ -160,6 +169,17 @@ async fn serve(options: Options) -> Result<(), StartError> {
     };
     end_everything(&tracker, &shutdown, &stop_reaping, is_init).await;
     result
+}
+
+/// Starts the proxy; 0 when it cannot listen. A workspace is of use without.
+async fn proxy_port(address: SocketAddr, desk: &Desk) -> u16 {
+    match tunnel::proxy::start(address, desk).await {
+        Ok(address) => address.port(),
+        Err(error) => {
+            eprintln!("compy-agent: no proxy here: cannot listen on {address}: {error}");
+            0
+        }
+    }
 }
 
 /// Ends every tree, waits for their ends to be recorded, then takes the rest

@@ -3,6 +3,7 @@
 
 mod exec;
 mod files;
+pub(crate) mod tunnel;
 
 use std::pin::Pin;
 
@@ -27,10 +28,11 @@ pub(crate) struct AgentService {
     files: FileTools,
     default_user: wire::User,
     boot_id: String,
+    proxy_port: u16,
 }
 
 impl AgentService {
-    pub(crate) fn new(table: ExecTable, files: FileTools, user: &Account) -> Self {
+    pub(crate) fn new(table: ExecTable, files: FileTools, user: &Account, proxy_port: u16) -> Self {
         Self {
             table,
             files,
@@ -41,6 +43,7 @@ impl AgentService {
                 home: user.home.to_string_lossy().into_owned(),
             },
             boot_id: random_id(),
+            proxy_port,
         }
     }
 }
@@ -89,6 +92,7 @@ impl Agent for AgentService {
             features: Vec::new(),
             default_user: Some(self.default_user.clone()),
             resident_bytes: crate::serve::resident_bytes(),
+            proxy_port: self.proxy_port.into(),
         }))
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use compyd_proto::agent::agent_client::AgentClient;
 use compyd_proto::agent::attach_exec_response::Event;
 use compyd_proto::agent::exit::How;
+use compyd_proto::agent::tunnel_client::TunnelClient;
 use compyd_proto::agent::*;
 use compyd_proto::link;
 use hyper_util::rt::TokioIo;
@@ -30,6 +31,7 @@ pub(crate) struct Rig {
     wrapper: Vec<String>,
     arguments: Vec<String>,
     pub(crate) client: Client,
+    channel: Channel,
 }
 
 impl Rig {
@@ -48,8 +50,9 @@ impl Rig {
         let arguments: Vec<String> = arguments.iter().map(|s| (*s).to_owned()).collect();
         let wrapper: Vec<String> = wrapper.iter().map(|s| (*s).to_owned()).collect();
         let agent = spawn_agent(dir.path(), &wrapper, &arguments);
-        let client = accept(&listener).await;
+        let (client, channel) = accept(&listener).await;
         Self {
+            channel,
             wrapper,
             dir,
             listener,
@@ -77,6 +80,10 @@ impl Rig {
         )
     }
 
+    pub(crate) fn tunnel(&self) -> TunnelClient<Channel> {
+        TunnelClient::new(self.channel.clone())
+    }
+
     /// The first root of the file tools.
     pub(crate) fn work(&self) -> PathBuf {
         self.dir.path().join("work").canonicalize().unwrap()
@@ -93,8 +100,9 @@ impl Rig {
     /// Drops the link and takes the agent's next one.
     pub(crate) async fn reconnect(&mut self) {
         // A channel closes its connection with its last handle.
-        self.client = AgentClient::new(Endpoint::from_static("http://none").connect_lazy());
-        self.client = accept(&self.listener).await;
+        self.channel = Endpoint::from_static("http://none").connect_lazy();
+        self.client = AgentClient::new(self.channel.clone());
+        (self.client, self.channel) = accept(&self.listener).await;
     }
 
     /// Ends the agent as an out-of-memory killer would, and starts it again on
@@ -103,7 +111,7 @@ impl Rig {
         self.agent.kill().unwrap();
         self.agent.wait().unwrap();
         self.agent = spawn_agent(self.dir.path(), &self.wrapper, &self.arguments);
-        self.client = accept(&self.listener).await;
+        (self.client, self.channel) = accept(&self.listener).await;
     }
 
     pub(crate) fn wait_for_end(&mut self) {
@@ -221,13 +229,15 @@ fn spawn_agent(dir: &Path, wrapper: &[String], arguments: &[String]) -> Child {
         .arg(dir.join("state"))
         .arg("--link")
         .arg(dir.join("daemon.sock"))
+        // Many agents share this machine's loopback.
+        .args(["--proxy", "127.0.0.1:0"])
         .args(arguments)
         .stdin(Stdio::null())
         .spawn()
         .unwrap()
 }
 
-async fn accept(listener: &UnixListener) -> Client {
+async fn accept(listener: &UnixListener) -> (Client, Channel) {
     let (stream, _) = tokio::time::timeout(PATIENCE, listener.accept())
         .await
         .expect("the agent dials")
@@ -235,7 +245,7 @@ async fn accept(listener: &UnixListener) -> Client {
     client(stream).await
 }
 
-async fn client(stream: UnixStream) -> Client {
+async fn client(stream: UnixStream) -> (Client, Channel) {
     let stream = Mutex::new(Some(stream));
     let channel = Endpoint::from_static("http://agent")
         .initial_stream_window_size(link::STREAM_WINDOW_BYTES)
@@ -252,9 +262,10 @@ async fn client(stream: UnixStream) -> Client {
         }))
         .await
         .unwrap();
-    AgentClient::new(channel)
+    let client = AgentClient::new(channel.clone())
         .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(link::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
+    (client, channel)
 }
 
 /// Everything that a command's stream brought.
