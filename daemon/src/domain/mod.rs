@@ -8,6 +8,7 @@ pub mod checks;
 pub mod context;
 pub mod conversation;
 pub mod criteria;
+pub mod egress;
 pub mod exec;
 pub mod files;
 pub mod forge;
