@@ -17,7 +17,7 @@ use compyd_proto::v1::{
     SessionOptions, SessionState, Stage, StateChanged, Todo, TodoState, exec_exit::How,
 };
 use fake_daemon::{ExecScript, FakeDaemon, Part, Relay};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 /// No test takes longer; a hang becomes a failure.
@@ -769,4 +769,63 @@ async fn watching_survives_a_restart_of_the_daemon() {
         .unwrap();
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(stderr(&output).matches("[00:02]").count(), 1);
+}
+
+#[tokio::test]
+async fn egress_is_set_and_shown_with_its_hosts() {
+    let daemon = FakeDaemon::start().await;
+    let allowed = ["--allow", "a.example", "--allow", "*.b.example:8080"];
+    let mut arguments = vec!["-o", "json", "workspace", "egress", "w"];
+    arguments.extend(allowed);
+    let output = run(&daemon, &arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["egress"], "allow");
+    assert_eq!(
+        shown["allow"],
+        serde_json::json!(["a.example", "*.b.example:8080"])
+    );
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("2 open connection(s) were cut"), "{said}");
+
+    let mut arguments = vec!["workspace", "create", "w2", "--egress", "allow"];
+    arguments.extend(allowed);
+    assert_eq!(run(&daemon, &arguments).await.status.code(), Some(0));
+    let egress = daemon.created().egress.unwrap();
+    assert_eq!(egress.policy(), compyd_proto::v1::EgressPolicy::AllowList);
+    assert_eq!(egress.allow, ["a.example", "*.b.example:8080"]);
+    run(&daemon, &["workspace", "create", "w3"]).await;
+    assert_eq!(daemon.created().egress, None);
+}
+
+#[tokio::test]
+async fn a_forwarded_port_carries_bytes_and_half_closes() {
+    let daemon = FakeDaemon::start().await;
+    let mut forward = compyctl(&daemon.socket(), &["workspace", "port-forward", "w", "7:0"])
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(forward.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(LIMIT, lines.next_line())
+        .await
+        .unwrap();
+    let line = line.unwrap().unwrap();
+    let address = line.split(' ').nth(1).unwrap();
+    for _ in 0..2 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let sent = vec![7; 1_000_000];
+        let expected = sent.clone();
+        let (mut from, mut to) = stream.split();
+        let mut received = Vec::new();
+        let (written, read) = tokio::join!(
+            async {
+                to.write_all(&sent).await?;
+                to.shutdown().await
+            },
+            tokio::time::timeout(LIMIT, from.read_to_end(&mut received)),
+        );
+        written.unwrap();
+        read.unwrap().unwrap();
+        assert!(received == expected);
+    }
+    forward.kill().await.unwrap();
 }

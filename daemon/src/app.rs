@@ -35,6 +35,7 @@ use crate::{
         forge::local::LocalForge,
         model,
         sled::{SledOptions, SledStore},
+        world::SystemWorld,
     },
     api::grpc::{
         artifact::ArtifactApi,
@@ -52,12 +53,14 @@ use crate::{
         forge::ForgePort,
         runtime::RuntimePort,
         store::{StoreError, StorePort},
+        tunnel::Linked,
     },
     service::{
         artifacts::Artifacts,
         ci::LocalCi,
         commands::Commands,
         doctor::{Doctor, Keys, Subjects},
+        egress::{Egress, EgressOptions},
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
@@ -67,6 +70,8 @@ use crate::{
     },
 };
 
+/// Links that came up and are not served yet.
+const LINKS_WAITING: usize = 64;
 /// How often old requests are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -262,7 +267,22 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     let store: Arc<dyn StorePort> = parts.store.clone();
     let blobs: Arc<dyn BlobPort> = parts.blobs.clone();
     let requests = Requests::new(store.clone(), parts.clock.clone(), parts.tasks.clone());
-    let workspaces = workspaces(settings, parts).await?;
+    let (tunnels, links) = tokio::sync::mpsc::channel(LINKS_WAITING);
+    let workspaces = workspaces(settings, parts, tunnels).await?;
+    let egress = Egress::new(
+        EgressOptions {
+            allow_networks: settings.egress.allow_networks.clone(),
+            ..EgressOptions::default()
+        },
+        Arc::new(workspaces.clone()),
+        Arc::new(SystemWorld),
+        parts.clock.clone(),
+        parts.tasks.clone(),
+    );
+    let (gateway, stop) = (egress.clone(), parts.stop.clone());
+    parts
+        .tasks
+        .spawn(async move { gateway.run(links, stop).await });
     let reconciler = workspaces.clone();
     let stop = parts.stop.clone();
     parts
@@ -283,12 +303,16 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     Ok(Services {
         system: SystemApi::new(info, Arc::new(doctor(settings))),
         artifact: ArtifactApi::new(store.clone(), blobs),
-        workspace: WorkspaceApi::new(workspaces, requests.clone(), parts.tasks.clone()),
+        workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
     })
 }
 
-async fn workspaces(settings: &Settings, parts: &Parts) -> Result<Workspaces, AppError> {
+async fn workspaces(
+    settings: &Settings,
+    parts: &Parts,
+    tunnels: tokio::sync::mpsc::Sender<Linked>,
+) -> Result<Workspaces, AppError> {
     let extra_ca_file = settings.workspace.extra_ca_file.clone();
     let environment = match extra_ca_file {
         Some(_) => extra_ca_environment(),
@@ -298,6 +322,7 @@ async fn workspaces(settings: &Settings, parts: &Parts) -> Result<Workspaces, Ap
         LinkHubOptions {
             dir: settings.data_dir.join("links"),
             environment,
+            tunnels: Some(tunnels),
         },
         parts.runtime.clone(),
         parts.tasks.clone(),
@@ -307,6 +332,7 @@ async fn workspaces(settings: &Settings, parts: &Parts) -> Result<Workspaces, Ap
         default_image: settings.workspace.image.clone(),
         default_limits: settings.workspace.limits,
         extra_ca_file,
+        default_egress: settings.egress.default.clone(),
         git: GitSourceOptions {
             scratch_dir: Some(settings.data_dir.join("scratch")),
             allow_file_urls: settings.repository.allow_file_urls,

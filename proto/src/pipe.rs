@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 use tonic::Status;
 
-use crate::{agent, link::MAX_CHUNK_BYTES};
+use crate::{agent, link::MAX_CHUNK_BYTES, v1};
 
 /// Bytes in one message that a pipe sends.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -184,6 +184,34 @@ impl Piece for agent::DialRequest {
             agent::dial_request::Part::Bytes(bytes) => bytes.into_parts(),
             agent::dial_request::Part::Port(_) => None,
         }
+    }
+}
+
+impl Piece for v1::PortForwardRequest {
+    fn new(data: Bytes, eof: bool) -> Self {
+        let bytes = v1::ForwardedBytes { data, eof };
+        Self {
+            part: Some(v1::port_forward_request::Part::Bytes(bytes)),
+        }
+    }
+
+    fn into_parts(self) -> Option<(Bytes, bool)> {
+        match self.part? {
+            v1::port_forward_request::Part::Bytes(bytes) => Some((bytes.data, bytes.eof)),
+            v1::port_forward_request::Part::Start(_) => None,
+        }
+    }
+}
+
+impl Piece for v1::PortForwardResponse {
+    fn new(data: Bytes, eof: bool) -> Self {
+        Self {
+            bytes: Some(v1::ForwardedBytes { data, eof }),
+        }
+    }
+
+    fn into_parts(self) -> Option<(Bytes, bool)> {
+        self.bytes.map(|bytes| (bytes.data, bytes.eof))
     }
 }
 

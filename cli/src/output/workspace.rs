@@ -1,6 +1,6 @@
 //! Workspaces as compyctl prints them.
 
-use compyd_proto::v1::{NetworkMode, Repository, Workspace, WorkspaceState};
+use compyd_proto::v1::{EgressPolicy, NetworkMode, Repository, Workspace, WorkspaceState};
 use serde::Serialize;
 
 use super::{bytes, table::Table, time};
@@ -20,6 +20,10 @@ pub(crate) struct WorkspaceView {
     pub(crate) image: String,
     /// `none` or `bridge`.
     pub(crate) network: String,
+    /// What it may reach: `none`, `allow` or `open`.
+    pub(crate) egress: String,
+    /// The hosts of `allow`.
+    pub(crate) allow: Vec<String>,
     /// Thousandths of a CPU; 0 is the daemon's default.
     pub(crate) cpu_millis: u32,
     /// Bytes; 0 is the daemon's default.
@@ -63,7 +67,15 @@ impl From<Repository> for RepositoryView {
 impl From<Workspace> for WorkspaceView {
     fn from(workspace: Workspace) -> Self {
         let limits = workspace.limits.unwrap_or_default();
+        let egress = workspace.egress.clone().unwrap_or_default();
         WorkspaceView {
+            egress: match egress.policy() {
+                EgressPolicy::Unspecified | EgressPolicy::None => "none",
+                EgressPolicy::AllowList => "allow",
+                EgressPolicy::Open => "open",
+            }
+            .to_owned(),
+            allow: egress.allow,
             state: state_name(workspace.state()).to_owned(),
             network: match workspace.network() {
                 NetworkMode::Unspecified | NetworkMode::None => "none",
@@ -141,6 +153,13 @@ pub(crate) fn detail_table(workspace: &WorkspaceView) -> Table {
     ]);
     table.row(["image", &workspace.image]);
     table.row(["network", &workspace.network]);
+    table.row([
+        "egress",
+        &match workspace.allow.as_slice() {
+            [] => workspace.egress.clone(),
+            hosts => format!("{}: {}", workspace.egress, hosts.join(" ")),
+        },
+    ]);
     table.row([
         "cpus",
         &or_default(

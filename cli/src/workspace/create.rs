@@ -5,6 +5,7 @@ use compyd_proto::v1::{
     CreateWorkspaceRequest, GetWorkspaceRequest, Limits, NetworkMode, Workspace,
 };
 
+use super::egress::EgressOptions;
 use super::{RepositorySource, add_repository, print_workspace};
 use crate::command_line::Context;
 use crate::connection::{Daemon, request_id};
@@ -34,6 +35,8 @@ pub(crate) struct MachineOptions {
     /// Network: no device but loopback, or the engine's bridge.
     #[arg(long, value_enum, default_value = "none", value_name = "MODE")]
     network: Network,
+    #[command(flatten)]
+    egress: EgressOptions,
     /// Account that commands run as; default: the image's.
     #[arg(
         long,
@@ -120,6 +123,7 @@ pub(crate) async fn create(
         }
         .into(),
         user: machine.user.clone(),
+        egress: machine.egress.to_wire(),
     };
     let response = daemon
         .call(|| {

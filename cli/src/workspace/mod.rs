@@ -4,9 +4,11 @@ mod add_repo;
 mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod egress;
 mod exec;
 mod exec_stream;
 mod list;
+mod port_forward;
 mod shell;
 mod show;
 mod start;
@@ -45,6 +47,10 @@ pub(crate) enum WorkspaceVerb {
     Cp(cp::CpArguments),
     /// Puts a repository into a workspace
     AddRepo(add_repo::AddRepoArguments),
+    /// Sets what a workspace may reach, at once; without options, shows it
+    Egress(egress::EgressArguments),
+    /// Leads a port of this machine's loopback to a port of a workspace's
+    PortForward(port_forward::PortForwardArguments),
 }
 
 impl WorkspaceVerb {
@@ -60,6 +66,8 @@ impl WorkspaceVerb {
             WorkspaceVerb::Shell(arguments) => arguments.run(context).await,
             WorkspaceVerb::Cp(arguments) => arguments.run(context).await,
             WorkspaceVerb::AddRepo(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Egress(arguments) => arguments.run(context).await,
+            WorkspaceVerb::PortForward(arguments) => arguments.run(context).await,
         }
     }
 }

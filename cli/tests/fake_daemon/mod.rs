@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use compyd_proto::pipe::Pipe;
 use compyd_proto::v1::artifact_service_server::{ArtifactService, ArtifactServiceServer};
 use compyd_proto::v1::session_service_server::{SessionService, SessionServiceServer};
 use compyd_proto::v1::system_service_server::{SystemService, SystemServiceServer};
 use compyd_proto::v1::workspace_service_server::{WorkspaceService, WorkspaceServiceServer};
 use compyd_proto::v1::*;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -341,6 +343,7 @@ fn workspace(name: &str) -> Workspace {
 impl WorkspaceService for Services {
     type ExecStream = BoxStream<'static, Result<ExecResponse, Status>>;
     type DownloadStream = BoxStream<'static, Result<DownloadResponse, Status>>;
+    type PortForwardStream = BoxStream<'static, Result<PortForwardResponse, Status>>;
 
     async fn create_workspace(
         &self,
@@ -400,6 +403,46 @@ impl WorkspaceService for Services {
         Ok(Response::new(StopWorkspaceResponse {
             workspace: Some(workspace(&request.into_inner().workspace)),
         }))
+    }
+
+    async fn set_workspace_egress(
+        &self,
+        request: Request<SetWorkspaceEgressRequest>,
+    ) -> Result<Response<SetWorkspaceEgressResponse>, Status> {
+        let request = request.into_inner();
+        let mut state = self.state();
+        state.mutations += 1;
+        let workspace = Workspace {
+            egress: request.egress.clone(),
+            ..workspace(&request.workspace)
+        };
+        Ok(Response::new(SetWorkspaceEgressResponse {
+            workspace: Some(workspace),
+            connections_cut: 2,
+        }))
+    }
+
+    /// Port 7 echoes; nothing listens on the others.
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(port_forward_request::Part::Start(start)) = first else {
+            panic!("a start comes first");
+        };
+        if start.port != 7 {
+            return Err(refusal(Code::FailedPrecondition, "PORT_CLOSED"));
+        }
+        let (echo, outgoing) = Pipe::new(parts);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(echo);
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+            to.shutdown().await.unwrap();
+        });
+        let pieces = ReceiverStream::new(outgoing);
+        Ok(Response::new(Box::pin(pieces.map(Ok))))
     }
 
     async fn delete_workspace(

@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     domain::{
+        egress::Policy,
         exec::{
             Exec, ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, SignalTarget,
             TerminalSize,
@@ -126,6 +127,7 @@ impl WorkspacesPort for LocalMachine {
         }
         let name = id.as_str().parse().expect("a workspace id is a valid name");
         Ok(Workspace {
+            egress: Policy::default(),
             id: id.clone(),
             definition: WorkspaceDefinition {
                 name,

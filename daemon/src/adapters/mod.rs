@@ -15,3 +15,4 @@ pub mod model;
 pub mod sled;
 #[cfg(test)]
 mod testing;
+pub mod world;

@@ -143,6 +143,27 @@ pub(super) const KEYS: &[Key] = &[
         "The static binary that runs in workspaces.",
     ),
     key(
+        "egress.default",
+        Default::Fixed("none"),
+        "What workspaces without a network reach that say nothing: none, allow (the hosts of egress.allow) or open.",
+    ),
+    Key {
+        values: Values::Many,
+        ..key(
+            "egress.allow",
+            Default::Unset,
+            "Hosts of the default, when that is allow: HOST, *.DOMAIN, each with an optional :PORT. A list.",
+        )
+    },
+    Key {
+        values: Values::Many,
+        ..key(
+            "egress.allow_networks",
+            Default::Unset,
+            "Private networks that workspaces may reach where their rules allow the host: 10.1.0.0/16. A list.",
+        )
+    },
+    key(
         "engine.host",
         Default::Unset,
         "The engine's socket, unix:///PATH; unset means its own default.",

@@ -9,12 +9,17 @@ use std::{
 use compyd_proto::endpoint::default_socket_path;
 
 use super::{
-    ConfigError, DiskSettings, EngineSettings, LogSettings, Mistake, ModelSettings, Origin,
-    RepositorySettings, SessionSettings, Settings, Source, WorkspaceSettings,
+    ConfigError, DiskSettings, EgressSettings, EngineSettings, LogSettings, Mistake, ModelSettings,
+    Origin, RepositorySettings, SessionSettings, Settings, Source, WorkspaceSettings,
     keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
     values,
 };
-use crate::domain::{model_name::ModelName, secret::Secret, workspace::Limits};
+use crate::domain::{
+    egress::{HostPattern, Network, Policy},
+    model_name::ModelName,
+    secret::Secret,
+    workspace::Limits,
+};
 
 /// How alike two names are when one is taken for a slip of the other.
 const ALIKE: f64 = 0.75;
@@ -168,6 +173,7 @@ impl Merged {
         let tables = [
             "log",
             "workspace",
+            "egress",
             "engine",
             "model",
             "session",
@@ -319,6 +325,18 @@ impl Merged {
         sound.then_some(parsed)
     }
 
+    /// Like [`many`](Self::many); unset is an empty list.
+    fn many_or_none<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        match self.values.contains_key(name) {
+            true => self.many(name, parse),
+            false => Some(Vec::new()),
+        }
+    }
+
     fn refuse(&mut self, name: &'static str, values: &[String], source: Source, problem: String) {
         let key = keys::find(name).expect("only keys of the table are parsed");
         self.mistakes.push(Mistake::Invalid {
@@ -340,11 +358,9 @@ impl Merged {
         let filter = self.one("log.filter", values::log_filter);
         let format = self.one("log.format", values::log_format);
         let workspace = self.parse_workspace();
+        let egress = self.parse_egress();
         let host = self.optional("engine.host", values::engine_host);
-        let labels = match self.values.contains_key("engine.labels") {
-            true => self.many("engine.labels", values::label),
-            false => Some(Vec::new()),
-        };
+        let labels = self.many_or_none("engine.labels", values::label);
         let model = self.parse_model();
         let max_steps = self.one("session.max_steps", |text| {
             values::number(text, 1, 1_000_000, "1 to 1000000")
@@ -368,6 +384,7 @@ impl Merged {
             log,
             shutdown_grace: shutdown_grace?,
             workspace: workspace?,
+            egress: egress?,
             engine: EngineSettings {
                 host: host?,
                 labels: labels?.into_iter().collect(),
@@ -411,6 +428,36 @@ impl Merged {
             network: network?,
             extra_ca_file: extra_ca_file?,
             agent_file: agent_file?,
+        })
+    }
+
+    fn parse_egress(&mut self) -> Option<EgressSettings> {
+        let kind = self.one("egress.default", values::egress);
+        let hosts = self.many_or_none("egress.allow", |text| {
+            let pattern = text.parse::<HostPattern>();
+            pattern
+                .map(|it| it.to_string())
+                .map_err(|error| error.to_string())
+        });
+        let allow_networks = self.many_or_none("egress.allow_networks", |text| {
+            text.parse::<Network>().map_err(|error| error.to_string())
+        });
+        let (kind, hosts) = (kind?, hosts?);
+        let default = match Policy::new(kind, &hosts) {
+            Ok(default) => default,
+            Err(error) => {
+                let source = self
+                    .values
+                    .get("egress.default")
+                    .map(|(_, source)| source.clone());
+                let source = source.unwrap_or(Source::Default);
+                self.refuse("egress.allow", &hosts, source, error.to_string());
+                return None;
+            }
+        };
+        Some(EgressSettings {
+            default,
+            allow_networks: allow_networks?,
         })
     }
 

@@ -20,6 +20,7 @@ pub use self::{
     print::{effective, sample},
 };
 use crate::domain::{
+    egress::{Network, Policy},
     model_name::ModelName,
     secret::Secret,
     workspace::{Limits, NetworkMode},
@@ -38,6 +39,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// What workspaces get when nobody says otherwise.
     pub workspace: WorkspaceSettings,
+    /// What workspaces reach.
+    pub egress: EgressSettings,
     /// The container engine.
     pub engine: EngineSettings,
     /// Language models.
@@ -103,6 +106,15 @@ pub struct WorkspaceSettings {
     pub extra_ca_file: Option<PathBuf>,
     /// The static agent's binary.
     pub agent_file: PathBuf,
+}
+
+/// What workspaces reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressSettings {
+    /// Of those that say nothing.
+    pub default: Policy,
+    /// Networks that are reached although they are not public.
+    pub allow_networks: Vec<Network>,
 }
 
 /// The container engine.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::egress::PolicyKind;
 
 fn surroundings() -> Surroundings {
     Surroundings {
@@ -98,6 +99,32 @@ fn the_base_url_variable_goes_to_the_default_models_provider() {
 }
 
 #[test]
+fn the_default_egress_is_a_policy_with_its_hosts() {
+    let settings = |text: &str| {
+        let (_dir, flags) = file(text);
+        load(&flags, environment(&[]), &surroundings()).map(|settings| settings.egress)
+    };
+    assert_eq!(settings("").unwrap().default, Policy::None);
+    let egress = settings(
+        "[egress]\ndefault = \"allow\"\nallow = [\"a.example\", \"*.b.example:8080\"]\nallow_networks = [\"10.1.0.0/16\"]",
+    );
+    let expected = EgressSettings {
+        default: Policy::new(PolicyKind::AllowList, &["a.example", "*.b.example:8080"]).unwrap(),
+        allow_networks: vec!["10.1.0.0/16".parse().unwrap()],
+    };
+    assert_eq!(egress.unwrap(), expected);
+    for wrong in [
+        "default = \"allow\"",
+        "default = \"open\"\nallow = [\"a.example\"]",
+    ] {
+        let error = settings(&format!("[egress]\n{wrong}"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("egress.allow"), "{error}");
+    }
+}
+
+#[test]
 fn secrets_are_shown_nowhere() {
     let (_dir, flags) = file("[model]\nanthropic_api_key = \"sk-file\"\n");
     let variables = environment(&[("OPENAI_API_KEY", "sk-variable")]);
@@ -178,6 +205,9 @@ const BAD: &[(&str, &str)] = &[
     ("workspace.network", "host"),
     ("workspace.extra_ca_file", "ca.pem"),
     ("workspace.agent_file", "agent"),
+    ("egress.default", "all"),
+    ("egress.allow", "*"),
+    ("egress.allow_networks", "10.0.0.1/8"),
     ("engine.host", "tcp://h:1"),
     ("engine.labels", "=x"),
     ("model.default", "gpt"),

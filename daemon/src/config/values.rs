@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{ListenAddress, LogFormat};
-use crate::domain::workspace::NetworkMode;
+use crate::domain::{egress::PolicyKind, workspace::NetworkMode};
 
 /// What is wrong with a value, and what would be right.
 pub(super) type Problem = String;
@@ -112,6 +112,15 @@ pub(super) fn network(text: &str) -> Result<NetworkMode, Problem> {
         "none" => Ok(NetworkMode::None),
         "bridge" => Ok(NetworkMode::Bridge),
         _ => Err("give none or bridge".to_owned()),
+    }
+}
+
+pub(super) fn egress(text: &str) -> Result<PolicyKind, Problem> {
+    match text {
+        "none" => Ok(PolicyKind::None),
+        "allow" => Ok(PolicyKind::AllowList),
+        "open" => Ok(PolicyKind::Open),
+        _ => Err("give none, allow or open".to_owned()),
     }
 }
 

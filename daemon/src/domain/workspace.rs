@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{RepositoryName, WorkspaceId, WorkspaceName};
+use super::{
+    egress::Policy,
+    ids::{RepositoryName, WorkspaceId, WorkspaceName},
+};
 
 /// A workspace as the store keeps it: the desired state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +20,10 @@ pub struct Workspace {
     pub repositories: Vec<Repository>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: i64,
+    /// What it may reach. Not of its definition: labels must not widen it, so
+    /// one that is adopted by them comes back closed.
+    #[serde(default)]
+    pub egress: Policy,
 }
 
 /// What a workspace is made from; part of its container's labels.

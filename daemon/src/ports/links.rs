@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::agent::AgentPort;
+use super::{agent::AgentPort, tunnel::TunnelPort};
 use crate::domain::ids::WorkspaceId;
 
 /// Links to the agents of workspaces.
@@ -35,6 +35,10 @@ pub trait LinksPort: Send + Sync {
 
     /// The link of a workspace as it is now; never waits.
     fn current(&self, workspace: &WorkspaceId) -> Option<Arc<dyn AgentPort>>;
+
+    /// The tunnels of a workspace's link as it is now; `None` also where its
+    /// agent knows of none. Never waits.
+    fn tunnel(&self, workspace: &WorkspaceId) -> Option<Arc<dyn TunnelPort>>;
 
     /// Drops the link and the listener of a workspace; the directory stays.
     async fn close(&self, workspace: &WorkspaceId);

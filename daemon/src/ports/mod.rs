@@ -11,4 +11,6 @@ pub mod links;
 pub mod model;
 pub mod runtime;
 pub mod store;
+pub mod tunnel;
 pub mod workspaces;
+pub mod world;

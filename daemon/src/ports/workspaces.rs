@@ -25,7 +25,7 @@ pub trait WorkspacesPort: Send + Sync {
     /// nobody has told of; it is started first where needed.
     async fn find_repositories(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError>;
 
-    /// Makes a clean workspace like another (image, limits, network, user)
+    /// Makes a clean workspace like another (image, limits, network, user, egress)
     /// with one repository from a bundle on the host, checked out at `branch`.
     /// The same `key` finds the one made before.
     async fn create_clean(

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod ci;
 pub mod commands;
 pub mod doctor;
+pub mod egress;
 pub mod git;
 pub mod proof;
 pub mod sessions;

@@ -9,20 +9,20 @@ use tokio::{net::UnixStream, time::Instant};
 
 use crate::{
     domain::ids::WorkspaceId,
-    ports::runtime::{ContainerStatus, RuntimePort},
+    ports::runtime::{ContainerState, ContainerStatus, RuntimePort},
 };
 
 /// An agent may dial before the engine has written down that it started.
 const ENGINE_CATCHES_UP: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Whether the peer of a stream is PID 1 of the workspace's container; an error
-/// says why not, for the log.
+/// The workspace's container, when the peer of a stream is its PID 1; an error
+/// says why it is not, for the log.
 pub(super) async fn admit(
     runtime: &Arc<dyn RuntimePort>,
     workspace: &WorkspaceId,
     stream: &UnixStream,
-) -> Result<(), String> {
+) -> Result<ContainerState, String> {
     let peer = stream
         .peer_cred()
         .map_err(|error| format!("the kernel does not say who dialled: {error}"))?
@@ -44,7 +44,7 @@ pub(super) async fn admit(
                 )
         });
         match first {
-            Some(container) if container.pid == peer => return Ok(()),
+            Some(container) if container.pid == peer => return Ok(container),
             Some(container) => {
                 return Err(format!(
                     "process {peer} is not PID 1 of the container, which is {}",

@@ -23,18 +23,19 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     net::UnixListener,
-    sync::{broadcast, watch},
+    sync::{broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AgentLink, admission};
+use super::{AgentLink, admission, link::LinkContext};
 use crate::{
-    domain::ids::WorkspaceId,
+    domain::{ids::WorkspaceId, workspace::NetworkMode},
     ports::{
         agent::AgentPort,
         links::{LinkError, LinksPort},
         runtime::RuntimePort,
+        tunnel::{Linked, TunnelPort},
     },
 };
 
@@ -44,13 +45,16 @@ const AFTER_A_REFUSAL: Duration = Duration::from_millis(50);
 const LOST_LINKS_REMEMBERED: usize = 256;
 
 /// Where agents dial, and what every command of theirs is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LinkHubOptions {
     /// Directory of this hub; made when missing. Others must be able to walk
     /// through it and nothing more, the engine above all.
     pub dir: PathBuf,
     /// Variables of every command, before its own: containers carry none.
     pub environment: Vec<(String, Vec<u8>)>,
+    /// Who is told of each link that can carry tunnels; `None` leaves programs
+    /// without the world.
+    pub tunnels: Option<mpsc::Sender<Linked>>,
 }
 
 /// Listeners and links of all workspaces. A cheap handle.
@@ -205,6 +209,12 @@ impl LinksPort for LinkHub {
         Some(link)
     }
 
+    fn tunnel(&self, workspace: &WorkspaceId) -> Option<Arc<dyn TunnelPort>> {
+        let doors = self.inner.doors();
+        let link = doors.get(workspace)?.visitor.borrow().link.clone()?;
+        link.has_tunnels().then_some(link as Arc<dyn TunnelPort>)
+    }
+
     async fn close(&self, workspace: &WorkspaceId) {
         let door = self.inner.doors().remove(workspace);
         if let Some(door) = door {
@@ -273,9 +283,13 @@ impl Reception {
     }
 
     async fn receive(&self, stream: tokio::net::UnixStream) -> Result<(), String> {
-        admission::admit(&self.inner.runtime, &self.workspace, &stream).await?;
-        let environment = self.inner.options.environment.clone();
-        let link = AgentLink::establish(stream, &self.workspace, environment).await?;
+        let container = admission::admit(&self.inner.runtime, &self.workspace, &stream).await?;
+        let definition = container.definition.as_ref();
+        let context = LinkContext {
+            environment: self.inner.options.environment.clone(),
+            network: definition.map_or(NetworkMode::None, |definition| definition.network),
+        };
+        let link = AgentLink::establish(stream, &self.workspace, context).await?;
         tracing::info!(
             workspace_id = %self.workspace,
             boot_id = link.boot_id(),
@@ -285,11 +299,21 @@ impl Reception {
         let link = Arc::new(link);
         self.watch_end(link.clone());
         let before = self.visitor.send_replace(Visitor {
-            link: Some(link),
+            link: Some(link.clone()),
             refused: None,
         });
         if let Some(before) = before.link {
             before.cut();
+        }
+        if let Some(tunnels) = &self.inner.options.tunnels
+            && link.has_tunnels()
+        {
+            let linked = Linked {
+                workspace: self.workspace.clone(),
+                tunnel: link,
+            };
+            // Nobody listens during shutdown.
+            let _ = tunnels.send(linked).await;
         }
         Ok(())
     }
@@ -344,6 +368,7 @@ mod tests {
         let options = LinkHubOptions {
             dir: dir.path().to_owned(),
             environment: Vec::new(),
+            tunnels: None,
         };
         let hub = LinkHub::new(
             options,

@@ -44,19 +44,21 @@ use super::{
 };
 use crate::{
     domain::{
+        egress::proxy_environment,
         exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, SignalTarget, TerminalSize},
         files::{
             EditReceipt, FileEdit, FileInfo, FileText, FileWrite, GlobQuery, GrepLine, GrepQuery,
             Listing, ReadRange, Receipt,
         },
         ids::{ExecId, StepId, WorkspaceId},
+        workspace::NetworkMode,
     },
     ports::agent::{AgentError, AgentPort, Uploaded},
 };
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// For calls that look something up.
-const QUICK_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const QUICK_DEADLINE: Duration = Duration::from_secs(10);
 /// For calls that touch many files, or bytes of standard input that a command
 /// may be slow to take.
 const LONG_DEADLINE: Duration = Duration::from_secs(60);
@@ -67,12 +69,24 @@ const MOST_ENTRIES: usize = 10_000;
 /// A live link to the agent of one workspace.
 pub struct AgentLink {
     client: AgentClient<Channel>,
+    channel: Channel,
     ended: CancellationToken,
     /// The same socket once more, to cut it while streams still use it.
     socket: StdUnixStream,
     version: Version,
     boot_id: String,
     environment: Arc<[(String, Vec<u8>)]>,
+    /// Port of the proxy on the workspace's loopback, where there is one.
+    proxy_port: Option<u16>,
+}
+
+/// What a link needs to know beyond its connection.
+#[derive(Debug, Clone)]
+pub(super) struct LinkContext {
+    /// Variables of every command, before its own.
+    pub(super) environment: Vec<(String, Vec<u8>)>,
+    /// Network of the workspace: one without is given its proxy.
+    pub(super) network: NetworkMode,
 }
 
 /// A version of the agent's protocol.
@@ -113,7 +127,7 @@ impl AgentLink {
     pub(super) async fn establish(
         stream: UnixStream,
         workspace: &WorkspaceId,
-        environment: Vec<(String, Vec<u8>)>,
+        context: LinkContext,
     ) -> Result<Self, String> {
         let ended = CancellationToken::new();
         let twice = stream.into_std().and_then(|stream| {
@@ -126,7 +140,7 @@ impl AgentLink {
             _ended: ended.clone().drop_guard(),
         };
         let channel = channel(stream).await.map_err(|error| error.to_string())?;
-        let mut client = AgentClient::new(channel)
+        let mut client = AgentClient::new(channel.clone())
             .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
         let request = wire::HelloRequest {
@@ -150,14 +164,33 @@ impl AgentLink {
         if boot_id.len() != 32 || !boot_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the boot id is not 32 hex digits".to_owned());
         }
+        // An agent of 1.0 says nothing here.
+        let proxy_port = u16::try_from(hello.proxy_port)
+            .ok()
+            .filter(|port| *port != 0);
+        let mut environment = context.environment;
+        if let (Some(port), NetworkMode::None) = (proxy_port, context.network) {
+            environment.extend(proxy_environment(port));
+        }
         Ok(Self {
             client,
+            channel,
             ended,
             socket,
             version: version.check()?,
             boot_id,
             environment: environment.into(),
+            proxy_port,
         })
+    }
+
+    /// Whether the agent knows of tunnels.
+    pub(super) fn has_tunnels(&self) -> bool {
+        self.proxy_port.is_some()
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Cancelled once the connection has ended.
@@ -209,7 +242,7 @@ impl AgentLink {
 }
 
 /// Waits for an answer, not for ever.
-async fn within<Answer>(
+pub(super) async fn within<Answer>(
     call: &'static str,
     deadline: Duration,
     answer: impl Future<Output = Result<Response<Answer>, Status>>,

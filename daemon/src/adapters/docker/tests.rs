@@ -22,6 +22,7 @@ use crate::{
     adapters::{
         agent::{LinkHub, LinkHubOptions},
         memory::{ManualClock, MemoryStore},
+        world::SystemWorld,
     },
     domain::{
         exec::{ExecEvent, ExecSpec, ExitStatus, OutputStream},
@@ -29,6 +30,7 @@ use crate::{
         workspace::{Limits, NetworkMode, Observed},
     },
     ports::{contract, links::LinksPort, store::StorePort},
+    service::egress::{Egress, EgressOptions},
     service::workspaces::{
         AddRepository, CreateWorkspace, Follow, RepositoryOrigin, WorkspacePorts, Workspaces,
         WorkspacesError, WorkspacesOptions,
@@ -111,6 +113,7 @@ impl Machine {
             LinkHubOptions {
                 dir: dir.path().join("links"),
                 environment: vec![("SSL_CERT_FILE".to_owned(), b"/ca".to_vec())],
+                tunnels: None,
             },
             runtime.clone(),
             tasks.clone(),
@@ -149,6 +152,7 @@ impl Machine {
             },
             network: NetworkMode::None,
             user: None,
+            egress: None,
         };
         change(&mut request);
         let view = self.workspaces.create(request).await.unwrap();
@@ -446,6 +450,7 @@ async fn a_lost_store_is_made_up_from_the_labels() {
         LinkHubOptions {
             dir: machine.dir.path().join("links"),
             environment: Vec::new(),
+            tunnels: None,
         },
         machine.runtime.clone(),
         machine.tasks.clone(),
@@ -679,6 +684,7 @@ async fn bad_input_to_create_is_refused_and_leaves_nothing() {
         },
         network: NetworkMode::None,
         user: None,
+        egress: None,
     };
     let refused = async |request| machine.workspaces.create(request).await.unwrap_err();
     let error = refused(request("taken")).await;
@@ -723,7 +729,19 @@ async fn serve(
         Arc::new(ManualClock::default()),
     );
     let requests = Requests::new(store, clock, machine.tasks.clone());
-    let api = WorkspaceApi::new(machine.workspaces.clone(), requests, machine.tasks.clone());
+    let egress = Egress::new(
+        EgressOptions::default(),
+        Arc::new(machine.workspaces.clone()),
+        Arc::new(SystemWorld),
+        Arc::new(ManualClock::default()),
+        machine.tasks.clone(),
+    );
+    let api = WorkspaceApi::new(
+        machine.workspaces.clone(),
+        egress,
+        requests,
+        machine.tasks.clone(),
+    );
     let path = machine.dir.path().join("api.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);

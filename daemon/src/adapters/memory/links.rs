@@ -19,6 +19,7 @@ use crate::{
         agent::AgentPort,
         links::{LinkError, LinksPort},
         runtime::ContainerStatus,
+        tunnel::TunnelPort,
     },
 };
 
@@ -147,6 +148,10 @@ impl LinksPort for MemoryLinks {
         }
         let agent: Arc<dyn AgentPort> = state.agents.get(workspace)?.clone();
         Some(agent)
+    }
+
+    fn tunnel(&self, _workspace: &WorkspaceId) -> Option<Arc<dyn TunnelPort>> {
+        None
     }
 
     async fn close(&self, workspace: &WorkspaceId) {

@@ -3,11 +3,14 @@
 use std::{future::Future as _, pin::Pin, time::Duration};
 
 use bytes::Bytes;
+use compyd_proto::pipe::{Piece as _, Pipe};
 use compyd_proto::v1::{
     self as wire, add_repository_request::Part as AddPart, exec_request::Part as ExecPart,
-    upload_request::Part as UploadPart, workspace_service_server::WorkspaceService,
+    port_forward_request::Part as ForwardPart, upload_request::Part as UploadPart,
+    workspace_service_server::WorkspaceService,
 };
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -21,6 +24,7 @@ use crate::{
         exec::SignalTarget,
         ids::{ExecId, WorkspaceId},
     },
+    service::egress::Egress,
     service::workspaces::{AddRepository, Follow, RepositoryOrigin, Workspaces, WorkspacesError},
 };
 
@@ -30,16 +34,24 @@ type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone)]
 pub struct WorkspaceApi {
     workspaces: Workspaces,
+    egress: Egress,
     requests: Requests,
     tasks: TaskTracker,
 }
 
 impl WorkspaceApi {
-    /// Answers with `workspaces`; what feeds a command's input runs on `tasks`.
+    /// Answers with `workspaces` and their `egress`; what feeds a command's
+    /// input and what carries a forwarded port runs on `tasks`.
     #[must_use]
-    pub fn new(workspaces: Workspaces, requests: Requests, tasks: TaskTracker) -> Self {
+    pub fn new(
+        workspaces: Workspaces,
+        egress: Egress,
+        requests: Requests,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             workspaces,
+            egress,
             requests,
             tasks,
         }
@@ -379,6 +391,54 @@ impl WorkspaceService for WorkspaceApi {
             Err(error) => Err(refused(error)),
         });
         Ok(Response::new(Box::pin(pieces)))
+    }
+
+    async fn set_workspace_egress(
+        &self,
+        request: Request<wire::SetWorkspaceEgressRequest>,
+    ) -> Result<Response<wire::SetWorkspaceEgressResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let policy = convert::egress(request.egress.as_ref())?;
+        let (workspaces, egress) = (self.workspaces.clone(), self.egress.clone());
+        let work = move || async move {
+            let view = workspaces.set_egress(&id, policy).await.map_err(refused)?;
+            let cut = egress.cut_refused(&id);
+            Ok(wire::SetWorkspaceEgressResponse {
+                workspace: Some(convert::view(&view)),
+                connections_cut: u32::try_from(cut).unwrap_or(u32::MAX),
+            })
+        };
+        let method = "SetWorkspaceEgress";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    type PortForwardStream = ServerStream<wire::PortForwardResponse>;
+
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<wire::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(ForwardPart::Start(start)) = first else {
+            return Err(wrong_first("a start"));
+        };
+        let id = self.resolve(&start.workspace)?;
+        let port = convert::port(start.port)?;
+        let mut inside = self.workspaces.dial(&id, port).await.map_err(refused)?;
+        let (mut client, outgoing) = Pipe::new(parts);
+        // On cancel: dropped, which cuts both. On error: either side has
+        // closed, which closes the other.
+        self.tasks.spawn(async move {
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut inside).await;
+        });
+        let stands = wire::PortForwardResponse::new(Bytes::new(), false);
+        let pieces = stream::once(async { stands }).chain(ReceiverStream::new(outgoing));
+        Ok(Response::new(Box::pin(pieces.map(Ok))))
     }
 }
 

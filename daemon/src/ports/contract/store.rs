@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         artifact::{Artifact, ArtifactKind},
+        egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
         ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
         stage::Stage,
@@ -33,6 +34,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
 #[must_use]
 pub fn workspace(number: u128, name: &str) -> Workspace {
     Workspace {
+        egress: Policy::default(),
         id: WorkspaceId::from_uuid(Uuid::from_u128(number)),
         definition: WorkspaceDefinition {
             name: name.parse().unwrap(),

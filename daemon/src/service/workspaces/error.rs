@@ -65,6 +65,16 @@ pub enum WorkspacesError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Rules for a workspace that nothing would hold to them.
+    #[error(
+        "a workspace on the bridge reaches everything by itself; rules hold with network none only"
+    )]
+    EgressOnBridge,
+    /// Its agent carries no connections.
+    #[error(
+        "the agent of workspace {0} carries no connections; stop and start the workspace to give it this daemon's agent"
+    )]
+    NoTunnel(WorkspaceName),
     /// A repository of this name is there.
     #[error("/workspace/{0} exists in the workspace")]
     RepositoryExists(RepositoryName),

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     domain::{
+        egress::Policy,
         ids::WorkspaceId,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
     },
@@ -33,6 +34,7 @@ impl Workspaces {
     /// A name that is taken, an image that is missing, a limit out of range, an
     /// engine that does not answer, an agent that does not come up.
     pub async fn create(&self, request: CreateWorkspace) -> Result<WorkspaceView, WorkspacesError> {
+        let egress = self.egress_or_default(request.egress, request.network)?;
         let image = request
             .image
             .unwrap_or_else(|| self.inner.options.default_image.clone());
@@ -44,7 +46,7 @@ impl Workspaces {
             user: request.user,
             purpose: Purpose::Project,
         };
-        let workspace = self.create_from(request.id, definition).await?;
+        let workspace = self.create_from(request.id, definition, egress).await?;
         self.view(workspace).await
     }
 
@@ -66,6 +68,7 @@ impl Workspaces {
         &self,
         id: WorkspaceId,
         definition: WorkspaceDefinition,
+        egress: Policy,
     ) -> Result<Arc<Workspace>, WorkspacesError> {
         if self.inner.index.get(&id).is_some() {
             tracing::info!(workspace_id = %id, "going on with a workspace that was begun");
@@ -86,6 +89,7 @@ impl Workspaces {
             desired: Desired::Running,
             repositories: Vec::new(),
             created_at_ms: self.inner.clock.now_ms(),
+            egress,
         };
         let lock = self.lock_of(&workspace.id);
         let _held = lock.lock().await;
@@ -224,7 +228,10 @@ impl Workspaces {
         self.view(workspace).await
     }
 
-    async fn view(&self, workspace: Arc<Workspace>) -> Result<WorkspaceView, WorkspacesError> {
+    pub(super) async fn view(
+        &self,
+        workspace: Arc<Workspace>,
+    ) -> Result<WorkspaceView, WorkspacesError> {
         let link = self.link(&workspace.id);
         Ok(match self.inner.runtime.find(&workspace.id).await {
             Ok(container) => WorkspaceView::new(workspace, container, link),

@@ -19,6 +19,7 @@
 //! This service knows ports only: no engine, no wire, no store by name.
 
 mod checkout;
+mod egress;
 mod error;
 mod exec;
 mod git_login;
@@ -54,6 +55,7 @@ pub use self::{
 use self::{git_source::GitSource, index::Index, repositories::Adding};
 use crate::{
     domain::{
+        egress::Policy,
         ids::{SessionId, WorkspaceId, WorkspaceName},
         workspace::{Limits, NetworkMode, Workspace},
     },
@@ -75,6 +77,8 @@ pub struct WorkspacesOptions {
     /// A CA bundle on the host that workspaces shall trust. It takes the place
     /// of the image's own for most tools, so it must be complete.
     pub extra_ca_file: Option<PathBuf>,
+    /// What a workspace without a network may reach that says nothing.
+    pub default_egress: Policy,
     /// How repositories are fetched.
     pub git: GitSourceOptions,
     /// How often desire and engine are compared when nothing happens.
@@ -95,6 +99,7 @@ impl Default for WorkspacesOptions {
                 pids: 4_096,
             },
             extra_ca_file: None,
+            default_egress: Policy::None,
             git: GitSourceOptions::default(),
             reconcile_every: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
@@ -147,6 +152,8 @@ pub struct CreateWorkspace {
     pub network: NetworkMode,
     /// Account of its commands; `None` means the image's.
     pub user: Option<String>,
+    /// What it may reach; `None` means the default.
+    pub egress: Option<Policy>,
 }
 
 /// The service; a cheap handle.

@@ -107,13 +107,16 @@ impl Workspaces {
         let clean = match self.resolve(&name) {
             Ok(found) => found,
             Err(_) => {
-                let mut definition = self.record(like)?.definition.clone();
+                // The checks may fetch what the work could fetch.
+                let like = self.record(like)?;
+                let mut definition = like.definition.clone();
                 definition.name = name
                     .parse()
                     .map_err(|error| WorkspacesError::Dropped(format!("{error}")))?;
                 definition.purpose = Purpose::Checks;
                 let id = WorkspaceId::from_uuid(Uuid::now_v7());
-                self.create_from(id, definition).await?
+                self.create_from(id, definition, like.egress.clone())
+                    .await?
             }
         };
         if clean.repositories.iter().any(|r| r.name == *repository) {
@@ -148,6 +151,8 @@ fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
         | WorkspacesError::ContainerEnded { .. }
         | WorkspacesError::AgentSilent { .. }
         | WorkspacesError::Link(_)
+        | WorkspacesError::EgressOnBridge
+        | WorkspacesError::NoTunnel(_)
         | WorkspacesError::Agent(_)
         | WorkspacesError::Store(_)
         | WorkspacesError::RepositoryExists(_)

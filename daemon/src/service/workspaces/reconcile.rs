@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
+        egress::Policy,
         ids::{WorkspaceId, WorkspaceName},
         workspace::{Desired, Purpose, Workspace},
     },
@@ -176,11 +177,13 @@ impl Workspaces {
             desired,
             repositories: Vec::new(),
             created_at_ms: self.inner.clock.now_ms(),
+            egress: Policy::None,
         };
         match self.inner.store.add_workspace(&workspace).await {
             Ok(()) => {
                 self.inner.index.put(workspace);
-                tracing::info!(workspace_id = %id, %name, ?desired, "workspace adopted by its labels");
+                tracing::info!(workspace_id = %id, %name, ?desired,
+                    "workspace adopted by its labels; it reaches nothing until its egress is set again");
                 Ok(())
             }
             Err(error @ StoreError::NameTaken(_)) => {

@@ -103,6 +103,7 @@ fn create(name: &str) -> CreateWorkspace {
         },
         network: NetworkMode::None,
         user: None,
+        egress: None,
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use super::super::status::{Retry, internal, invalid, invalid_id, refusal};
 use crate::{
     domain::{
+        egress::{Policy, PolicyKind},
         exec::{
             Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputOffsets, OutputStream,
             SignalTarget, TerminalSize,
@@ -28,7 +29,7 @@ const MOST_ARGUMENTS: usize = 4_096;
 /// A workspace to make, once it has an id.
 ///
 /// # Errors
-/// `NAME_INVALID`.
+/// `NAME_INVALID`, `EGRESS_INVALID`.
 pub fn create(
     request: &wire::CreateWorkspaceRequest,
 ) -> Result<impl FnOnce(WorkspaceId) -> CreateWorkspace + Send + use<>, Status> {
@@ -42,6 +43,7 @@ pub fn create(
         wire::NetworkMode::Bridge => NetworkMode::Bridge,
     };
     let (image, user) = (some(&request.image), some(&request.user));
+    let egress = egress(request.egress.as_ref())?;
     Ok(move |id| CreateWorkspace {
         id,
         name,
@@ -53,6 +55,47 @@ pub fn create(
         },
         network,
         user,
+        egress,
+    })
+}
+
+/// What a workspace may reach; `None` means the default.
+///
+/// # Errors
+/// `EGRESS_INVALID`.
+pub fn egress(given: Option<&wire::Egress>) -> Result<Option<Policy>, Status> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    let kind = match given.policy() {
+        wire::EgressPolicy::Unspecified if given.allow.is_empty() => return Ok(None),
+        // Whoever names hosts wants them.
+        wire::EgressPolicy::Unspecified | wire::EgressPolicy::AllowList => PolicyKind::AllowList,
+        wire::EgressPolicy::None => PolicyKind::None,
+        wire::EgressPolicy::Open => PolicyKind::Open,
+    };
+    let policy = Policy::new(kind, &given.allow).map_err(|error| {
+        invalid(
+            "EGRESS_INVALID",
+            error.to_string(),
+            "allow HOST or *.DOMAIN, each with an optional :PORT, under the allow-list policy",
+        )
+    })?;
+    Ok(Some(policy))
+}
+
+/// A port.
+///
+/// # Errors
+/// `PORT_INVALID`.
+pub fn port(port: u32) -> Result<u16, Status> {
+    let sound = u16::try_from(port).ok().filter(|port| *port != 0);
+    sound.ok_or_else(|| {
+        invalid(
+            "PORT_INVALID",
+            format!("there is no port {port}"),
+            "give a number from 1 to 65535",
+        )
     })
 }
 
@@ -89,6 +132,19 @@ pub fn view(view: &WorkspaceView) -> wire::Workspace {
         created_at: Some(timestamp(workspace.created_at_ms)),
         container_id: view.container.clone().map(|id| id.0).unwrap_or_default(),
         user: definition.user.clone().unwrap_or_default(),
+        egress: Some(egress_to_wire(&workspace.egress)),
+    }
+}
+
+fn egress_to_wire(policy: &Policy) -> wire::Egress {
+    let kind = match policy.kind() {
+        PolicyKind::None => wire::EgressPolicy::None,
+        PolicyKind::AllowList => wire::EgressPolicy::AllowList,
+        PolicyKind::Open => wire::EgressPolicy::Open,
+    };
+    wire::Egress {
+        policy: kind.into(),
+        allow: policy.hosts().iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -382,6 +438,18 @@ pub fn error(error: &WorkspacesError) -> Status {
             "REPOSITORY_EXISTS",
             message,
             "give the repository another name, or remove the directory",
+            Retry::No,
+        ),
+        WorkspacesError::EgressOnBridge => invalid(
+            "EGRESS_INVALID",
+            message,
+            "leave the egress out, or create the workspace with network none",
+        ),
+        WorkspacesError::NoTunnel(_) => refusal(
+            Code::FailedPrecondition,
+            "AGENT_TOO_OLD",
+            message,
+            "`compyctl workspace stop` and `start` give it this daemon's agent",
             Retry::No,
         ),
         WorkspacesError::Source(error) => source(error, message),
