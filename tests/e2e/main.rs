@@ -11,6 +11,7 @@ mod compyd;
 mod control;
 mod disk;
 mod durability;
+mod egress;
 mod engine_trouble;
 mod main_job;
 mod model_http;

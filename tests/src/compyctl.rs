@@ -125,6 +125,19 @@ impl Compyctl {
         self
     }
 
+    /// Starts it, with its standard output to read from.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(mut self) -> tokio::process::Child {
+        self.command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("compyctl starts")
+    }
+
     /// Runs it to its end.
     ///
     /// # Panics

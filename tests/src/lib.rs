@@ -20,6 +20,7 @@ pub mod second_engine;
 pub mod sessions;
 pub mod skip;
 pub mod wait;
+pub mod world;
 
 /// A fresh id for a mutating request.
 #[must_use]
