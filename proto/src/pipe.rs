@@ -39,15 +39,20 @@ pub trait Piece: Send + 'static {
 /// call, `Out` go into it.
 ///
 /// Dropped before it was shut down, it cuts the stream: the other end reads an
-/// error.
+/// error. A call that is dropped takes along what it has not delivered, so the
+/// later one of the last shutdown and the last read waits until the other end
+/// has taken everything.
 #[derive(Debug)]
 pub struct Pipe<In, Out: Piece> {
-    /// `None` once the other end has sent all it had.
-    inbound: Option<In>,
+    inbound: In,
+    /// Whether the other end has sent all it had.
+    eof_seen: bool,
     /// What is left of the last piece.
     rest: Bytes,
-    /// `None` once this end has sent all it had.
+    /// `None` once both directions have ended: that ends the call.
     outbound: Option<PollSender<Out>>,
+    /// Whether this end has sent all it had.
+    eof_sent: bool,
 }
 
 impl<In, Out: Piece> Pipe<In, Out> {
@@ -60,10 +65,28 @@ impl<In, Out: Piece> Pipe<In, Out> {
     /// A pipe into a call that has sent messages of its own before.
     pub fn with_sender(inbound: In, sender: mpsc::Sender<Out>) -> Self {
         Self {
-            inbound: Some(inbound),
+            inbound,
+            eof_seen: false,
             rest: Bytes::new(),
             outbound: Some(PollSender::new(sender)),
+            eof_sent: false,
         }
+    }
+}
+
+impl<In, Out, Message> Pipe<In, Out>
+where
+    In: Stream<Item = Result<Message, Status>> + Unpin,
+    Out: Piece,
+{
+    /// Where both directions have ended: ends the call and waits for the other
+    /// end to do the same.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.eof_seen && self.eof_sent {
+            self.outbound = None;
+            while let Some(Ok(_)) = ready!(self.inbound.poll_next_unpin(cx)) {}
+        }
+        Poll::Ready(())
     }
 }
 
@@ -79,10 +102,10 @@ where
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            let Some(inbound) = &mut self.inbound else {
-                return Poll::Ready(Ok(()));
-            };
-            let piece = match ready!(inbound.poll_next_unpin(cx)) {
+            if self.eof_seen {
+                return self.poll_ended(cx).map(Ok);
+            }
+            let piece = match ready!(self.inbound.poll_next_unpin(cx)) {
                 Some(Ok(message)) => message.into_parts(),
                 Some(Err(status)) => {
                     let message = status.message().to_owned();
@@ -97,9 +120,7 @@ where
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             };
             self.rest = data;
-            if eof {
-                self.inbound = None;
-            }
+            self.eof_seen = eof;
         }
         let length = self.rest.len().min(buf.remaining());
         buf.put_slice(&self.rest[..length]);
@@ -108,13 +129,19 @@ where
     }
 }
 
-impl<In: Unpin, Out: Piece> AsyncWrite for Pipe<In, Out> {
+impl<In, Out, Message> AsyncWrite for Pipe<In, Out>
+where
+    In: Stream<Item = Result<Message, Status>> + Unpin,
+    Message: Piece,
+    Out: Piece,
+{
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Some(outbound) = &mut self.outbound else {
+        let eof_sent = self.eof_sent;
+        let Some(outbound) = self.outbound.as_mut().filter(|_| !eof_sent) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         if ready!(outbound.poll_reserve(cx)).is_err() {
@@ -133,15 +160,15 @@ impl<In: Unpin, Out: Piece> AsyncWrite for Pipe<In, Out> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(outbound) = &mut self.outbound else {
-            return Poll::Ready(Ok(()));
-        };
-        // Whoever has gone needs no end any more.
-        if ready!(outbound.poll_reserve(cx)).is_ok() {
-            let _ = outbound.send_item(Out::new(Bytes::new(), true));
+        let eof_sent = self.eof_sent;
+        if let Some(outbound) = self.outbound.as_mut().filter(|_| !eof_sent) {
+            // Whoever has gone needs no end any more.
+            if ready!(outbound.poll_reserve(cx)).is_ok() {
+                let _ = outbound.send_item(Out::new(Bytes::new(), true));
+            }
+            self.eof_sent = true;
         }
-        self.outbound = None;
-        Poll::Ready(Ok(()))
+        self.poll_ended(cx).map(Ok)
     }
 }
 
@@ -252,6 +279,7 @@ mod tests {
         right.read_to_end(&mut received).await.unwrap();
         assert!(received == expected);
         right.write_all(b"late").await.unwrap();
+        // The last one to end waits until everything has been taken.
         right.shutdown().await.unwrap();
         assert_eq!(writer.await.unwrap().unwrap(), b"late");
     }
