@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "compy/v1/system.proto",
     "compy/agent/v1/agent.proto",
     "compy/agent/v1/tunnel.proto",
+    "compy/agent/v1/tree.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

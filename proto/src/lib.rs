@@ -6,6 +6,7 @@
 pub mod endpoint;
 pub mod link;
 pub mod pipe;
+pub mod tree;
 
 /// `compy.v1`: what clients speak to the daemon.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

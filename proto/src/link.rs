@@ -10,6 +10,9 @@ pub const PROTOCOL_MAJOR: u32 = 1;
 /// Raised with each addition to the protocol.
 pub const PROTOCOL_MINOR: u32 = 1;
 
+/// Feature of an agent that serves `Trees`.
+pub const FEATURE_TREES: &str = "trees";
+
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than
