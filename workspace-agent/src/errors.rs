@@ -11,12 +11,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Why a call was refused. The names on the wire are documented at the methods
-/// of `agent.proto`.
+/// of `agent.proto` and `tree.proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
     AlreadyExists,
     BinaryFile,
     ConnectionUnknown,
+    ChunkDamaged,
     CwdMissing,
     DiskFull,
     ExecConflict,
@@ -53,6 +54,7 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::BinaryFile => "BINARY_FILE",
             Self::ConnectionUnknown => "CONNECTION_UNKNOWN",
+            Self::ChunkDamaged => "CHUNK_DAMAGED",
             Self::CwdMissing => "CWD_MISSING",
             Self::DiskFull => "DISK_FULL",
             Self::ExecConflict => "EXEC_CONFLICT",
@@ -98,6 +100,7 @@ impl Reason {
             | Self::NotAFile
             | Self::PortClosed
             | Self::StdinClosed => Code::FailedPrecondition,
+            Self::ChunkDamaged => Code::DataLoss,
             Self::DiskFull | Self::SpoolFull => Code::ResourceExhausted,
             Self::ConnectionUnknown | Self::ExecUnknown | Self::NotFound => Code::NotFound,
             Self::Io => Code::Internal,
@@ -138,7 +141,6 @@ impl AgentError {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn reason(&self) -> Reason {
         self.reason
     }

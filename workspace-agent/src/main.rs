@@ -21,6 +21,7 @@ mod service;
 mod supervise;
 mod tree;
 mod tunnel;
+mod volume_tree;
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};

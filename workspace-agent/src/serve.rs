@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use compyd_proto::agent::agent_server::AgentServer;
+use compyd_proto::agent::trees_server::TreesServer;
 use compyd_proto::agent::tunnel_server::TunnelServer;
 use compyd_proto::link;
 use nix::libc;
@@ -24,8 +25,8 @@ use crate::files::FileTools;
 use crate::link::{Dialler, links};
 use crate::options::Options;
 use crate::reaper::Reaper;
-use crate::service::AgentService;
 use crate::service::tunnel::TunnelService;
+use crate::service::{AgentService, TreesService};
 use crate::tunnel::desk::Desk;
 use crate::{first_use, tree, tunnel};
 
@@ -145,6 +146,9 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let service = AgentServer::new(AgentService::new(table, files, &user, proxy_port))
         .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
+    let trees = TreesServer::new(TreesService)
+        .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
     eprintln!(
         "compy-agent {}: serving workspace {:?} on {}",
         env!("CARGO_PKG_VERSION"),
@@ -161,6 +165,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         .http2_max_pending_accept_reset_streams(Some(usize::MAX))
         .add_service(service)
         .add_service(tunnel)
+        .add_service(trees)
         .serve_with_incoming(links(Dialler::Socket(options.link)));
     let result = tokio::select! {
         result = server => result.map_err(StartError::Server),

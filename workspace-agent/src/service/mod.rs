@@ -1,15 +1,16 @@
-//! `compy.agent.v1` on top of the exec table and the file tools: decodes,
-//! calls, encodes. No decisions.
+//! `compy.agent.v1` on top of the exec table, the file tools and the trees:
+//! decodes, calls, encodes. No decisions.
 
 mod exec;
 mod files;
+mod trees;
 pub(crate) mod tunnel;
 
 use std::pin::Pin;
 
 use compyd_proto::agent as wire;
 use compyd_proto::agent::agent_server::Agent;
-use compyd_proto::link::{MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR};
+use compyd_proto::link::{FEATURE_TREES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,6 +18,8 @@ use crate::accounts::Account;
 use crate::errors::{AgentError, Reason};
 use crate::exec::table::ExecTable;
 use crate::files::FileTools;
+
+pub(crate) use trees::TreesService;
 
 const MAX_WORKSPACE_ID_BYTES: usize = 64;
 
@@ -89,7 +92,7 @@ impl Agent for AgentService {
                 minor: PROTOCOL_MINOR,
             }),
             boot_id: self.boot_id.clone(),
-            features: Vec::new(),
+            features: vec![FEATURE_TREES.to_owned()],
             default_user: Some(self.default_user.clone()),
             resident_bytes: crate::serve::resident_bytes(),
             proxy_port: self.proxy_port.into(),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use compyd_proto::agent::agent_client::AgentClient;
 use compyd_proto::agent::attach_exec_response::Event;
 use compyd_proto::agent::exit::How;
+use compyd_proto::agent::trees_client::TreesClient;
 use compyd_proto::agent::tunnel_client::TunnelClient;
 use compyd_proto::agent::*;
 use compyd_proto::link;
@@ -20,6 +21,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 pub(crate) type Client = AgentClient<Channel>;
+pub(crate) type Trees = TreesClient<Channel>;
 
 /// Longest time that any state is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,6 +97,12 @@ impl Rig {
 
     pub(crate) fn agent_pid(&self) -> i32 {
         self.agent.id() as i32
+    }
+
+    pub(crate) fn trees(&self) -> Trees {
+        TreesClient::new(self.channel.clone())
+            .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(link::MAX_MESSAGE_BYTES)
     }
 
     /// Drops the link and takes the agent's next one.

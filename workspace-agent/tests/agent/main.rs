@@ -9,3 +9,6 @@ mod harness;
 mod link;
 mod tree;
 mod tunnel;
+mod volume;
+mod volume_tree;
+mod volume_tree_random;
