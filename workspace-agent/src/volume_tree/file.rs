@@ -4,9 +4,11 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
+use bytes::Bytes;
 use compyd_proto::agent::{ChunkContent, ChunkEncoding, Extent, TreeEntry};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use zstd::bulk::Decompressor;
 
 use super::{failed, shown};
 use crate::errors::{AgentError, Reason};
@@ -47,9 +49,10 @@ impl NewFile {
         &mut self,
         entry: &TreeEntry,
         content: &ChunkContent,
+        unpacker: &mut Decompressor<'_>,
     ) -> Result<u64, AgentError> {
         let chunk = &entry.extents[self.extent];
-        let data = unpacked(content, chunk.length).filter(|data| {
+        let data = unpacked(content, chunk.length, unpacker).filter(|data| {
             data.len() as u64 == chunk.length && blake3::hash(data).as_bytes()[..] == chunk.hash
         });
         let Some(data) = data else {
@@ -88,15 +91,16 @@ impl NewFile {
 }
 
 /// The bytes of a chunk; nothing when they cannot be had.
-fn unpacked(content: &ChunkContent, length: u64) -> Option<bytes::Bytes> {
+fn unpacked(content: &ChunkContent, length: u64, unpacker: &mut Decompressor<'_>) -> Option<Bytes> {
     match content.encoding() {
         ChunkEncoding::Raw => Some(content.data.clone()),
         ChunkEncoding::Zstd => {
             // A chunk is at most 1 MiB, as its entry was checked.
             let capacity = usize::try_from(length).ok()?;
-            zstd::bulk::decompress(&content.data, capacity)
+            unpacker
+                .decompress(&content.data, capacity)
                 .ok()
-                .map(bytes::Bytes::from)
+                .map(Bytes::from)
         }
         ChunkEncoding::Unspecified => None,
     }

@@ -17,12 +17,13 @@ use bytes::Bytes;
 use compyd_proto::agent::restore_step::Step;
 use compyd_proto::agent::{
     ChunkContent, KeyedFile, RestoreHeader, RestoreMode, RestoreStep, RestoreSummary, TreeEntry,
-    TreeEntryKind,
+    TreeEntryKind, Xattr,
 };
 use compyd_proto::tree::{is_within, walk_order};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+use zstd::bulk::Decompressor;
 
 use super::entry::check_entry;
 use super::file::NewFile;
@@ -42,6 +43,7 @@ pub(crate) struct Restore {
     last: Option<Bytes>,
     /// The files that were made.
     files: Vec<Bytes>,
+    unpacker: Decompressor<'static>,
     summary: RestoreSummary,
 }
 
@@ -62,6 +64,8 @@ impl Restore {
             file: None,
             last: None,
             files: Vec::new(),
+            unpacker: Decompressor::new()
+                .map_err(|error| failed("make a decompressor for", &header.directory, error))?,
             summary: RestoreSummary::default(),
         };
         match header.mode() {
@@ -74,6 +78,8 @@ impl Restore {
         Ok(restore)
     }
 
+    /// Does one step. What is kept of it is copied: its bytes are parts of a
+    /// message that would be kept whole.
     pub(crate) fn step(&mut self, step: RestoreStep) -> Result<(), AgentError> {
         match step.step {
             Some(Step::Remove(path)) => self.remove(&path),
@@ -149,11 +155,10 @@ impl Restore {
                 shown(last)
             )));
         }
-        self.last = Some(entry.path.clone());
+        self.last = Some(Bytes::copy_from_slice(&entry.path));
         self.summary.entries += 1;
         if entry.path.is_empty() {
-            self.directories
-                .insert(Bytes::new(), Directory::Entry(entry));
+            self.directory(&entry);
             return Ok(());
         }
         let path = entry.path.clone();
@@ -166,13 +171,18 @@ impl Restore {
         match entry.kind() {
             TreeEntryKind::Directory => {
                 self.make_directory(&parent, name, &path)?;
-                self.directories
-                    .insert(path.clone(), Directory::Entry(entry));
+                self.directory(&entry);
                 return Ok(());
             }
             TreeEntryKind::File => {
-                make_way(&parent, name, &path)?;
-                let file = NewFile::create(&parent, name).map_err(io)?;
+                let file = match NewFile::create(&parent, name) {
+                    Err(Errno::EXIST) => {
+                        make_way(&parent, name, &path)?;
+                        NewFile::create(&parent, name)
+                    }
+                    created => created,
+                };
+                let file = file.map_err(io)?;
                 self.file = Some((entry, file));
                 return self.close_when_complete();
             }
@@ -198,7 +208,7 @@ impl Restore {
         let Some((entry, file)) = &mut self.file else {
             return Err(out_of_order("content comes that no entry has asked for"));
         };
-        self.summary.content_bytes += file.write(entry, content)?;
+        self.summary.content_bytes += file.write(entry, content, &mut self.unpacker)?;
         self.close_when_complete()
     }
 
@@ -210,7 +220,7 @@ impl Restore {
         let io = |errno: Errno| failed("finish", &entry.path, errno.into());
         let file = file.close(&entry).map_err(io)?;
         apply(&file, &entry).map_err(io)?;
-        self.files.push(entry.path);
+        self.files.push(Bytes::copy_from_slice(&entry.path));
         Ok(())
     }
 
@@ -264,6 +274,29 @@ impl Restore {
             made => made,
         };
         made.map_err(|errno| failed("make the directory", path, errno.into()))
+    }
+
+    /// Notes what a directory is to be in the end.
+    fn directory(&mut self, entry: &TreeEntry) {
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let copied = TreeEntry {
+            path: copy(&entry.path),
+            xattrs: entry
+                .xattrs
+                .iter()
+                .map(|xattr| Xattr {
+                    name: copy(&xattr.name),
+                    value: copy(&xattr.value),
+                })
+                .collect(),
+            // A directory has nothing else that is made of bytes.
+            hard_link: Bytes::new(),
+            extents: Vec::new(),
+            link_target: Bytes::new(),
+            ..*entry
+        };
+        self.directories
+            .insert(copied.path.clone(), Directory::Entry(copied));
     }
 
     /// Opens a directory to write into. Its times are kept, unless its own entry
