@@ -25,6 +25,9 @@ use crate::errors::AgentError;
 const HELD_BYTES: usize = 16 << 20;
 /// What an entry or a chunk takes beside its content, about.
 const STEP_BYTES: usize = 256;
+/// Steps are handed on in batches of this much: waking the sender for each one
+/// would take longer than to look at a file that is known.
+const BATCH_BYTES: usize = 64 << 10;
 const MAX_WORKERS: usize = 4;
 /// Messages are sent when they hold this much.
 const CHUNK_MESSAGE_BYTES: usize = 512 << 10;
@@ -120,40 +123,56 @@ enum Step {
 
 /// The walk's end of the queues.
 pub(super) struct Outlet<'a> {
-    steps: &'a Queue<Step>,
+    batches: &'a Queue<Vec<Step>>,
     jobs: &'a Queue<Job>,
     next_number: u64,
+    batch: Vec<Step>,
+    batch_bytes: usize,
 }
 
 impl Outlet<'_> {
-    pub(super) fn entry(&self, entry: CapturedEntry) -> Result<(), Stop> {
-        let bytes = STEP_BYTES + entry.encoded_len();
-        Ok(self.steps.push(Step::Entry(Box::new(entry)), bytes)?)
+    pub(super) fn entry(&mut self, entry: CapturedEntry) -> Result<(), Stop> {
+        let bytes = entry.encoded_len();
+        self.step(Step::Entry(Box::new(entry)), bytes)
     }
 
     /// The next piece of the file whose entry comes when it is read.
     pub(super) fn piece(&mut self, piece: Piece) -> Result<(), Stop> {
         let data = match piece {
-            Piece::Hole(length) => return Ok(self.steps.push(Step::Hole(length), STEP_BYTES)?),
+            Piece::Hole(length) => return self.step(Step::Hole(length), 0),
             Piece::Data(data) => data,
         };
         let (done, packed) = oneshot::channel();
-        let number = self.next_number;
+        let (number, bytes) = (self.next_number, data.len());
         self.next_number += 1;
-        let bytes = STEP_BYTES + data.len();
         let step = Step::Chunk {
             number,
-            length: data.len() as u64,
+            length: bytes as u64,
             packed,
         };
-        // Room first: the queue of jobs itself has no limit.
-        self.steps.push(step, bytes)?;
-        Ok(self.jobs.push(Job { number, data, done }, 0)?)
+        // This queue has no limit: the other one holds the same chunks.
+        self.jobs.push(Job { number, data, done }, 0)?;
+        self.step(step, bytes)
     }
 
     /// What was handed on of the file does not count.
-    pub(super) fn again(&self) -> Result<(), Stop> {
-        Ok(self.steps.push(Step::Again, STEP_BYTES)?)
+    pub(super) fn again(&mut self) -> Result<(), Stop> {
+        self.step(Step::Again, 0)
+    }
+
+    fn step(&mut self, step: Step, bytes: usize) -> Result<(), Stop> {
+        self.batch.push(step);
+        self.batch_bytes += STEP_BYTES + bytes;
+        if self.batch_bytes < BATCH_BYTES {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    /// Hands on what is left. The walk does so at its end.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        let bytes = std::mem::take(&mut self.batch_bytes);
+        Ok(self.batches.push(std::mem::take(&mut self.batch), bytes)?)
     }
 }
 
@@ -166,12 +185,14 @@ pub(crate) fn capture(
     let root = open_root(directory)?;
     let node = Node::of(&root).map_err(|errno| failed("look at", directory, errno.into()))?;
     let keys_as_of_ns = stamp_now_ns();
-    let (steps, jobs) = (Queue::new(HELD_BYTES), Queue::new(usize::MAX));
+    let (batches, jobs) = (Queue::new(HELD_BYTES), Queue::new(usize::MAX));
     let claims = Claims::default();
     let outlet = Outlet {
-        steps: &steps,
+        batches: &batches,
         jobs: &jobs,
         next_number: 0,
+        batch: Vec::new(),
+        batch_bytes: 0,
     };
     let mut sender = Sender::new(&claims, send);
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -184,12 +205,12 @@ pub(crate) fn capture(
             scope.spawn(|| chunks::work(&jobs, &claims, packer));
         }
         let walking = scope.spawn(|| {
-            let _ends = (CloseOnDrop(&steps), CloseOnDrop(&jobs));
+            let _ends = (CloseOnDrop(&batches), CloseOnDrop(&jobs));
             Walk::new(outlet, remembered, &node).run(root)
         });
         let sent = {
-            let _end = CloseOnDrop(&steps);
-            sender.run(&steps)
+            let _end = CloseOnDrop(&batches);
+            sender.run(&batches)
         };
         (walking.join(), sent)
     });
@@ -239,28 +260,35 @@ impl<'a, F: FnMut(CaptureTreeResponse) -> Result<(), ()>> Sender<'a, F> {
         }
     }
 
-    fn run(&mut self, steps: &Queue<Step>) -> Result<(), Stop> {
-        while let Some(step) = steps.pop() {
-            match step {
-                Step::Chunk {
-                    number,
-                    length,
-                    packed,
-                } => {
-                    let packed = packed
-                        .blocking_recv()
-                        .map_err(|_| AgentError::lost_task("pack a chunk"))?;
-                    self.chunk(number, length, packed)?;
-                }
-                Step::Hole(length) => self.extents.push(Extent {
-                    length,
-                    ..Extent::default()
-                }),
-                Step::Again => self.extents.clear(),
-                Step::Entry(entry) => self.entry(*entry)?,
+    fn run(&mut self, batches: &Queue<Vec<Step>>) -> Result<(), Stop> {
+        while let Some(batch) = batches.pop() {
+            for step in batch {
+                self.step(step)?;
             }
         }
         self.flush_entries()
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), Stop> {
+        match step {
+            Step::Chunk {
+                number,
+                length,
+                packed,
+            } => {
+                let packed = packed
+                    .blocking_recv()
+                    .map_err(|_| AgentError::lost_task("pack a chunk"))?;
+                self.chunk(number, length, packed)?;
+            }
+            Step::Hole(length) => self.extents.push(Extent {
+                length,
+                ..Extent::default()
+            }),
+            Step::Again => self.extents.clear(),
+            Step::Entry(entry) => self.entry(*entry)?,
+        }
+        Ok(())
     }
 
     fn chunk(&mut self, number: u64, length: u64, packed: Packed) -> Result<(), Stop> {

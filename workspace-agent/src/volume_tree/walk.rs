@@ -75,6 +75,7 @@ impl<'a> Walk<'a> {
                 levels.push(Level::enter(directory, &path)?);
             }
         }
+        self.outlet.flush()?;
         Ok(self.summary)
     }
 
