@@ -115,6 +115,25 @@ generated_id!(
     /// Id of an artifact.
     ArtifactId, "an artifact id", "ar-", "ids are `ar-` and 32 hex digits"
 );
+generated_id!(
+    /// Id of a snapshot.
+    SnapshotId, "a snapshot id", "sn-", "ids are `sn-` and 32 hex digits"
+);
+generated_id!(
+    /// Id of an operation in the journal.
+    OperationId, "an operation id", "op-", "ids are `op-` and 32 hex digits"
+);
+text_id!(
+    /// What a person calls a snapshot; need not be unique.
+    SnapshotLabel,
+    "a snapshot label",
+    "labels are 1 to 200 bytes without control characters and without spaces at the ends",
+    |text| {
+        (1..=200).contains(&text.len())
+            && text.trim() == text
+            && !text.contains(char::is_control)
+    }
+);
 text_id!(
     /// Unique name of a workspace.
     WorkspaceName,
@@ -200,6 +219,21 @@ mod tests {
             let error = bad.parse::<WorkspaceName>().unwrap_err();
             assert!(error.to_string().contains("1 to 63 characters"), "{error}");
             assert!(error.to_string().len() < 300);
+        }
+    }
+
+    #[test]
+    fn snapshot_labels_are_one_line_of_text() {
+        for good in [
+            "a",
+            "before the upgrade",
+            "vor dem Übergang",
+            &"a".repeat(200),
+        ] {
+            assert!(good.parse::<SnapshotLabel>().is_ok(), "{good}");
+        }
+        for bad in ["", " a", "a ", "a\nb", "a\u{1b}[0m", &"a".repeat(201)] {
+            assert!(bad.parse::<SnapshotLabel>().is_err(), "{bad:?}");
         }
     }
 

@@ -20,6 +20,7 @@ pub mod proof;
 pub mod report;
 pub mod secret;
 pub mod session;
+pub mod snapshot;
 pub mod stage;
 pub mod todo;
 pub mod tools;

@@ -1,6 +1,6 @@
 //! What every [`StorePort`] must do.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -10,7 +10,15 @@ use crate::{
         artifact::{Artifact, ArtifactKind},
         egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
-        ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+        ids::{
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+        },
+        snapshot::{
+            CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
+            SnapshotReason, SnapshotSizes, VolumeTree,
+            hash::{ChunkHash, TreeHash},
+            journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
+        },
         stage::Stage,
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
     },
@@ -51,6 +59,60 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
         desired: Desired::Running,
         repositories: Vec::new(),
         created_at_ms: 1,
+    }
+}
+
+/// A snapshot of a workspace, both with these numbers as ids.
+#[must_use]
+pub fn snapshot(number: u128, of: u128) -> Snapshot {
+    let workspace = workspace(of, "api");
+    let tree = VolumeTree {
+        hash: TreeHash::of(b"tree"),
+        listing: vec![ChunkHash::of(b"first half"), ChunkHash::of(b"second half")],
+        entries: 3,
+        bytes: 70_000,
+    };
+    Snapshot {
+        format: MANIFEST_FORMAT,
+        id: SnapshotId::from_uuid(Uuid::from_u128(number)),
+        workspace: workspace.id,
+        label: Some("before the upgrade".parse().unwrap()),
+        parent: None,
+        reason: SnapshotReason::Stage {
+            session: session(1),
+            stage: Stage::Modify,
+        },
+        created_at_ms: 5,
+        workspace_state: CapturedState::Running,
+        definition: workspace.definition,
+        repositories: workspace.repositories,
+        image: SnapshotImage {
+            id: format!("sha256:{}", "ab".repeat(32)),
+            origin: ImageOrigin::Committed,
+        },
+        volumes: BTreeMap::from([(CapturedVolume::Work, tree)]),
+        sizes: SnapshotSizes {
+            bytes: 100_000,
+            new_bytes: 40_000,
+        },
+        pause_ms: 12,
+    }
+}
+
+/// An operation that has just begun on a workspace, both with these numbers as
+/// ids.
+#[must_use]
+pub fn operation(number: u128, of: u128) -> Operation {
+    Operation {
+        id: OperationId::from_uuid(Uuid::from_u128(number)),
+        workspace: WorkspaceId::from_uuid(Uuid::from_u128(of)),
+        begun_at_ms: 5,
+        progress: Progress::Snapshot {
+            snapshot: SnapshotId::from_uuid(Uuid::from_u128(number)),
+            helper: ContainerRef("helper".to_owned()),
+            image: ImageRef("compy/snapshot:1".to_owned()),
+            step: SnapshotStep::Begun,
+        },
     }
 }
 
