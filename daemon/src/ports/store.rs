@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use crate::domain::{
     artifact::Artifact,
     forge::PullRequest,
-    ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+    ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
+    snapshot::{Snapshot, journal::Operation},
     workspace::Workspace,
 };
 
@@ -78,6 +79,30 @@ pub trait StorePort: Send + Sync {
 
     /// Pull requests of a repository of the local forge, by number.
     async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError>;
+
+    /// Adds a snapshot's manifest; the same id again replaces it. What it
+    /// names is durable by then.
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    /// A snapshot's manifest. Fails with [`StoreError::NewerFormat`] for one
+    /// that a newer daemon wrote.
+    async fn snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>, StoreError>;
+
+    /// The snapshots of a workspace, or all of them, in the order of their
+    /// ids.
+    async fn snapshots(&self, of: Option<&WorkspaceId>) -> Result<Vec<Snapshot>, StoreError>;
+
+    /// Forgets a snapshot; an unknown one is accepted.
+    async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError>;
+
+    /// Journals an operation at its step; the same id again replaces it.
+    async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError>;
+
+    /// Every operation that has not ended, in the order of their ids.
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError>;
+
+    /// Forgets an operation that has ended; an unknown one is accepted.
+    async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError>;
 
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;

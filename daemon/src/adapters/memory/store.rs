@@ -11,7 +11,10 @@ use crate::{
     domain::{
         artifact::Artifact,
         forge::PullRequest,
-        ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+        ids::{
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+        },
+        snapshot::{Snapshot, journal::Operation},
         workspace::Workspace,
     },
     ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
@@ -32,6 +35,8 @@ struct State {
     logs: BTreeMap<SessionId, Vec<EventBytes>>,
     artifacts: BTreeMap<ArtifactId, Artifact>,
     pull_requests: BTreeMap<(String, u64), PullRequest>,
+    snapshots: BTreeMap<SnapshotId, Snapshot>,
+    operations: BTreeMap<OperationId, Operation>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -210,6 +215,45 @@ impl StorePort for MemoryStore {
             .filter(|((of, _), _)| of == repository)
             .map(|(_, pull_request)| pull_request.clone())
             .collect())
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let (id, snapshot) = (snapshot.id.clone(), snapshot.clone());
+        self.writable()?.snapshots.insert(id, snapshot);
+        Ok(())
+    }
+
+    async fn snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        Ok(self.lock().snapshots.get(id).cloned())
+    }
+
+    async fn snapshots(&self, of: Option<&WorkspaceId>) -> Result<Vec<Snapshot>, StoreError> {
+        let state = self.lock();
+        let all = state.snapshots.values();
+        Ok(all
+            .filter(|snapshot| of.is_none_or(|workspace| snapshot.workspace == *workspace))
+            .cloned()
+            .collect())
+    }
+
+    async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.writable()?.snapshots.remove(id);
+        Ok(())
+    }
+
+    async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        let (id, operation) = (operation.id.clone(), operation.clone());
+        self.writable()?.operations.insert(id, operation);
+        Ok(())
+    }
+
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        Ok(self.lock().operations.values().cloned().collect())
+    }
+
+    async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
+        self.writable()?.operations.remove(id);
+        Ok(())
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -62,13 +62,17 @@ pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> 
 
 /// Keys: one letter for the kind, `/`, and what identifies the record.
 pub(super) mod key {
-    use crate::domain::ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName};
+    use crate::domain::ids::{
+        ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+    };
 
     pub(in super::super) const FORMAT: &[u8] = b"format";
     /// There once the journal of the session logs was made.
     pub(in super::super) const JOURNAL: &[u8] = b"journal";
     pub(in super::super) const WORKSPACES: &[u8] = b"w/";
     pub(in super::super) const REQUESTS: &[u8] = b"r/";
+    pub(in super::super) const SNAPSHOTS: &[u8] = b"s/";
+    pub(in super::super) const OPERATIONS: &[u8] = b"o/";
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
         format!("w/{id}").into_bytes()
@@ -90,6 +94,23 @@ pub(super) mod key {
     /// Holds the artifact's id.
     pub(in super::super) fn artifact_of(session: &SessionId, id: &ArtifactId) -> Vec<u8> {
         format!("i/{session}/{id}").into_bytes()
+    }
+
+    pub(in super::super) fn snapshot(id: &SnapshotId) -> Vec<u8> {
+        format!("s/{id}").into_bytes()
+    }
+
+    pub(in super::super) fn snapshots_of(workspace: &WorkspaceId) -> Vec<u8> {
+        format!("t/{workspace}/").into_bytes()
+    }
+
+    /// Holds the snapshot's id.
+    pub(in super::super) fn snapshot_of(workspace: &WorkspaceId, id: &SnapshotId) -> Vec<u8> {
+        format!("t/{workspace}/{id}").into_bytes()
+    }
+
+    pub(in super::super) fn operation(id: &OperationId) -> Vec<u8> {
+        format!("o/{id}").into_bytes()
     }
 
     /// A repository may have any name, so its length ends it.

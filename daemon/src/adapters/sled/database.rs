@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     adapters::disk_space::{free_bytes, is_disk_full, sync_dir},
+    domain::snapshot::{MANIFEST_FORMAT, ManifestError},
     ports::store::StoreError,
 };
 
@@ -202,6 +203,18 @@ pub(super) fn failure(action: &'static str, dir: &str, error: &sled::Error) -> S
             action,
             message: format!("{dir}: {error}"),
         },
+    }
+}
+
+/// A manifest that cannot be read, in the port's words.
+pub(super) fn manifest_failure(dir: &str, error: &ManifestError) -> StoreError {
+    match error {
+        ManifestError::NewerFormat { found } => StoreError::NewerFormat {
+            dir: dir.to_owned(),
+            found: *found,
+            known: MANIFEST_FORMAT,
+        },
+        ManifestError::Unreadable(_) => StoreError::Damaged(format!("{dir}: {error}")),
     }
 }
 

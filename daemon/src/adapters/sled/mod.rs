@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
-    codec::{decode, key},
+    codec::{decode, encode, key},
     database::Database,
     writer::{Ack, Append, Message, Write, Writer},
 };
@@ -42,7 +42,10 @@ use crate::{
     domain::{
         artifact::Artifact,
         forge::PullRequest,
-        ids::{ArtifactId, RequestId, SessionId, WorkspaceId, WorkspaceName},
+        ids::{
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+        },
+        snapshot::{ManifestError, Snapshot, journal::Operation},
         workspace::Workspace,
     },
     ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
@@ -151,6 +154,7 @@ impl SledStore {
             read(database).map_err(|error| match error {
                 ReadError::Sled(error) => database::failure(action, &dir, &error),
                 ReadError::Damaged(what) => StoreError::Damaged(what),
+                ReadError::Manifest(error) => database::manifest_failure(&dir, &error),
             })
         })
         .await
@@ -187,6 +191,7 @@ async fn blocking<T: Send + 'static>(
 enum ReadError {
     Sled(sled::Error),
     Damaged(String),
+    Manifest(ManifestError),
 }
 
 impl From<sled::Error> for ReadError {
@@ -198,6 +203,12 @@ impl From<sled::Error> for ReadError {
 impl From<codec::CodecError> for ReadError {
     fn from(error: codec::CodecError) -> Self {
         Self::Damaged(error.to_string())
+    }
+}
+
+impl From<ManifestError> for ReadError {
+    fn from(error: ManifestError) -> Self {
+        Self::Manifest(error)
     }
 }
 
@@ -317,6 +328,63 @@ impl StorePort for SledStore {
     async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError> {
         self.read_all("list pull requests", key::pull_requests_of(repository))
             .await
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let (workspace, id) = (snapshot.workspace.clone(), snapshot.id.clone());
+        self.write(Write::PutSnapshot(workspace, id, snapshot.to_json()))
+            .await
+    }
+
+    async fn snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        let key = key::snapshot(id);
+        self.read("read a snapshot", move |database| {
+            let record = database.tree().get(key)?;
+            Ok(record.map(|v| Snapshot::from_json(&v)).transpose()?)
+        })
+        .await
+    }
+
+    async fn snapshots(&self, of: Option<&WorkspaceId>) -> Result<Vec<Snapshot>, StoreError> {
+        let of = of.map(key::snapshots_of);
+        self.read("list snapshots", move |database| {
+            let tree = database.tree();
+            let mut all = Vec::new();
+            match of {
+                None => {
+                    for entry in tree.scan_prefix(key::SNAPSHOTS) {
+                        all.push(Snapshot::from_json(&entry?.1)?);
+                    }
+                }
+                Some(prefix) => {
+                    for entry in tree.scan_prefix(prefix) {
+                        let id: SnapshotId = decode(&entry?.1)?;
+                        if let Some(record) = tree.get(key::snapshot(&id))? {
+                            all.push(Snapshot::from_json(&record)?);
+                        }
+                    }
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.write(Write::RemoveSnapshot(id.clone())).await
+    }
+
+    async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        self.write(Write::PutOperation(operation.id.clone(), encode(operation)))
+            .await
+    }
+
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        self.read_all("list operations", key::OPERATIONS).await
+    }
+
+    async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
+        self.write(Write::RemoveOperation(id.clone())).await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -10,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::*;
-use crate::{adapters::testing::SmallDisk, ports::contract};
+use crate::{adapters::testing::SmallDisk, domain::snapshot::MANIFEST_FORMAT, ports::contract};
 
 fn session(number: u128) -> SessionId {
     SessionId::from_uuid(Uuid::from_u128(number))
@@ -46,6 +46,24 @@ async fn what_was_written_is_there_after_closing_and_opening() {
         .append(&session(1), 3, vec![b"three".to_vec()])
         .await
         .expect("the log goes on where it ended");
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_daemon_is_refused_as_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let newer = Snapshot {
+        format: MANIFEST_FORMAT + 1,
+        ..contract::store::snapshot(1, 1)
+    };
+    store.put_snapshot(&newer).await.unwrap();
+    let expected = StoreError::NewerFormat {
+        dir: dir.path().display().to_string(),
+        found: MANIFEST_FORMAT + 1,
+        known: MANIFEST_FORMAT,
+    };
+    assert_eq!(store.snapshot(&newer.id).await, Err(expected.clone()));
+    assert_eq!(store.snapshots(None).await, Err(expected));
 }
 
 #[tokio::test]

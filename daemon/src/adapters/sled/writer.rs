@@ -23,14 +23,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Shared, SledOptions,
     codec::{decode, encode, encode_request, key},
-    database::{Database, check_room, failure, panic_text},
+    database::{Database, check_room, failure, manifest_failure, panic_text},
 };
 use crate::{
     adapters::events::Journal,
     domain::{
         artifact::Artifact,
         forge::PullRequest,
-        ids::{RequestId, SessionId, WorkspaceId},
+        ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
+        snapshot::Snapshot,
         workspace::Workspace,
     },
     ports::store::{EventBytes, RequestOutcome, RequestRecord, StoreError},
@@ -69,6 +70,10 @@ pub(super) enum Write {
     RemoveWorkspace(WorkspaceId),
     PutArtifact(Artifact),
     PutPullRequest(String, PullRequest),
+    PutSnapshot(WorkspaceId, SnapshotId, Vec<u8>),
+    RemoveSnapshot(SnapshotId),
+    PutOperation(OperationId, Vec<u8>),
+    RemoveOperation(OperationId),
     PutRequest(RequestId, RequestRecord),
     /// By key.
     ForgetRequests(Vec<Vec<u8>>),
@@ -84,10 +89,13 @@ impl Write {
                 RequestOutcome::Begun(_) | RequestOutcome::Failed => 0,
             },
             Self::PutPullRequest(_, pull_request) => pull_request.draft.body.len(),
+            Self::PutSnapshot(_, _, record) | Self::PutOperation(_, record) => record.len(),
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
             | Self::PutArtifact(_)
+            | Self::RemoveSnapshot(_)
+            | Self::RemoveOperation(_)
             | Self::ForgetRequests(_) => 0,
         };
         (bytes + RECORD) as u64
@@ -320,6 +328,13 @@ impl Writer {
                 let key = key::pull_request(&repository, pull_request.number);
                 vec![(key, Some(encode(&pull_request)))]
             }
+            Write::PutSnapshot(workspace, id, record) => vec![
+                (key::snapshot_of(&workspace, &id), Some(encode(&id))),
+                (key::snapshot(&id), Some(record)),
+            ],
+            Write::RemoveSnapshot(id) => remove_snapshot(tree, &self.dir, &id)?,
+            Write::PutOperation(id, record) => vec![(key::operation(&id), Some(record))],
+            Write::RemoveOperation(id) => vec![(key::operation(&id), None)],
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }
@@ -383,6 +398,18 @@ fn freed_name(
         .map_err(|error| ApplyError::Refused(StoreError::Damaged(error.to_string())))?;
     let name = key::workspace_name(&record.definition.name);
     Ok((name != kept).then_some((name, None)))
+}
+
+fn remove_snapshot(tree: &sled::Tree, dir: &str, id: &SnapshotId) -> Result<Changes, ApplyError> {
+    let Some(record) = tree.get(key::snapshot(id))? else {
+        return Ok(Changes::new());
+    };
+    let record = Snapshot::from_json(&record)
+        .map_err(|error| ApplyError::Refused(manifest_failure(dir, &error)))?;
+    Ok(vec![
+        (key::snapshot_of(&record.workspace, id), None),
+        (key::snapshot(id), None),
+    ])
 }
 
 fn put_artifact(artifact: &Artifact) -> Changes {

@@ -35,6 +35,8 @@ pub async fn check(store: Arc<dyn StorePort>) {
     parallel_appends(store.clone()).await;
     artifacts(&*store).await;
     pull_requests(&*store).await;
+    snapshots(&*store).await;
+    operations(&*store).await;
     requests(&*store).await;
 }
 
@@ -321,6 +323,67 @@ async fn pull_requests(store: &dyn StorePort) {
         Ok(vec![pull_request(1), second, pull_request(300)])
     );
     assert_eq!(store.pull_requests("li").await, Ok(Vec::new()));
+}
+
+async fn snapshots(store: &dyn StorePort) {
+    assert_eq!(store.snapshots(None).await, Ok(Vec::new()));
+    let (late, early, foreign) = (snapshot(3, 1), snapshot(1, 1), snapshot(2, 2));
+    for one in [&late, &early, &foreign] {
+        store.put_snapshot(one).await.unwrap();
+    }
+    let replaced = Snapshot {
+        label: None,
+        ..late
+    };
+    store.put_snapshot(&replaced).await.unwrap();
+    assert_eq!(
+        store.snapshot(&replaced.id).await,
+        Ok(Some(replaced.clone()))
+    );
+    assert_eq!(
+        store.snapshots(Some(&early.workspace)).await,
+        Ok(vec![early.clone(), replaced.clone()])
+    );
+    assert_eq!(
+        store.snapshots(None).await,
+        Ok(vec![early.clone(), foreign.clone(), replaced.clone()])
+    );
+
+    store.remove_snapshot(&early.id).await.unwrap();
+    store
+        .remove_snapshot(&early.id)
+        .await
+        .expect("removing an unknown one is accepted");
+    assert_eq!(store.snapshot(&early.id).await, Ok(None));
+    assert_eq!(
+        store.snapshots(Some(&early.workspace)).await,
+        Ok(vec![replaced.clone()])
+    );
+    assert_eq!(store.snapshots(None).await, Ok(vec![foreign, replaced]));
+    let nobody = WorkspaceId::from_uuid(Uuid::from_u128(99));
+    assert_eq!(store.snapshots(Some(&nobody)).await, Ok(Vec::new()));
+}
+
+async fn operations(store: &dyn StorePort) {
+    assert_eq!(store.operations().await, Ok(Vec::new()));
+    let (late, early) = (operation(2, 1), operation(1, 2));
+    store.put_operation(&late).await.unwrap();
+    store.put_operation(&early).await.unwrap();
+    let further = Operation {
+        begun_at_ms: 6,
+        ..late
+    };
+    store.put_operation(&further).await.unwrap();
+    assert_eq!(
+        store.operations().await,
+        Ok(vec![early.clone(), further.clone()])
+    );
+    store.remove_operation(&early.id).await.unwrap();
+    store
+        .remove_operation(&early.id)
+        .await
+        .expect("removing an unknown one is accepted");
+    assert_eq!(store.operations().await, Ok(vec![further]));
 }
 
 async fn requests(store: &dyn StorePort) {

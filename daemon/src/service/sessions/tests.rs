@@ -27,13 +27,14 @@ use crate::{
         artifact::{Artifact, ArtifactKind},
         conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall, Usage},
         forge::PullRequest,
-        ids::{ArtifactId, RequestId, WorkspaceName},
+        ids::{ArtifactId, OperationId, RequestId, SnapshotId, WorkspaceName},
         session::{
             event::{Event, ToolOutcome},
             options::{SessionLimits, VerifyMode, WorkflowKind},
             state::{Effect, SessionState},
             work::{Again, Work, WorkResult},
         },
+        snapshot::{Snapshot, journal::Operation},
         stage::Stage,
         todo::TodoState,
     },
@@ -1143,6 +1144,27 @@ impl StorePort for MortalStore {
     }
     async fn pull_requests(&self, repository: &str) -> Result<Vec<PullRequest>, StoreError> {
         self.inner.pull_requests(repository).await
+    }
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.inner.put_snapshot(snapshot).await
+    }
+    async fn snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>, StoreError> {
+        self.inner.snapshot(id).await
+    }
+    async fn snapshots(&self, of: Option<&WorkspaceId>) -> Result<Vec<Snapshot>, StoreError> {
+        self.inner.snapshots(of).await
+    }
+    async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
+        self.inner.remove_snapshot(id).await
+    }
+    async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {
+        self.inner.put_operation(operation).await
+    }
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        self.inner.operations().await
+    }
+    async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
+        self.inner.remove_operation(id).await
     }
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
         self.inner.request(id).await
