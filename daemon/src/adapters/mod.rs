@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod blobs;
+pub mod chunks;
 pub mod clock;
 pub mod disk_space;
 pub mod docker;

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod blobs;
+pub mod chunks;
 pub mod clock;
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;

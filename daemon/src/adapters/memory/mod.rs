@@ -2,14 +2,15 @@
 //! the real adapters, and that can be told to fail like a full disk.
 
 mod blobs;
+mod chunks;
 mod clock;
 mod links;
 mod runtime;
 mod store;
 
 pub use self::{
-    blobs::MemoryBlobs, clock::ManualClock, links::MemoryLinks, runtime::MemoryRuntime,
-    store::MemoryStore,
+    blobs::MemoryBlobs, chunks::MemoryChunks, clock::ManualClock, links::MemoryLinks,
+    runtime::MemoryRuntime, store::MemoryStore,
 };
 
 #[cfg(test)]
@@ -27,6 +28,11 @@ mod tests {
     #[tokio::test]
     async fn the_blobs_keep_the_contract() {
         contract::blobs::check(Arc::new(MemoryBlobs::new())).await;
+    }
+
+    #[tokio::test]
+    async fn the_chunks_keep_the_contract() {
+        contract::chunks::check(Arc::new(MemoryChunks::new())).await;
     }
 
     #[tokio::test]

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod blobs;
+pub mod chunks;
 pub mod runtime;
 pub mod store;
