@@ -14,6 +14,7 @@ mod first_use;
 mod identity;
 mod launch;
 mod link;
+mod machine;
 mod options;
 mod reaper;
 mod serve;

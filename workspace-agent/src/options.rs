@@ -10,7 +10,7 @@ usage: compy-agent serve [--workspace-id ID] [--root DIR]... [--user NAME|UID[:G
                          [--state DIR] [--link SOCKET] [--proxy ADDRESS:PORT]
        compy-agent --version
 
-  --workspace-id ID  the workspace's id, for messages only
+  --workspace-id ID  the workspace's id; the machine-id is made of it
   --root DIR         a directory that the file tools may reach; may be repeated
                      (default: /workspace, the user's home, /tmp, /var/tmp).
                      Relative paths start at the first one

@@ -28,7 +28,7 @@ use crate::reaper::Reaper;
 use crate::service::tunnel::TunnelService;
 use crate::service::{AgentService, TreesService};
 use crate::tunnel::desk::Desk;
-use crate::{first_use, tree, tunnel};
+use crate::{first_use, machine, tree, tunnel};
 
 /// Longest time for everything to end after a signal.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
@@ -103,8 +103,10 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let accounts = Accounts::default();
     let user = default_user(&accounts, &options.user)?;
     let roots = roots(&options.roots, &user);
-    if is_init && Uid::effective().is_root() {
+    // With roots of its own it serves volumes, not a workspace.
+    if is_init && Uid::effective().is_root() && options.roots.is_empty() {
         first_use::prepare(&user, &roots[0]);
+        machine::prepare(&options.workspace_id, Path::new("/"));
     }
     let state_error = |error| StartError::State(options.state.clone(), error);
     private_dir_all(&options.state).map_err(state_error)?;
