@@ -29,6 +29,7 @@ use crate::{
     adapters::{
         agent::{LinkHub, LinkHubOptions},
         blobs::FileBlobs,
+        chunks::FileChunks,
         clock::SystemClock,
         disk_space,
         docker::{DockerOptions, DockerRuntime},
@@ -42,6 +43,7 @@ use crate::{
         requests::{REMEMBERED, Requests},
         server::{self, Services},
         session::{SessionApi, SessionDefaults},
+        snapshot::SnapshotApi,
         system::{DaemonInfo, SystemApi},
         workspace::WorkspaceApi,
     },
@@ -49,9 +51,11 @@ use crate::{
     domain::session::options::SessionLimits,
     ports::{
         blobs::{BlobError, BlobPort},
+        chunks::{ChunkError, ChunkPort},
         clock::ClockPort,
         forge::ForgePort,
         runtime::RuntimePort,
+        snapshot_runtime::SnapshotRuntimePort,
         store::{StoreError, StorePort},
         tunnel::Linked,
     },
@@ -64,6 +68,7 @@ use crate::{
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
+        snapshots::Snapshots,
         workspaces::{
             GitSourceOptions, WorkspacePorts, Workspaces, WorkspacesOptions, extra_ca_environment,
         },
@@ -74,6 +79,9 @@ use crate::{
 const LINKS_WAITING: usize = 64;
 /// How often old requests are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// While the engine does not answer.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +106,9 @@ pub enum AppError {
     /// The blobs cannot be opened.
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    /// The content of snapshots cannot be opened.
+    #[error(transparent)]
+    Chunks(#[from] ChunkError),
     /// Sessions of the past cannot be listed.
     #[error("cannot bring sessions back: {0}")]
     Sessions(#[from] SessionError),
@@ -143,7 +154,8 @@ impl Prepared {
 struct Parts {
     store: Arc<SledStore>,
     blobs: Arc<FileBlobs>,
-    runtime: Arc<dyn RuntimePort>,
+    chunks: Arc<dyn ChunkPort>,
+    runtime: Arc<DockerRuntime>,
     clock: Arc<dyn ClockPort>,
     /// Work that outlives its request; waited for at shutdown.
     tasks: TaskTracker,
@@ -243,19 +255,22 @@ async fn open(settings: &Settings) -> Result<Parts, AppError> {
         ..SledOptions::in_dir(settings.data_dir.join("store"))
     };
     let blobs = settings.data_dir.join("blobs");
+    let chunks = settings.data_dir.join("chunks");
     let runtime = runtime(settings, identity(settings)?);
     make_private_dir(&settings.data_dir.join("scratch"))?;
     let opened = tokio::task::spawn_blocking(move || -> Result<_, AppError> {
         Ok((
             SledStore::open(store)?,
             FileBlobs::open(blobs, low_water_bytes)?,
+            FileChunks::open(chunks, low_water_bytes)?,
         ))
     });
-    let (store, blobs) = opened.await.map_err(AppError::Bug)??;
+    let (store, blobs, chunks) = opened.await.map_err(AppError::Bug)??;
     Ok(Parts {
         store: Arc::new(store),
         blobs: Arc::new(blobs),
-        runtime,
+        chunks: Arc::new(chunks),
+        runtime: Arc::new(runtime),
         clock: Arc::new(SystemClock),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -283,11 +298,12 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     parts
         .tasks
         .spawn(async move { gateway.run(links, stop).await });
-    let reconciler = workspaces.clone();
+    let snapshots = snapshots(parts, &workspaces);
     let stop = parts.stop.clone();
+    // On cancel: what is under way is finished by the next start.
     parts
         .tasks
-        .spawn(async move { reconciler.run_reconciler(stop).await });
+        .spawn(repair(snapshots.clone(), workspaces.clone(), stop));
 
     let sessions = sessions(settings, parts, &workspaces);
     workspaces.set_users(Arc::new(sessions.clone()));
@@ -303,9 +319,29 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     Ok(Services {
         system: SystemApi::new(info, Arc::new(doctor(settings))),
         artifact: ArtifactApi::new(store.clone(), blobs),
+        snapshot: SnapshotApi::new(snapshots, workspaces.clone(), requests.clone()),
         workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
     })
+}
+
+fn snapshots(parts: &Parts, workspaces: &Workspaces) -> Snapshots {
+    let runtime: Arc<dyn SnapshotRuntimePort> = parts.runtime.clone();
+    Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone())
+}
+
+/// Settles what earlier daemons cut off as soon as the engine answers, and then
+/// keeps workspaces as they should be.
+async fn repair(snapshots: Snapshots, workspaces: Workspaces, stop: CancellationToken) {
+    let settled = async {
+        while let Err(error) = snapshots.settle().await {
+            tracing::warn!(%error, "operations on snapshots cannot be settled");
+            tokio::time::sleep(SETTLE_AGAIN).await;
+        }
+    };
+    if stop.run_until_cancelled(settled).await.is_some() {
+        workspaces.run_reconciler(stop).await;
+    }
 }
 
 async fn workspaces(
@@ -415,13 +451,13 @@ fn model_factory(settings: &Settings) -> ModelFactory {
 }
 
 /// The engine of these settings; it is reached at the first call.
-fn runtime(settings: &Settings, identity: String) -> Arc<dyn RuntimePort> {
-    Arc::new(DockerRuntime::new(DockerOptions {
+fn runtime(settings: &Settings, identity: String) -> DockerRuntime {
+    DockerRuntime::new(DockerOptions {
         host: settings.engine.host.clone(),
         daemon: identity,
         agent_binary: settings.workspace.agent_file.clone(),
         labels: settings.engine.labels.clone(),
-    }))
+    })
 }
 
 /// What the engine's objects carry to say whose they are: made once, kept in
@@ -466,7 +502,7 @@ pub fn doctor(settings: &Settings) -> Doctor {
         },
     };
     // The doctor asks about the engine and not about anybody's containers.
-    let runtime = runtime(settings, String::new());
+    let runtime: Arc<dyn RuntimePort> = Arc::new(runtime(settings, String::new()));
     Doctor::new(
         subjects,
         runtime,

@@ -43,6 +43,7 @@ use crate::{
             GrepQuery, Listing, ReadRange, Receipt,
         },
         ids::{ExecId, RepositoryName, StepId, WorkspaceId},
+        snapshot::journal::Generation,
         workspace::{
             Desired, Limits, NetworkMode, Purpose, Repository, Workspace, WorkspaceDefinition,
         },
@@ -144,6 +145,9 @@ impl WorkspacesPort for LocalMachine {
             desired: Desired::Running,
             repositories,
             created_at_ms: 0,
+            generation: Generation::FIRST,
+            base: None,
+            snapshot: None,
         })
     }
 

@@ -54,7 +54,7 @@ pub struct Snapshot {
     pub repositories: Vec<Repository>,
     /// Its root file system.
     pub image: SnapshotImage,
-    /// Its volumes; one that the image has no place for is absent.
+    /// Its volumes; one that the image has no place for is empty.
     pub volumes: BTreeMap<CapturedVolume, VolumeTree>,
     /// What it takes.
     pub sizes: SnapshotSizes,

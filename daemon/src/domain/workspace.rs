@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     egress::Policy,
-    ids::{RepositoryName, WorkspaceId, WorkspaceName},
+    ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
+    snapshot::journal::{Generation, ImageRef},
 };
 
 /// A workspace as the store keeps it: the desired state.
@@ -24,6 +25,27 @@ pub struct Workspace {
     /// one that is adopted by them comes back closed.
     #[serde(default)]
     pub egress: Policy,
+    /// Its container and volumes among those that restores have made.
+    #[serde(default)]
+    pub generation: Generation,
+    /// Image of a snapshot that its container is made from; `None` means the
+    /// definition's.
+    #[serde(default)]
+    pub base: Option<ImageRef>,
+    /// The snapshot that it was last at, by a snapshot, a restore or a fork.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotId>,
+}
+
+impl Workspace {
+    /// The image that its container is made from.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        match &self.base {
+            Some(base) => &base.0,
+            None => &self.definition.image,
+        }
+    }
 }
 
 /// What a workspace is made from; part of its container's labels.

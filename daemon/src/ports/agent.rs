@@ -2,6 +2,8 @@
 //!
 //! What comes back is untrusted: the adapter bounds and checks it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -14,6 +16,8 @@ use crate::domain::{
     },
     ids::{ExecId, StepId},
 };
+
+use super::trees::TreesPort;
 
 /// A live link to the agent of one workspace.
 ///
@@ -105,6 +109,12 @@ pub trait AgentPort: Send + Sync {
 
     /// What a mutating tool did under a step id; `None` when it never finished.
     async fn receipt(&self, step: &StepId) -> Result<Option<Receipt>, AgentError>;
+
+    /// Its way to whole trees; `None` for an agent that has none, as those of
+    /// older daemons.
+    fn trees(&self) -> Option<Arc<dyn TreesPort>> {
+        None
+    }
 }
 
 /// What an upload unpacked.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     ids::WorkspaceId,
+    snapshot::journal::{Generation, ImageRef},
     workspace::{NetworkMode, WorkspaceDefinition},
 };
 
@@ -21,9 +22,9 @@ pub trait RuntimePort: Send + Sync {
     /// What the engine knows of an image; `None` when it does not have it.
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError>;
 
-    /// Makes the volumes and the container of a workspace, not started. The
-    /// container of the same workspace, where there is one, is returned as it
-    /// is.
+    /// Makes the volumes and the container of a workspace's generation, not
+    /// started. The one of the same generation, where there is one, is returned
+    /// as it is.
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError>;
 
     /// Starts a container; a running one is left as it is.
@@ -36,13 +37,16 @@ pub trait RuntimePort: Send + Sync {
     /// Removes a container, running or not; an absent one is accepted.
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
-    /// Removes the volumes of a workspace; absent ones are accepted.
+    /// Removes the volumes of a workspace, of every generation; absent ones are
+    /// accepted.
     async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError>;
 
-    /// The container of a workspace as the engine sees it.
+    /// The container of a workspace as the engine sees it, of the newest
+    /// generation that has one. Finds a helper by its own id.
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError>;
 
-    /// Every container that carries this daemon's labels.
+    /// Every workspace's container that carries this daemon's labels, of the
+    /// newest generation each. Helpers are none.
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
 }
 
@@ -86,11 +90,27 @@ pub struct ContainerPlan {
     pub workspace: WorkspaceId,
     /// Its definition; carried in labels, to adopt it after the store is lost.
     pub definition: WorkspaceDefinition,
+    /// Which of its containers and volumes; carried in labels too.
+    pub generation: Generation,
+    /// Image of a snapshot to make it from; `None` means the definition's.
+    /// Carried in labels too.
+    pub base: Option<ImageRef>,
     /// Directory on the host that holds the link's socket, mounted read-only.
     pub link_dir: PathBuf,
     /// A CA bundle on the host that the container shall trust, mounted
     /// read-only.
     pub extra_ca_file: Option<PathBuf>,
+}
+
+impl ContainerPlan {
+    /// The image that the container is made from.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        match &self.base {
+            Some(base) => &base.0,
+            None => &self.definition.image,
+        }
+    }
 }
 
 /// A container of ours as the engine sees it.
@@ -102,6 +122,10 @@ pub struct ContainerState {
     pub workspace: WorkspaceId,
     /// The definition in its labels; `None` when it cannot be read.
     pub definition: Option<WorkspaceDefinition>,
+    /// Which of the workspace's containers it is.
+    pub generation: Generation,
+    /// The image of a snapshot that it was made from.
+    pub base: Option<ImageRef>,
     /// What it is doing.
     pub status: ContainerStatus,
     /// Process id of its PID 1 on the host; 0 when it does not run.

@@ -9,6 +9,7 @@ pub mod egress;
 pub mod git;
 pub mod proof;
 pub mod sessions;
+pub mod snapshots;
 pub mod step;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -41,6 +41,7 @@ use super::{
     convert,
     exec_stream::ExecStream,
     refusal::{self, broken},
+    trees::TreeLink,
 };
 use crate::{
     domain::{
@@ -53,7 +54,10 @@ use crate::{
         ids::{ExecId, StepId, WorkspaceId},
         workspace::NetworkMode,
     },
-    ports::agent::{AgentError, AgentPort, Uploaded},
+    ports::{
+        agent::{AgentError, AgentPort, Uploaded},
+        trees::TreesPort,
+    },
 };
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -76,6 +80,8 @@ pub struct AgentLink {
     version: Version,
     boot_id: String,
     environment: Arc<[(String, Vec<u8>)]>,
+    /// `None` for an agent that does not serve trees.
+    trees: Option<Arc<TreeLink>>,
     /// Port of the proxy on the workspace's loopback, where there is one.
     proxy_port: Option<u16>,
 }
@@ -160,6 +166,8 @@ impl AgentLink {
             major: said.major,
             minor: said.minor,
         };
+        let trees_channel = channel.clone();
+        let serves_trees = hello.features.iter().any(|f| f == link::FEATURE_TREES);
         let boot_id = hello.boot_id;
         if boot_id.len() != 32 || !boot_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the boot id is not 32 hex digits".to_owned());
@@ -181,6 +189,7 @@ impl AgentLink {
             boot_id,
             environment: environment.into(),
             proxy_port,
+            trees: serves_trees.then(|| Arc::new(TreeLink::new(trees_channel))),
         })
     }
 
@@ -265,6 +274,11 @@ fn optional<T>(answer: Result<T, AgentError>, absent: &str) -> Result<Option<T>,
 
 #[async_trait]
 impl AgentPort for AgentLink {
+    fn trees(&self) -> Option<Arc<dyn TreesPort>> {
+        let trees = self.trees.clone()?;
+        Some(trees)
+    }
+
     async fn ping(&self) -> Result<(), AgentError> {
         let request = wire::PingRequest {
             payload: Bytes::new(),

@@ -15,6 +15,7 @@ mod exec_stream;
 mod hub;
 mod link;
 mod refusal;
+mod trees;
 mod tunnel;
 
 pub use hub::{LinkHub, LinkHubOptions};

@@ -31,6 +31,16 @@ pub(super) fn is_removal_under_way(error: &Error) -> bool {
         .is_some_and(|(status, message)| status == 409 && message.contains("already in progress"))
 }
 
+/// Whether it is in use, or in another state than the call needs.
+pub(super) fn conflict(error: &Error) -> bool {
+    response(error).is_some_and(|(status, _)| status == 409)
+}
+
+/// Whether a container could not be unpaused because it is not paused.
+pub(super) fn is_not_paused(error: &Error) -> bool {
+    response(error).is_some_and(|(_, message)| message.contains("not paused"))
+}
+
 /// The engine did not answer.
 pub(super) fn unavailable(error: &Error) -> RuntimeError {
     RuntimeError::Unavailable(error.to_string())

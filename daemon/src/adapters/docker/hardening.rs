@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 
 use bollard::models::{
     HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountBindOptionsPropagationEnum,
-    MountType, RestartPolicy, RestartPolicyNameEnum,
+    MountType, MountVolumeOptions, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use crate::domain::workspace::{Limits, NetworkMode};
@@ -45,6 +45,17 @@ pub(super) fn volume(name: &str, target: &str, read_only: bool) -> Mount {
         target: Some(target.to_owned()),
         read_only: Some(read_only),
         ..Default::default()
+    }
+}
+
+/// A volume that is not filled from the image when it is empty.
+pub(super) fn without_copy(mount: Mount) -> Mount {
+    Mount {
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(true),
+            ..Default::default()
+        }),
+        ..mount
     }
 }
 

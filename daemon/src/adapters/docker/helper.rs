@@ -16,14 +16,14 @@ use futures_util::StreamExt as _;
 use uuid::Uuid;
 
 use super::{
-    DockerOptions,
+    DockerOptions, LABEL_DAEMON, LABEL_DEFINITION, LABEL_WORKSPACE,
     errors::{is_missing_image, not_found, refused},
     hardening::volume,
 };
 use crate::ports::runtime::RuntimeError;
 
 /// Label with the daemon that made a helper.
-const LABEL_HELPER: &str = "compy.daemon.helper";
+pub(super) const LABEL_HELPER: &str = "compy.daemon.helper";
 /// Label with the process that made it.
 const LABEL_PROCESS: &str = "compy.daemon.process";
 /// More than any file read this way has.
@@ -46,14 +46,11 @@ impl<'a> Helper<'a> {
         image: &str,
         agent_volume: Option<&str>,
     ) -> Result<Self, RuntimeError> {
-        let mut labels: HashMap<String, String> = options.labels.clone().into_iter().collect();
-        labels.insert(LABEL_HELPER.to_owned(), options.daemon.clone());
-        labels.insert(LABEL_PROCESS.to_owned(), PROCESS.clone());
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             // An image may name no command, and the engine wants one.
             entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
-            labels: Some(labels),
+            labels: Some(labels(options)),
             host_config: Some(HostConfig {
                 network_mode: Some("none".to_owned()),
                 mounts: agent_volume.map(|name| vec![volume(name, link::AGENT_DIR, false)]),
@@ -116,6 +113,24 @@ impl<'a> Helper<'a> {
             tracing::warn!(container_id = %self.id, %error, "helper container stays behind");
         }
     }
+}
+
+/// The labels of every helper. What an image that was committed from a
+/// workspace may carry of the workspace's is blanked.
+pub(super) fn labels(options: &DockerOptions) -> HashMap<String, String> {
+    let mut labels: HashMap<String, String> = options.labels.clone().into_iter().collect();
+    for of_workspaces in [LABEL_WORKSPACE, LABEL_DEFINITION, LABEL_DAEMON] {
+        labels.insert(of_workspaces.to_owned(), String::new());
+    }
+    labels.insert(LABEL_HELPER.to_owned(), options.daemon.clone());
+    labels.insert(LABEL_PROCESS.to_owned(), PROCESS.clone());
+    labels
+}
+
+/// Whether these are the labels of a helper.
+pub(super) fn is_helper(labels: Option<&HashMap<String, String>>) -> bool {
+    let value = labels.and_then(|labels| labels.get(LABEL_HELPER));
+    value.is_some_and(|value| !value.is_empty())
 }
 
 /// Removes the helpers that earlier processes of this daemon left behind.

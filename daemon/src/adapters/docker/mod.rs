@@ -14,12 +14,14 @@ mod errors;
 mod hardening;
 mod helper;
 mod passwd;
+mod snapshots;
 mod state;
 
 pub use hardening::CAPABILITIES;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
 };
 
@@ -38,11 +40,11 @@ use tokio::sync::{Mutex, Semaphore};
 use self::{
     agent_volume::AgentVolume,
     errors::{not_found, refused, unavailable},
-    hardening::{bind, tmpfs, volume},
+    hardening::{bind, tmpfs, volume, without_copy},
     helper::Helper,
 };
 use crate::{
-    domain::{ids::WorkspaceId, workspace::WorkspaceDefinition},
+    domain::{ids::WorkspaceId, snapshot::journal::Generation},
     ports::runtime::{
         ContainerId, ContainerPlan, ContainerState, ContainerStatus, EXTRA_CA_FILE, EngineInfo,
         ImageInfo, RuntimeError, RuntimePort,
@@ -55,6 +57,12 @@ pub const LABEL_WORKSPACE: &str = "compy.workspace";
 pub const LABEL_DEFINITION: &str = "compy.definition";
 /// Label with the identity of the data directory whose daemon owns the object.
 pub const LABEL_DAEMON: &str = "compy.daemon";
+
+/// Label with the number of the workspace's generation.
+pub const LABEL_GENERATION: &str = "compy.generation";
+/// Label with the image of the snapshot that a container was made from; empty
+/// when there is none.
+pub const LABEL_BASE: &str = "compy.base";
 
 /// Creates and starts at once: beyond about four an engine gets no faster.
 const STARTS_AT_ONCE: usize = 4;
@@ -120,6 +128,9 @@ impl DockerRuntime {
         labels.insert(LABEL_WORKSPACE.to_owned(), plan.workspace.to_string());
         labels.insert(LABEL_DEFINITION.to_owned(), definition);
         labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
+        labels.insert(LABEL_GENERATION.to_owned(), plan.generation.0.to_string());
+        let base = plan.base.as_ref().map_or_else(String::new, |b| b.0.clone());
+        labels.insert(LABEL_BASE.to_owned(), base);
         Ok(labels)
     }
 
@@ -148,6 +159,10 @@ impl DockerRuntime {
         let mut states = Vec::with_capacity(summaries.len());
         for summary in summaries {
             let Some(id) = summary.id else { continue };
+            // A helper is found by its own id and listed nowhere.
+            if workspace.is_none() && helper::is_helper(summary.labels.as_ref()) {
+                continue;
+            }
             match docker.inspect_container(&id, None).await {
                 Ok(inspected) => states.extend(state::read(inspected)),
                 // Removed since it was listed.
@@ -177,7 +192,7 @@ impl DockerRuntime {
         labels: &HashMap<String, String>,
     ) -> Result<(), RuntimeError> {
         for kind in VolumeKind::ALL {
-            let name = kind.volume_name(&plan.workspace);
+            let name = kind.volume_name(&plan.workspace, plan.generation);
             let request = VolumeCreateRequest {
                 name: Some(name.clone()),
                 labels: Some(labels.clone()),
@@ -196,24 +211,32 @@ impl DockerRuntime {
     async fn account(
         &self,
         docker: &Docker,
-        definition: &WorkspaceDefinition,
+        plan: &ContainerPlan,
     ) -> Result<(String, Option<String>), RuntimeError> {
         let image = self
-            .image(&definition.image)
+            .image(plan.image())
             .await?
-            .ok_or_else(|| RuntimeError::ImageMissing(definition.image.clone()))?;
-        let user = match &definition.user {
+            .ok_or_else(|| RuntimeError::ImageMissing(plan.image().to_owned()))?;
+        let user = match &plan.definition.user {
             Some(user) => user.clone(),
             None if image.user.is_empty() => "root".to_owned(),
             None => image.user,
         };
-        let helper = Helper::create(docker, &self.options, &definition.image, None).await?;
+        let helper = Helper::create(docker, &self.options, plan.image(), None).await?;
         let passwd = helper.read("/etc/passwd").await;
         helper.remove().await;
         let passwd = passwd?;
         let home = passwd::home(&String::from_utf8_lossy(&passwd.unwrap_or_default()), &user);
         Ok((user, home))
     }
+}
+
+/// The name of a generation's container, which those of its volumes begin with.
+fn object_name(workspace: &WorkspaceId, generation: Generation) -> String {
+    if generation == Generation::FIRST {
+        return format!("compy-{workspace}");
+    }
+    format!("compy-{workspace}-{}", generation.0)
 }
 
 /// The volumes of a workspace.
@@ -237,7 +260,7 @@ impl VolumeKind {
         Self::ScratchVar,
     ];
 
-    fn volume_name(self, workspace: &WorkspaceId) -> String {
+    fn volume_name(self, workspace: &WorkspaceId, generation: Generation) -> String {
         let suffix = match self {
             Self::Work => "work",
             Self::Home => "home",
@@ -247,7 +270,7 @@ impl VolumeKind {
             Self::Scratch => "tmp",
             Self::ScratchVar => "var-tmp",
         };
-        format!("compy-{workspace}-{suffix}")
+        format!("{}-{suffix}", object_name(workspace, generation))
     }
 
     /// Where it is mounted; `None` when the image has no place for it.
@@ -298,14 +321,16 @@ impl RuntimePort for DockerRuntime {
     }
 
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
-        if let Some(found) = self.find(&plan.workspace).await? {
+        let found = self.states(Some(&plan.workspace)).await?;
+        let same = |state: &ContainerState| state.generation == plan.generation;
+        if let Some(found) = found.into_iter().find(same) {
             return Ok(found.id);
         }
         let docker = self.connect()?;
         let _turn = self.turn().await?;
         let definition = &plan.definition;
-        let (user, home) = self.account(&docker, definition).await?;
-        let agent_volume = self.agent_volume(&docker, &definition.image).await?;
+        let (user, home) = self.account(&docker, plan).await?;
+        let agent_volume = self.agent_volume(&docker, plan.image()).await?;
         let labels = self.labels(plan)?;
         self.ensure_volumes(&docker, plan, &labels).await?;
 
@@ -315,7 +340,13 @@ impl RuntimePort for DockerRuntime {
         ];
         for kind in VolumeKind::ALL {
             if let Some(target) = kind.target(home.as_deref()) {
-                mounts.push(volume(&kind.volume_name(&plan.workspace), &target, false));
+                let name = kind.volume_name(&plan.workspace, plan.generation);
+                let mount = volume(&name, &target, false);
+                // What a snapshot had empty stays empty.
+                mounts.push(match plan.base {
+                    Some(_) => without_copy(mount),
+                    None => mount,
+                });
             }
         }
         if let Some(file) = &plan.extra_ca_file {
@@ -328,7 +359,7 @@ impl RuntimePort for DockerRuntime {
             // The agent is root so that it can give each command its account;
             // what root may do here is bounded by the capabilities left to it.
             user: Some("0:0".to_owned()),
-            image: Some(definition.image.clone()),
+            image: Some(plan.image().to_owned()),
             entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
             cmd: Some(vec![
                 "serve".to_owned(),
@@ -345,7 +376,7 @@ impl RuntimePort for DockerRuntime {
             host_config: Some(host_config),
             ..Default::default()
         };
-        let name = format!("compy-{}", plan.workspace);
+        let name = object_name(&plan.workspace, plan.generation);
         let options = CreateContainerOptions {
             name: Some(name.clone()),
             ..Default::default()
@@ -355,7 +386,7 @@ impl RuntimePort for DockerRuntime {
             .await
             .map_err(|error| {
                 if errors::is_missing_image(&error) {
-                    RuntimeError::ImageMissing(definition.image.clone())
+                    RuntimeError::ImageMissing(plan.image().to_owned())
                 } else {
                     refused("create the container", &name, &error)
                 }
@@ -432,14 +463,24 @@ impl RuntimePort for DockerRuntime {
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
         let mut states = self.states(Some(workspace)).await?;
-        // More than one carries the label only when somebody copied it by hand.
-        states.sort_by_key(|state| state.status != ContainerStatus::Running);
+        states.sort_by_key(newest_first);
         Ok(states.into_iter().next())
     }
 
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
-        self.states(None).await
+        let mut states = self.states(None).await?;
+        states.sort_by_key(newest_first);
+        let mut seen = HashSet::new();
+        states.retain(|state| seen.insert(state.workspace.clone()));
+        Ok(states)
     }
+}
+
+/// Of one generation there is more than one only when somebody copied the
+/// labels by hand; the one that runs is the right one then.
+fn newest_first(state: &ContainerState) -> (Reverse<Generation>, bool) {
+    let idle = state.status != ContainerStatus::Running;
+    (Reverse(state.generation), idle)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
 
-use super::{LABEL_DEFINITION, LABEL_WORKSPACE};
+use super::{LABEL_BASE, LABEL_DEFINITION, LABEL_GENERATION, LABEL_WORKSPACE};
+use crate::domain::snapshot::journal::{Generation, ImageRef};
 use crate::ports::runtime::{ContainerId, ContainerState, ContainerStatus};
 
 /// Reads an inspection; `None` when its label is not a workspace's id.
@@ -12,6 +13,14 @@ pub(super) fn read(inspected: ContainerInspectResponse) -> Option<ContainerState
     let definition = labels
         .get(LABEL_DEFINITION)
         .and_then(|json| serde_json::from_str(json).ok());
+    let generation = labels
+        .get(LABEL_GENERATION)
+        .and_then(|number| number.parse().ok())
+        .map_or(Generation::FIRST, Generation);
+    let base = labels
+        .get(LABEL_BASE)
+        .filter(|base| !base.is_empty())
+        .map(|base| ImageRef(base.clone()));
     let state = inspected.state.unwrap_or_default();
     let status = match state.status {
         Some(Status::CREATED) => ContainerStatus::Created,
@@ -25,6 +34,8 @@ pub(super) fn read(inspected: ContainerInspectResponse) -> Option<ContainerState
         id: ContainerId(inspected.id?),
         workspace,
         definition,
+        generation,
+        base,
         status,
         pid: state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or(0),
     })

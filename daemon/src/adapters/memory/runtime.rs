@@ -8,10 +8,16 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    domain::ids::WorkspaceId,
-    ports::runtime::{
-        ContainerId, ContainerPlan, ContainerState, ContainerStatus, EngineInfo, ImageInfo,
-        RuntimeError, RuntimePort,
+    domain::{
+        ids::{SnapshotId, WorkspaceId},
+        snapshot::journal::{ContainerRef, Generation, ImageRef},
+    },
+    ports::{
+        runtime::{
+            ContainerId, ContainerPlan, ContainerState, ContainerStatus, EngineInfo, ImageInfo,
+            RuntimeError, RuntimePort,
+        },
+        snapshot_runtime::{CommittedImage, HelperPlan, SnapshotRuntimePort, VolumeAccess},
     },
 };
 
@@ -30,7 +36,8 @@ struct State {
     answers_left: Option<u32>,
     images: BTreeSet<String>,
     containers: BTreeMap<String, ContainerState>,
-    volumes: BTreeSet<WorkspaceId>,
+    volumes: BTreeSet<(WorkspaceId, Generation)>,
+    committed: BTreeSet<ImageRef>,
     made: u32,
     starts: u32,
 }
@@ -104,10 +111,18 @@ impl MemoryRuntime {
         self.lock().starts
     }
 
-    /// How many workspaces have volumes.
+    /// How many generations of workspaces have volumes.
     #[must_use]
     pub fn volumes(&self) -> usize {
         self.lock().volumes.len()
+    }
+
+    /// Puts an image of a snapshot there, as a commit does.
+    pub fn add_committed(&self, snapshot: &SnapshotId) {
+        let image = ImageRef::of(snapshot);
+        let mut state = self.lock();
+        state.images.insert(image.0.clone());
+        state.committed.insert(image);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -164,12 +179,12 @@ impl RuntimePort for MemoryRuntime {
         let found = state
             .containers
             .values()
-            .find(|container| container.workspace == plan.workspace);
+            .find(|c| c.workspace == plan.workspace && c.generation == plan.generation);
         if let Some(found) = found {
             return Ok(found.id.clone());
         }
-        if !state.images.contains(&plan.definition.image) {
-            return Err(RuntimeError::ImageMissing(plan.definition.image.clone()));
+        if !state.images.contains(plan.image()) {
+            return Err(RuntimeError::ImageMissing(plan.image().to_owned()));
         }
         state.made += 1;
         let id = ContainerId(format!("container-{}", state.made));
@@ -177,11 +192,14 @@ impl RuntimePort for MemoryRuntime {
             id: id.clone(),
             workspace: plan.workspace.clone(),
             definition: Some(plan.definition.clone()),
+            generation: plan.generation,
+            base: plan.base.clone(),
             status: ContainerStatus::Created,
             pid: 0,
         };
         state.containers.insert(id.0.clone(), container);
-        state.volumes.insert(plan.workspace.clone());
+        let volumes = (plan.workspace.clone(), plan.generation);
+        state.volumes.insert(volumes);
         Ok(id)
     }
 
@@ -213,19 +231,92 @@ impl RuntimePort for MemoryRuntime {
     }
 
     async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError> {
-        self.up()?.volumes.remove(workspace);
+        self.up()?.volumes.retain(|(of, _)| of != workspace);
         Ok(())
     }
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
         let state = self.up()?;
-        let mut containers = state.containers.values();
-        Ok(containers
-            .find(|container| container.workspace == *workspace)
-            .cloned())
+        let of = |container: &&ContainerState| container.workspace == *workspace;
+        let containers = state.containers.values().filter(of);
+        Ok(containers.max_by_key(|c| c.generation).cloned())
     }
 
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
         Ok(self.up()?.containers.values().cloned().collect())
+    }
+}
+
+#[async_trait]
+impl SnapshotRuntimePort for MemoryRuntime {
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.up()?.container(id)?.status = ContainerStatus::Paused;
+        Ok(())
+    }
+
+    async fn unpause(&self, container: &ContainerRef) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        if let Some(container) = state.containers.get_mut(&container.0)
+            && container.status == ContainerStatus::Paused
+        {
+            container.status = ContainerStatus::Running;
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        id: &ContainerId,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        self.up()?.container(id)?;
+        self.add_committed(snapshot);
+        Ok(CommittedImage {
+            id: format!("memory:{snapshot}"),
+            size_bytes: 2,
+            new_bytes: 1,
+        })
+    }
+
+    async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError> {
+        Ok(self.up()?.committed.iter().cloned().collect())
+    }
+
+    async fn remove_image(&self, image: &ImageRef) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        let used = (state.containers.values()).any(|c| c.base.as_ref() == Some(image));
+        if !used {
+            state.images.remove(&image.0);
+            state.committed.remove(image);
+        }
+        Ok(())
+    }
+
+    async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
+        let mut state = self.up()?;
+        if !state.images.contains(&plan.image) {
+            return Err(RuntimeError::ImageMissing(plan.image.clone()));
+        }
+        if plan.access == VolumeAccess::Write {
+            let volumes = (plan.of.workspace.clone(), plan.of.generation);
+            state.volumes.insert(volumes);
+        }
+        Ok(ContainerId(plan.container().0))
+    }
+
+    async fn sweep_helpers(&self) -> Result<(), RuntimeError> {
+        drop(self.up()?);
+        Ok(())
+    }
+
+    async fn remove_generation(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        (state.containers).retain(|_, c| c.workspace != *workspace || c.generation != generation);
+        state.volumes.remove(&(workspace.clone(), generation));
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod requests;
 pub mod server;
 pub mod session;
+pub mod snapshot;
 pub mod status;
 pub mod system;
 pub mod time;

@@ -7,7 +7,8 @@ use compyd_proto::{
     link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES},
     v1::{
         artifact_service_server::ArtifactServiceServer,
-        session_service_server::SessionServiceServer, system_service_server::SystemServiceServer,
+        session_service_server::SessionServiceServer,
+        snapshot_service_server::SnapshotServiceServer, system_service_server::SystemServiceServer,
         workspace_service_server::WorkspaceServiceServer,
     },
 };
@@ -23,7 +24,8 @@ use tonic::{
 };
 
 use super::{
-    artifact::ArtifactApi, session::SessionApi, system::SystemApi, workspace::WorkspaceApi,
+    artifact::ArtifactApi, session::SessionApi, snapshot::SnapshotApi, system::SystemApi,
+    workspace::WorkspaceApi,
 };
 
 /// Bytes of a stream that a client may leave unread: clients copy archives and
@@ -39,6 +41,8 @@ pub struct Services {
     pub artifact: ArtifactApi,
     /// Workspaces and what is done in them.
     pub workspace: WorkspaceApi,
+    /// Snapshots of workspaces.
+    pub snapshot: SnapshotApi,
     /// Tasks given to agents.
     pub session: SessionApi,
 }
@@ -68,6 +72,11 @@ impl Services {
             )
             .add_service(
                 SessionServiceServer::new(self.session)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                SnapshotServiceServer::new(self.snapshot)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )

@@ -87,6 +87,36 @@ pub enum Progress {
     },
 }
 
+impl Progress {
+    /// What it is and its step, for the log.
+    #[must_use]
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Snapshot { step, .. } => match step {
+                SnapshotStep::Begun => "snapshot begun",
+                SnapshotStep::Pausing { .. } => "snapshot pausing",
+                SnapshotStep::Resumed => "snapshot resumed",
+                SnapshotStep::Storing { .. } => "snapshot storing",
+            },
+            Self::Restore { step, .. } => match step {
+                RestoreStep::Begun => "restore begun",
+                RestoreStep::Filled => "restore filled",
+                RestoreStep::Swapping { .. } => "restore swapping",
+                RestoreStep::Cleaning { .. } => "restore cleaning",
+            },
+            Self::Fork { step, .. } => match step {
+                ForkStep::Begun => "fork begun",
+                ForkStep::Filled => "fork filled",
+                ForkStep::Adding { .. } => "fork adding",
+            },
+            Self::Delete { step, .. } => match step {
+                DeleteStep::Begun { .. } => "delete begun",
+                DeleteStep::Unlisted { .. } => "delete unlisted",
+            },
+        }
+    }
+}
+
 /// A step of taking a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,7 +198,7 @@ pub enum DeleteStep {
 pub struct ContainerRef(pub String);
 
 /// An image by a tag of ours, or by the engine's id.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ImageRef(pub String);
 
 /// Which container and volumes of a workspace: each restore makes new ones.
@@ -178,6 +208,26 @@ pub struct Generation(pub u32);
 impl Generation {
     /// What a workspace is made with.
     pub const FIRST: Self = Self(1);
+
+    /// The one that a restore makes.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl ImageRef {
+    /// The tag of the image that is committed for a snapshot.
+    #[must_use]
+    pub fn of(snapshot: &SnapshotId) -> Self {
+        Self(format!("compy/snapshot:{snapshot}"))
+    }
 }
 
 /// What is to be done about an operation that was cut off.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::{
     domain::{
         ids::WorkspaceId,
+        snapshot::journal::Generation,
         workspace::{Limits, NetworkMode, Purpose, WorkspaceDefinition},
     },
     ports::runtime::{ContainerId, ContainerPlan, ContainerStatus, RuntimeError, RuntimePort},
@@ -31,6 +32,8 @@ pub fn plan(image: &str, link_dir: &Path) -> ContainerPlan {
             purpose: Purpose::Project,
         },
         workspace: id,
+        generation: Generation::FIRST,
+        base: None,
         link_dir: link_dir.to_owned(),
         extra_ca_file: None,
     }

@@ -17,7 +17,7 @@ use crate::{
             CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes, VolumeTree,
             hash::{ChunkHash, TreeHash},
-            journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
+            journal::{ContainerRef, Generation, ImageRef, Operation, Progress, SnapshotStep},
         },
         stage::Stage,
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
@@ -61,6 +61,9 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
         desired: Desired::Running,
         repositories: Vec::new(),
         created_at_ms: 1,
+        generation: Generation::FIRST,
+        base: None,
+        snapshot: None,
     }
 }
 

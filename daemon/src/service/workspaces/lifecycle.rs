@@ -1,6 +1,6 @@
 //! Create, start, stop, delete, look; and the one way a workspace comes up.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::{
     domain::{
         egress::Policy,
         ids::WorkspaceId,
+        snapshot::journal::Generation,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
     },
     ports::{
@@ -90,6 +91,9 @@ impl Workspaces {
             repositories: Vec::new(),
             created_at_ms: self.inner.clock.now_ms(),
             egress,
+            generation: Generation::FIRST,
+            base: None,
+            snapshot: None,
         };
         let lock = self.lock_of(&workspace.id);
         let _held = lock.lock().await;
@@ -137,7 +141,7 @@ impl Workspaces {
     }
 
     /// Ends a workspace's container; the caller holds its lock.
-    pub(super) async fn settle_stopped(
+    pub(in crate::service) async fn settle_stopped(
         &self,
         workspace: &Workspace,
     ) -> Result<(), WorkspacesError> {
@@ -166,6 +170,19 @@ impl Workspaces {
     /// [`WorkspacesError::Busy`] while sessions run in it, unless `force`d; an
     /// engine that does not answer: it is deleted as soon as it does.
     pub async fn delete(&self, id: &WorkspaceId, force: bool) -> Result<(), WorkspacesError> {
+        self.without_sessions(id, force).await?;
+        let lock = self.lock_of(id);
+        let _held = lock.lock().await;
+        let workspace = self.desire_delete(id).await?;
+        self.take_down(&workspace).await
+    }
+
+    /// Refuses while sessions run in a workspace, or cancels them.
+    pub(in crate::service) async fn without_sessions(
+        &self,
+        id: &WorkspaceId,
+        force: bool,
+    ) -> Result<(), WorkspacesError> {
         let workspace = self.record(id)?;
         if let Some(users) = self.inner.users.get() {
             if force {
@@ -177,10 +194,7 @@ impl Workspaces {
                 return Err(WorkspacesError::Busy { name, sessions });
             }
         }
-        let lock = self.lock_of(id);
-        let _held = lock.lock().await;
-        let workspace = self.desire_delete(id).await?;
-        self.take_down(&workspace).await
+        Ok(())
     }
 
     async fn desire_delete(&self, id: &WorkspaceId) -> Result<Arc<Workspace>, WorkspacesError> {
@@ -191,7 +205,10 @@ impl Workspaces {
 
     /// Removes everything of a workspace; the caller holds its lock. What a
     /// failure leaves the reconciler removes.
-    pub(super) async fn take_down(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
+    pub(in crate::service) async fn take_down(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<(), WorkspacesError> {
         let id = &workspace.id;
         if workspace.desired != Desired::Deleted {
             self.desire_delete(id).await?;
@@ -326,7 +343,7 @@ impl Workspaces {
 
     /// Whatever state its container is in, makes a workspace's agent answer;
     /// the caller holds its lock.
-    pub(super) async fn bring_up(
+    pub(in crate::service) async fn bring_up(
         &self,
         workspace: &Workspace,
     ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
@@ -366,17 +383,28 @@ impl Workspaces {
         let container = match container {
             Some(container) => container,
             None => {
-                let plan = ContainerPlan {
-                    workspace: id.clone(),
-                    definition: workspace.definition.clone(),
-                    link_dir,
-                    extra_ca_file: self.inner.options.extra_ca_file.clone(),
-                };
+                let plan = self.plan(workspace, link_dir);
                 runtime.create(&plan).await?
             }
         };
         runtime.start(&container).await?;
         self.wait_for_agent(workspace, &container).await
+    }
+
+    /// What the container of a workspace is made from.
+    pub(in crate::service) fn plan(
+        &self,
+        workspace: &Workspace,
+        link_dir: PathBuf,
+    ) -> ContainerPlan {
+        ContainerPlan {
+            workspace: workspace.id.clone(),
+            definition: workspace.definition.clone(),
+            generation: workspace.generation,
+            base: workspace.base.clone(),
+            link_dir,
+            extra_ca_file: self.inner.options.extra_ca_file.clone(),
+        }
     }
 
     /// Waits until the agent answers, as long as its container lives.

@@ -29,6 +29,7 @@ mod lifecycle;
 mod port;
 mod reconcile;
 mod repositories;
+mod snapshots;
 mod view;
 
 #[cfg(test)]
@@ -261,7 +262,10 @@ impl Workspaces {
     }
 
     /// Writes a record and then shows it.
-    async fn save(&self, workspace: Workspace) -> Result<Arc<Workspace>, WorkspacesError> {
+    pub(in crate::service) async fn save(
+        &self,
+        workspace: Workspace,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
         self.inner.store.update_workspace(&workspace).await?;
         Ok(self.inner.index.put(workspace))
     }

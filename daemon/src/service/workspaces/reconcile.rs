@@ -178,6 +178,9 @@ impl Workspaces {
             repositories: Vec::new(),
             created_at_ms: self.inner.clock.now_ms(),
             egress: Policy::None,
+            generation: container.generation,
+            base: container.base,
+            snapshot: None,
         };
         match self.inner.store.add_workspace(&workspace).await {
             Ok(()) => {

@@ -2,4 +2,5 @@
 //! reshape the domain.
 
 pub mod session;
+pub mod snapshot;
 pub mod workspace;

@@ -1,0 +1,298 @@
+//! What snapshots need of the engine: frozen containers, committed images, and
+//! helpers that reach volumes.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageConfig},
+    query_parameters::{
+        CommitContainerOptions, CreateContainerOptions, ListImagesOptions, RemoveImageOptions,
+        RemoveVolumeOptions,
+    },
+};
+use compyd_proto::link;
+
+use super::{
+    DockerRuntime, LABEL_BASE, LABEL_DAEMON, LABEL_DEFINITION, LABEL_GENERATION, LABEL_WORKSPACE,
+    VolumeKind,
+    errors::{self, conflict, not_found, refused},
+    hardening::{bind, tmpfs, volume, without_copy},
+    helper, object_name,
+};
+use crate::{
+    domain::{
+        ids::{SnapshotId, WorkspaceId},
+        snapshot::{
+            CapturedVolume,
+            journal::{ContainerRef, Generation, ImageRef},
+        },
+    },
+    ports::{
+        runtime::{ContainerId, RuntimeError, RuntimePort as _},
+        snapshot_runtime::{
+            CommittedImage, HelperPlan, SnapshotRuntimePort, VolumeAccess, volume_directory,
+        },
+    },
+};
+
+/// Label of a committed image with the daemon that made it.
+const LABEL_IMAGES: &str = "compy.daemon.snapshots";
+/// Label of a committed image with its snapshot's id.
+const LABEL_SNAPSHOT: &str = "compy.snapshot";
+
+/// What reading and writing every file of a volume needs of root: owners,
+/// foreign directories, modes and times, setgid, device files, and file
+/// capabilities.
+const CAPABILITIES: [&str; 6] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "MKNOD",
+    "SETFCAP",
+];
+/// Threads of the agent, and a few to spare.
+const HELPER_PIDS: i64 = 512;
+
+impl From<CapturedVolume> for VolumeKind {
+    fn from(volume: CapturedVolume) -> Self {
+        match volume {
+            CapturedVolume::Work => Self::Work,
+            CapturedVolume::Home => Self::Home,
+            CapturedVolume::Browser => Self::Browser,
+        }
+    }
+}
+
+impl DockerRuntime {
+    fn helper_labels(&self, plan: &HelperPlan) -> HashMap<String, String> {
+        let mut labels = helper::labels(&self.options);
+        labels.insert(LABEL_WORKSPACE.to_owned(), plan.id.to_string());
+        labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
+        labels
+    }
+
+    /// The settings of a committed image. The engine fills what is empty from
+    /// the container, whose settings are the agent's: so whatever differs is
+    /// set here, and our labels are blanked.
+    fn image_config(&self, before: ImageConfig, snapshot: &SnapshotId) -> ContainerConfig {
+        let mut labels: HashMap<String, String> = self.options.labels.clone().into_iter().collect();
+        for label in [
+            LABEL_WORKSPACE,
+            LABEL_DEFINITION,
+            LABEL_DAEMON,
+            LABEL_GENERATION,
+            LABEL_BASE,
+        ] {
+            labels.insert(label.to_owned(), String::new());
+        }
+        labels.insert(LABEL_IMAGES.to_owned(), self.options.daemon.clone());
+        labels.insert(LABEL_SNAPSHOT.to_owned(), snapshot.to_string());
+        let or = |given: Option<String>, default: &str| {
+            given
+                .filter(|text| !text.is_empty())
+                .or_else(|| Some(default.to_owned()))
+        };
+        ContainerConfig {
+            user: or(before.user, "root"),
+            working_dir: or(before.working_dir, "/"),
+            env: before.env,
+            entrypoint: Some(before.entrypoint.unwrap_or_default()),
+            cmd: (before.cmd)
+                .filter(|cmd| !cmd.is_empty())
+                .or_else(|| Some(vec!["/bin/sh".to_owned()])),
+            stop_signal: or(before.stop_signal, "SIGTERM"),
+            labels: Some(labels),
+            ..Default::default()
+        }
+    }
+}
+
+async fn size_of(docker: &Docker, image: &str) -> Result<u64, RuntimeError> {
+    let inspected = docker.inspect_image(image).await;
+    let size = inspected.map_err(|error| refused("inspect the image", image, &error))?;
+    Ok(size.size.and_then(|n| n.try_into().ok()).unwrap_or(0))
+}
+
+#[async_trait]
+impl SnapshotRuntimePort for DockerRuntime {
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let paused = self.connect()?.pause_container(&id.0).await;
+        paused.map_err(|error| errors::container("pause", id, &error))
+    }
+
+    async fn unpause(&self, container: &ContainerRef) -> Result<(), RuntimeError> {
+        match self.connect()?.unpause_container(&container.0).await {
+            Ok(()) => Ok(()),
+            Err(error) if not_found(&error) => Ok(()),
+            // Engines say 500 or 409 for one that is not paused.
+            Err(error) if errors::is_not_paused(&error) => Ok(()),
+            Err(error) => Err(refused("unpause", &container.0, &error)),
+        }
+    }
+
+    async fn commit(
+        &self,
+        id: &ContainerId,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        let docker = self.connect()?;
+        let container = docker
+            .inspect_container(&id.0, None)
+            .await
+            .map_err(|error| errors::container("commit", id, &error))?;
+        let before = container.image.unwrap_or_default();
+        let inspected = docker
+            .inspect_image(&before)
+            .await
+            .map_err(|error| refused("inspect the image", &before, &error))?;
+        let before_bytes = inspected.size.and_then(|n| n.try_into().ok()).unwrap_or(0);
+        let config = self.image_config(inspected.config.unwrap_or_default(), snapshot);
+        let tag = ImageRef::of(snapshot);
+        let (repository, version) = tag.0.rsplit_once(':').unwrap_or((&tag.0, "latest"));
+        let options = CommitContainerOptions {
+            container: Some(id.0.clone()),
+            repo: Some(repository.to_owned()),
+            tag: Some(version.to_owned()),
+            pause: false,
+            ..Default::default()
+        };
+        let committed = docker
+            .commit_container(options, config)
+            .await
+            .map_err(|error| errors::container("commit", id, &error))?;
+        let size_bytes = size_of(&docker, &tag.0).await?;
+        Ok(CommittedImage {
+            id: committed.id,
+            size_bytes,
+            new_bytes: size_bytes.saturating_sub(before_bytes),
+        })
+    }
+
+    async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError> {
+        let ours = format!("{LABEL_IMAGES}={}", self.options.daemon);
+        let options = ListImagesOptions {
+            filters: Some(HashMap::from([("label".to_owned(), vec![ours])])),
+            ..Default::default()
+        };
+        let listed = self.connect()?.list_images(Some(options)).await;
+        let listed = listed.map_err(|error| refused("list", "images", &error))?;
+        Ok(listed
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .filter(|tag| tag.starts_with("compy/snapshot:"))
+            .map(ImageRef)
+            .collect())
+    }
+
+    async fn remove_image(&self, image: &ImageRef) -> Result<(), RuntimeError> {
+        let docker = self.connect()?;
+        match docker
+            .remove_image(&image.0, None::<RemoveImageOptions>, None)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if not_found(&error) || conflict(&error) => Ok(()),
+            Err(error) => Err(refused("remove the image", &image.0, &error)),
+        }
+    }
+
+    async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
+        let docker = self.connect()?;
+        let _turn = self.turn().await?;
+        let agent_volume = self.agent_volume(&docker, &plan.image).await?;
+        if plan.access == VolumeAccess::Write {
+            let labels = self.labels(&plan.of)?;
+            self.ensure_volumes(&docker, &plan.of, &labels).await?;
+        }
+        let mut mounts = vec![
+            volume(&agent_volume, link::AGENT_DIR, true),
+            bind(&plan.link_dir, link::LINK_DIR),
+        ];
+        for captured in CapturedVolume::ALL {
+            let kind = VolumeKind::from(captured);
+            let name = kind.volume_name(&plan.of.workspace, plan.of.generation);
+            let read_only = plan.access == VolumeAccess::Read;
+            mounts.push(without_copy(volume(
+                &name,
+                volume_directory(captured),
+                read_only,
+            )));
+        }
+        let body = ContainerCreateBody {
+            image: Some(plan.image.clone()),
+            user: Some("0:0".to_owned()),
+            entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
+            cmd: Some(
+                [
+                    "serve",
+                    "--workspace-id",
+                    plan.id.as_str(),
+                    "--user",
+                    "0:0",
+                    "--root",
+                    "/volumes",
+                    "--state",
+                    "/run/compy/state",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+            ),
+            working_dir: Some("/".to_owned()),
+            labels: Some(self.helper_labels(plan)),
+            host_config: Some(HostConfig {
+                pids_limit: Some(HELPER_PIDS),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+                security_opt: Some(vec!["no-new-privileges".to_owned()]),
+                network_mode: Some("none".to_owned()),
+                readonly_rootfs: Some(true),
+                mounts: Some(mounts),
+                tmpfs: Some(tmpfs()),
+                init: Some(false),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let name = plan.container().0;
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..Default::default()
+        };
+        match docker.create_container(Some(options), body).await {
+            Ok(created) => Ok(ContainerId(created.id)),
+            Err(error) if errors::is_missing_image(&error) => {
+                Err(RuntimeError::ImageMissing(plan.image.clone()))
+            }
+            Err(error) => Err(refused("create the container", &name, &error)),
+        }
+    }
+
+    async fn sweep_helpers(&self) -> Result<(), RuntimeError> {
+        helper::sweep(&self.connect()?, &self.options).await
+    }
+
+    async fn remove_generation(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<(), RuntimeError> {
+        let container = ContainerId(object_name(workspace, generation));
+        self.remove(&container).await?;
+        let docker = self.connect()?;
+        for kind in VolumeKind::ALL {
+            let name = kind.volume_name(workspace, generation);
+            match docker
+                .remove_volume(&name, None::<RemoveVolumeOptions>)
+                .await
+            {
+                Ok(()) => {}
+                Err(error) if not_found(&error) => {}
+                Err(error) => return Err(refused("remove the volume", &name, &error)),
+            }
+        }
+        Ok(())
+    }
+}

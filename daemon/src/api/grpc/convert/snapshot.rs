@@ -1,0 +1,153 @@
+//! Snapshots on the wire.
+
+use compyd_proto::v1 as wire;
+use tonic::{Code, Status};
+
+use super::{
+    super::{
+        status::{Retry, internal, invalid_id, refusal},
+        time::timestamp,
+    },
+    workspace,
+};
+use crate::{
+    domain::{
+        ids::{SnapshotId, SnapshotLabel},
+        snapshot::{CapturedState, CapturedVolume, Snapshot, SnapshotReason, VolumeTree},
+    },
+    ports::chunks::ChunkError,
+    service::snapshots::SnapshotsError,
+};
+
+/// When trying again may help.
+const SOON: Retry = Retry::After(std::time::Duration::from_secs(2));
+
+/// The id of a snapshot.
+///
+/// # Errors
+/// `SNAPSHOT_ID_INVALID`.
+pub fn id(text: &str) -> Result<SnapshotId, Status> {
+    text.parse()
+        .map_err(|error| invalid_id("SNAPSHOT_ID_INVALID", &error))
+}
+
+/// A label, or none.
+///
+/// # Errors
+/// `SNAPSHOT_LABEL_INVALID`.
+pub fn label(text: &str) -> Result<Option<SnapshotLabel>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let label = text.parse();
+    label
+        .map(Some)
+        .map_err(|error| invalid_id("SNAPSHOT_LABEL_INVALID", &error))
+}
+
+/// A snapshot as clients see it.
+#[must_use]
+pub fn snapshot(snapshot: &Snapshot) -> wire::Snapshot {
+    let reason = match snapshot.reason {
+        SnapshotReason::Manual => wire::SnapshotReason::Manual,
+        SnapshotReason::BeforeRestore { .. } => wire::SnapshotReason::BeforeRestore,
+        SnapshotReason::Stage { .. } => wire::SnapshotReason::Stage,
+        SnapshotReason::Setup => wire::SnapshotReason::Setup,
+    };
+    let state = match snapshot.workspace_state {
+        CapturedState::Running => wire::WorkspaceState::Running,
+        CapturedState::Paused => wire::WorkspaceState::Paused,
+        CapturedState::Stopped => wire::WorkspaceState::Stopped,
+    };
+    wire::Snapshot {
+        id: snapshot.id.to_string(),
+        workspace_id: snapshot.workspace.to_string(),
+        workspace_name: snapshot.definition.name.to_string(),
+        label: (snapshot.label.as_ref()).map_or_else(String::new, ToString::to_string),
+        parent_id: (snapshot.parent.as_ref()).map_or_else(String::new, ToString::to_string),
+        reason: reason.into(),
+        created_at: Some(timestamp(snapshot.created_at_ms)),
+        workspace_state: state.into(),
+        repositories: (snapshot.repositories.iter())
+            .map(workspace::repository)
+            .collect(),
+        image_id: snapshot.image.id.clone(),
+        volumes: (snapshot.volumes.iter())
+            .map(|(volume, tree)| self::volume(*volume, tree))
+            .collect(),
+        size_bytes: snapshot.sizes.bytes,
+        new_bytes: snapshot.sizes.new_bytes,
+        pause_ms: snapshot.pause_ms,
+    }
+}
+
+fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {
+    let name = match volume {
+        CapturedVolume::Work => "work",
+        CapturedVolume::Home => "home",
+        CapturedVolume::Browser => "browser",
+    };
+    wire::SnapshotVolume {
+        name: name.to_owned(),
+        tree_hash: tree.hash.to_string(),
+        entries: tree.entries,
+        size_bytes: tree.bytes,
+    }
+}
+
+/// Why a request about snapshots was not done.
+#[must_use]
+pub fn error(error: &SnapshotsError) -> Status {
+    let message = error.to_string();
+    match error {
+        SnapshotsError::Unknown(_) => refusal(
+            Code::NotFound,
+            "SNAPSHOT_UNKNOWN",
+            message,
+            "`compyctl workspace snapshots NAME` shows the ids",
+            Retry::No,
+        ),
+        SnapshotsError::NoContainer(_) => refusal(
+            Code::FailedPrecondition,
+            "WORKSPACE_MISSING",
+            message,
+            "start the workspace, which makes its container again; a restore may go without a \
+             backup",
+            Retry::No,
+        ),
+        SnapshotsError::ImageGone(_) => refusal(
+            Code::FailedPrecondition,
+            "SNAPSHOT_IMAGE_GONE",
+            message,
+            "somebody removed it from the engine; load it again, or use another snapshot",
+            Retry::No,
+        ),
+        SnapshotsError::Unsettled => refusal(
+            Code::Unavailable,
+            "SNAPSHOTS_UNSETTLED",
+            message,
+            "start the container engine; `compyctl doctor` says what it sees",
+            SOON,
+        ),
+        SnapshotsError::Chunks(ChunkError::DiskFull(_)) => refusal(
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            message,
+            "free some space where the daemon keeps its data; nothing was lost",
+            SOON,
+        ),
+        SnapshotsError::Damaged(_)
+        | SnapshotsError::Chunks(ChunkError::Damaged { .. } | ChunkError::Missing(_)) => refusal(
+            Code::DataLoss,
+            "SNAPSHOT_DAMAGED",
+            message,
+            "use another snapshot, or restore the data directory from a copy",
+            Retry::No,
+        ),
+        SnapshotsError::Chunks(
+            ChunkError::Wrong { .. } | ChunkError::NewerFormat { .. } | ChunkError::Io { .. },
+        )
+        | SnapshotsError::Agent(_) => internal(error),
+        SnapshotsError::Workspaces(error) => workspace::error(error),
+    }
+}

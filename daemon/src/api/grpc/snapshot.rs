@@ -1,0 +1,176 @@
+//! `compy.v1.SnapshotService`: decode, call the service, encode.
+
+use compyd_proto::v1::{self as wire, snapshot_service_server::SnapshotService};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{snapshot as convert, workspace},
+    requests::Requests,
+    status::invalid_id,
+};
+use crate::{
+    domain::{ids::WorkspaceId, snapshot::SnapshotReason},
+    service::{
+        snapshots::{Before, Fork, Restore, RunningSessions, Snapshots, SnapshotsError},
+        workspaces::Workspaces,
+    },
+};
+
+/// The service on the wire.
+#[derive(Clone)]
+pub struct SnapshotApi {
+    snapshots: Snapshots,
+    workspaces: Workspaces,
+    requests: Requests,
+}
+
+impl SnapshotApi {
+    /// Answers with `snapshots`; names are those of `workspaces`.
+    #[must_use]
+    pub fn new(snapshots: Snapshots, workspaces: Workspaces, requests: Requests) -> Self {
+        Self {
+            snapshots,
+            workspaces,
+            requests,
+        }
+    }
+
+    fn resolve(&self, name_or_id: &str) -> Result<WorkspaceId, Status> {
+        let found = self.workspaces.resolve(name_or_id);
+        found
+            .map(|workspace| workspace.id.clone())
+            .map_err(|error| workspace::error(&error))
+    }
+}
+
+fn refused(error: impl Into<SnapshotsError>) -> Status {
+    convert::error(&error.into())
+}
+
+#[tonic::async_trait]
+impl SnapshotService for SnapshotApi {
+    async fn create_snapshot(
+        &self,
+        request: Request<wire::CreateSnapshotRequest>,
+    ) -> Result<Response<wire::CreateSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let label = convert::label(&request.label)?;
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            let taken = snapshots.take(&id, label, SnapshotReason::Manual).await;
+            Ok(wire::CreateSnapshotResponse {
+                snapshot: Some(convert::snapshot(&taken.map_err(refused)?)),
+            })
+        };
+        let method = "CreateSnapshot";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<wire::GetSnapshotRequest>,
+    ) -> Result<Response<wire::GetSnapshotResponse>, Status> {
+        let id = convert::id(&request.get_ref().snapshot)?;
+        let found = self.snapshots.get(&id).await.map_err(refused)?;
+        Ok(Response::new(wire::GetSnapshotResponse {
+            snapshot: Some(convert::snapshot(&found)),
+        }))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<wire::ListSnapshotsRequest>,
+    ) -> Result<Response<wire::ListSnapshotsResponse>, Status> {
+        let asked = &request.get_ref().workspace;
+        // Snapshots outlive their workspace, whose id still names them.
+        let id = match (self.resolve(asked), asked.parse()) {
+            (Ok(id), _) | (Err(_), Ok(id)) => id,
+            (Err(status), Err(_)) => return Err(status),
+        };
+        let snapshots = self.snapshots.list(&id).await.map_err(refused)?;
+        Ok(Response::new(wire::ListSnapshotsResponse {
+            snapshots: snapshots.iter().map(convert::snapshot).collect(),
+        }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<wire::DeleteSnapshotRequest>,
+    ) -> Result<Response<wire::DeleteSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let id = convert::id(&request.snapshot)?;
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            snapshots.delete(&id).await.map_err(refused)?;
+            Ok(wire::DeleteSnapshotResponse {})
+        };
+        let method = "DeleteSnapshot";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn restore_workspace(
+        &self,
+        request: Request<wire::RestoreWorkspaceRequest>,
+    ) -> Result<Response<wire::RestoreWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let what = Restore {
+            workspace: self.resolve(&request.workspace)?,
+            snapshot: convert::id(&request.snapshot)?,
+            before: match request.no_backup {
+                true => Before::Discard,
+                false => Before::Snapshot,
+            },
+            sessions: match request.force {
+                true => RunningSessions::Cancel,
+                false => RunningSessions::Refuse,
+            },
+        };
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            let restored = snapshots.restore(what).await.map_err(refused)?;
+            Ok(wire::RestoreWorkspaceResponse {
+                workspace: Some(workspace::view(&restored.view)),
+                backup_id: (restored.backup).map_or_else(String::new, |id| id.to_string()),
+            })
+        };
+        let method = "RestoreWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn fork_workspace(
+        &self,
+        request: Request<wire::ForkWorkspaceRequest>,
+    ) -> Result<Response<wire::ForkWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let what = Fork {
+            workspace: self.resolve(&request.workspace)?,
+            name: (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?,
+            snapshot: match request.snapshot.as_str() {
+                "" => None,
+                id => Some(convert::id(id)?),
+            },
+        };
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            let view = snapshots.fork(what).await.map_err(refused)?;
+            Ok(wire::ForkWorkspaceResponse {
+                workspace: Some(workspace::view(&view)),
+            })
+        };
+        let method = "ForkWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+}

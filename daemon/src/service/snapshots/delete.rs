@@ -1,0 +1,35 @@
+//! Deleting a snapshot.
+
+use super::{Snapshots, SnapshotsError};
+use crate::domain::{
+    ids::SnapshotId,
+    snapshot::journal::{DeleteStep, ImageRef, Progress},
+};
+
+impl Snapshots {
+    /// Deletes a snapshot. Its image goes when no workspace is made from it,
+    /// and once that workspace is gone otherwise. Waits for restores and forks
+    /// under way.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Unknown`]; an engine or a store that does not do its
+    /// part: what is left is removed at the next start.
+    pub async fn delete(&self, id: &SnapshotId) -> Result<(), SnapshotsError> {
+        self.ready()?;
+        let _alone = self.inner.deleting.write().await;
+        let manifest = self.get(id).await?;
+        let image = ImageRef::of(id);
+        let used = self.inner.workspaces.is_base(&image);
+        let progress = Progress::Delete {
+            snapshot: id.clone(),
+            step: DeleteStep::Begun {
+                image: (!used).then_some(image),
+            },
+        };
+        let operation = self.begin(&manifest.workspace, progress).await?;
+        self.settle_now(&operation).await?;
+        self.remove_unused_images().await?;
+        tracing::info!(snapshot_id = %id, workspace_id = %manifest.workspace, "snapshot deleted");
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Making a workspace from a snapshot.
+
+use uuid::Uuid;
+
+use super::{Snapshots, SnapshotsError};
+use crate::{
+    domain::{
+        egress::Policy,
+        ids::{SnapshotId, WorkspaceId, WorkspaceName},
+        snapshot::{
+            Snapshot, SnapshotReason,
+            journal::{ForkStep, Generation, ImageRef, Operation, Progress},
+        },
+        workspace::{Desired, Purpose, Workspace},
+    },
+    ports::{snapshot_runtime::helper_container, store::StoreError},
+    service::workspaces::{WorkspaceView, WorkspacesError},
+};
+
+/// What to fork.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fork {
+    /// The workspace; unused when a snapshot is given.
+    pub workspace: WorkspaceId,
+    /// The name of the new one.
+    pub name: WorkspaceName,
+    /// What it is made from; `None` means a snapshot taken for it, which stays.
+    pub snapshot: Option<SnapshotId>,
+}
+
+impl Snapshots {
+    /// Makes a workspace with the files of another and an identity of its own,
+    /// and starts it.
+    ///
+    /// # Errors
+    /// [`WorkspacesError::NameTaken`], [`SnapshotsError::Unknown`],
+    /// [`SnapshotsError::ImageGone`], what [`take`](Self::take) fails with; an
+    /// engine, a disk or a store that does not do its part. Nothing of the new
+    /// workspace is left then.
+    pub async fn fork(&self, what: Fork) -> Result<WorkspaceView, SnapshotsError> {
+        self.ready()?;
+        let taken = || WorkspacesError::NameTaken(what.name.clone());
+        if self.inner.workspaces.resolve(what.name.as_str()).is_ok() {
+            return Err(taken().into());
+        }
+        let snapshot = match what.snapshot {
+            Some(snapshot) => snapshot,
+            None => {
+                let reason = SnapshotReason::Manual;
+                self.take(&what.workspace, None, reason).await?.id
+            }
+        };
+        let _read = self.inner.deleting.read().await;
+        let manifest = self.usable(&snapshot).await?;
+        let mut definition = manifest.definition.clone();
+        definition.name = what.name;
+        definition.purpose = Purpose::Project;
+        let record = Workspace {
+            id: WorkspaceId::from_uuid(Uuid::now_v7()),
+            definition,
+            desired: Desired::Running,
+            repositories: manifest.repositories.clone(),
+            created_at_ms: self.inner.workspaces.now_ms(),
+            // What a workspace may reach is not of its files: it begins closed.
+            egress: Policy::None,
+            generation: Generation::FIRST,
+            base: Some(ImageRef::of(&snapshot)),
+            snapshot: Some(snapshot),
+        };
+        let _held = self.inner.workspaces.hold(&record.id).await;
+        self.fork_held(record, &manifest).await
+    }
+
+    async fn fork_held(
+        &self,
+        record: Workspace,
+        manifest: &Snapshot,
+    ) -> Result<WorkspaceView, SnapshotsError> {
+        let (id, workspaces) = (&record.id, &self.inner.workspaces);
+        tracing::info!(workspace_id = %id, snapshot_id = %manifest.id,
+            name = %record.definition.name, "forking a workspace");
+        let helper = WorkspaceId::from_uuid(Uuid::now_v7());
+        let progress = |step| Progress::Fork {
+            snapshot: manifest.id.clone(),
+            helper: helper_container(&helper),
+            step,
+        };
+        let mut operation = self.begin(id, progress(ForkStep::Begun)).await?;
+        let added = self
+            .fill_and_add(&record, manifest, &helper, &progress, &mut operation)
+            .await;
+        if let Err(error) = added {
+            tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
+                "the fork is undone");
+            self.settle_after_failure(&operation).await;
+            return Err(error);
+        }
+        self.settle_now(&operation).await?;
+        if let Err(error) = workspaces.bring_up(&record).await {
+            workspaces.take_down(&record).await?;
+            return Err(error.into());
+        }
+        tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace forked");
+        Ok(workspaces.get(id).await?)
+    }
+
+    async fn fill_and_add(
+        &self,
+        record: &Workspace,
+        manifest: &Snapshot,
+        helper: &WorkspaceId,
+        progress: &impl Fn(ForkStep) -> Progress,
+        operation: &mut Operation,
+    ) -> Result<(), SnapshotsError> {
+        self.fill(helper, record, manifest).await?;
+        self.remove_container(&helper_container(helper)).await?;
+        let filled = progress(ForkStep::Filled);
+        self.advance(operation, filled.clone()).await?;
+        let adding = ForkStep::Adding {
+            record: Box::new(record.clone()),
+        };
+        self.advance(operation, progress(adding)).await?;
+        match self.inner.workspaces.add(record.clone()).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.advance(operation, filled).await?;
+                Err(match error {
+                    StoreError::NameTaken(name) => WorkspacesError::NameTaken(name).into(),
+                    other => other.into(),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The container that reads or fills the volumes of a workspace.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Snapshots, SnapshotsError};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        snapshot::{CapturedVolume, Snapshot, journal::ContainerRef},
+        workspace::Workspace,
+    },
+    ports::{
+        runtime::ContainerId,
+        snapshot_runtime::{HelperPlan, VolumeAccess, helper_id},
+        trees::TreesPort,
+    },
+};
+
+use super::volumes;
+
+/// How long a helper may take until its agent answers.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Snapshots {
+    /// Starts a helper under an id that is in the journal already.
+    pub(super) async fn open_helper(
+        &self,
+        id: &WorkspaceId,
+        of: &Workspace,
+        access: VolumeAccess,
+    ) -> Result<Arc<dyn TreesPort>, SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let link_dir = workspaces.links().prepare(id).await?;
+        let plan = HelperPlan {
+            id: id.clone(),
+            of: workspaces.plan(of, link_dir.clone()),
+            image: of.image().to_owned(),
+            link_dir,
+            access,
+        };
+        let container = self.inner.runtime.create_helper(&plan).await?;
+        workspaces.runtime().start(&container).await?;
+        let agent = workspaces.links().connected(id, HELPER_TIMEOUT).await?;
+        let trees = agent.trees();
+        trees.ok_or(SnapshotsError::Agent("it does not serve trees"))
+    }
+
+    /// Removes a container; of a helper also what it dialled.
+    pub(super) async fn remove_container(
+        &self,
+        container: &ContainerRef,
+    ) -> Result<(), SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let id = ContainerId(container.0.clone());
+        workspaces.runtime().remove(&id).await?;
+        if let Some(id) = helper_id(container) {
+            workspaces.links().remove(&id).await?;
+        }
+        Ok(())
+    }
+
+    /// Fills the volumes of a workspace that does not use them yet.
+    pub(super) async fn fill(
+        &self,
+        helper: &WorkspaceId,
+        of: &Workspace,
+        manifest: &Snapshot,
+    ) -> Result<(), SnapshotsError> {
+        let trees = self.open_helper(helper, of, VolumeAccess::Write).await?;
+        for volume in CapturedVolume::ALL {
+            if let Some(tree) = manifest.volumes.get(&volume) {
+                volumes::restore(&*trees, volume, tree, &*self.inner.chunks).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! Snapshots of workspaces: taken, restored, forked, deleted.
+//!
+//! ```text
+//! take     read volumes live -> pause -> read what changed, commit -> resume -> manifest
+//! restore  fill new volumes beside the old -> stop -> swap the record -> start -> remove the old
+//! fork     fill volumes -> add the record -> start
+//! delete   manifest -> image; chunks are left to pruning
+//! ```
+//!
+//! Each operation is journaled before it acts ([`journal`]). One that fails is
+//! settled at once by the same effects that the next start settles one with
+//! that a kill cut off, so there is one way to undo and to finish.
+//!
+//! The lock of the workspace is held throughout: nobody starts, stops or
+//! deletes it meanwhile. A snapshot that is read is not deleted.
+
+mod delete;
+mod fork;
+mod helper;
+mod listing;
+mod restore;
+mod settle;
+mod take;
+mod volumes;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::RwLock;
+use uuid::Uuid;
+
+use self::volumes::Captured;
+pub use self::{
+    fork::Fork,
+    restore::{Before, Restore, Restored, RunningSessions},
+};
+use super::workspaces::{Workspaces, WorkspacesError};
+use crate::{
+    domain::{
+        ids::{OperationId, SnapshotId, WorkspaceId, WorkspaceName},
+        snapshot::{
+            CapturedVolume, Snapshot,
+            journal::{Generation, ImageRef, Operation, Progress},
+        },
+    },
+    ports::{
+        agent::AgentError,
+        chunks::{ChunkError, ChunkPort},
+        links::LinkError,
+        runtime::RuntimeError,
+        snapshot_runtime::SnapshotRuntimePort,
+        store::StoreError,
+    },
+};
+
+/// Why a request about snapshots was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SnapshotsError {
+    /// There is no snapshot with this id.
+    #[error("there is no snapshot {0}")]
+    Unknown(SnapshotId),
+    /// The root file system is nowhere to be had.
+    #[error("workspace {0} has no container to take a snapshot of")]
+    NoContainer(WorkspaceName),
+    /// The image of a snapshot was removed by somebody else.
+    #[error("the engine has no image of snapshot {0} any more")]
+    ImageGone(SnapshotId),
+    /// What an earlier daemon left has not been put in order: the engine did
+    /// not answer since.
+    #[error("operations that were cut off are not settled yet, as the engine does not answer")]
+    Unsettled,
+    /// The agent that reads or fills volumes broke its contract.
+    #[error("the helper's agent broke its contract: {0}")]
+    Agent(&'static str),
+    /// A stored snapshot is not what it was.
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(&'static str),
+    /// The store of chunks.
+    #[error(transparent)]
+    Chunks(#[from] ChunkError),
+    /// The workspace, its engine, its link or its record.
+    #[error(transparent)]
+    Workspaces(#[from] WorkspacesError),
+}
+
+macro_rules! through_workspaces {
+    ($($error:ty),*) => {$(
+        impl From<$error> for SnapshotsError {
+            fn from(error: $error) -> Self {
+                Self::Workspaces(error.into())
+            }
+        }
+    )*};
+}
+through_workspaces!(RuntimeError, StoreError, LinkError, AgentError);
+
+/// The service; a cheap handle.
+#[derive(Clone)]
+pub struct Snapshots {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    workspaces: Workspaces,
+    runtime: Arc<dyn SnapshotRuntimePort>,
+    chunks: Arc<dyn ChunkPort>,
+    /// Whether what an earlier daemon left has been settled.
+    settled: AtomicBool,
+    /// Shared by those who read a snapshot, held alone by who deletes one.
+    deleting: RwLock<()>,
+    /// What the volumes of a few workspaces held last, so that the next
+    /// snapshot reads what changed. Held for an exchange, never over an await.
+    remembered: Mutex<HashMap<WorkspaceId, Remembered>>,
+}
+
+/// What the volumes of a workspace held.
+struct Remembered {
+    generation: Generation,
+    volumes: BTreeMap<CapturedVolume, Captured>,
+}
+
+impl Snapshots {
+    /// A service that refuses everything until [`settle`](Self::settle) has
+    /// been done once.
+    #[must_use]
+    pub fn new(
+        workspaces: Workspaces,
+        runtime: Arc<dyn SnapshotRuntimePort>,
+        chunks: Arc<dyn ChunkPort>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                workspaces,
+                runtime,
+                chunks,
+                settled: AtomicBool::new(false),
+                deleting: RwLock::new(()),
+                remembered: Mutex::default(),
+            }),
+        }
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Unknown`]; what the store fails with.
+    pub async fn get(&self, id: &SnapshotId) -> Result<Snapshot, SnapshotsError> {
+        let found = self.inner.workspaces.store().snapshot(id).await?;
+        found.ok_or_else(|| SnapshotsError::Unknown(id.clone()))
+    }
+
+    /// The snapshots of a workspace, oldest first.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub async fn list(&self, of: &WorkspaceId) -> Result<Vec<Snapshot>, SnapshotsError> {
+        Ok(self.inner.workspaces.store().snapshots(Some(of)).await?)
+    }
+
+    fn ready(&self) -> Result<(), SnapshotsError> {
+        match self.inner.settled.load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err(SnapshotsError::Unsettled),
+        }
+    }
+
+    /// A snapshot to restore or to fork, whose image is there.
+    async fn usable(&self, id: &SnapshotId) -> Result<Snapshot, SnapshotsError> {
+        let manifest = self.get(id).await?;
+        let image = ImageRef::of(id);
+        match self.inner.workspaces.runtime().image(&image.0).await? {
+            Some(_) => Ok(manifest),
+            None => Err(SnapshotsError::ImageGone(id.clone())),
+        }
+    }
+
+    /// Journals the beginning of an operation.
+    async fn begin(
+        &self,
+        workspace: &WorkspaceId,
+        progress: Progress,
+    ) -> Result<Operation, SnapshotsError> {
+        let operation = Operation {
+            id: OperationId::from_uuid(Uuid::now_v7()),
+            workspace: workspace.clone(),
+            begun_at_ms: self.inner.workspaces.now_ms(),
+            progress,
+        };
+        let store = self.inner.workspaces.store();
+        store.put_operation(&operation).await?;
+        tracing::debug!(operation_id = %operation.id, step = operation.progress.step(),
+            "operation begun");
+        Ok(operation)
+    }
+
+    /// Journals how far an operation has come; where that fails it has not.
+    async fn advance(
+        &self,
+        operation: &mut Operation,
+        progress: Progress,
+    ) -> Result<(), SnapshotsError> {
+        let advanced = Operation {
+            progress,
+            ..operation.clone()
+        };
+        let store = self.inner.workspaces.store();
+        store.put_operation(&advanced).await?;
+        tracing::debug!(operation_id = %operation.id, step = advanced.progress.step(),
+            "operation advanced");
+        *operation = advanced;
+        Ok(())
+    }
+}

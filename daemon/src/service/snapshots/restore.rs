@@ -1,0 +1,208 @@
+//! Bringing a workspace back to a snapshot.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Snapshots, SnapshotsError};
+use crate::{
+    domain::{
+        ids::{SnapshotId, WorkspaceId},
+        snapshot::{
+            Snapshot, SnapshotReason,
+            journal::{Generation, ImageRef, Operation, Progress, RestoreStep},
+        },
+        workspace::{Desired, Workspace},
+    },
+    ports::snapshot_runtime::helper_container,
+    service::workspaces::WorkspaceView,
+};
+
+/// What to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// Any snapshot, also one of another workspace.
+    pub snapshot: SnapshotId,
+    /// What becomes of what is there now.
+    pub before: Before,
+    /// What becomes of sessions that run in it.
+    pub sessions: RunningSessions,
+}
+
+/// What becomes of what a restore replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// It is kept as a snapshot.
+    Snapshot,
+    /// It is gone.
+    Discard,
+}
+
+/// What becomes of sessions that run in a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunningSessions {
+    /// They are in the way.
+    Refuse,
+    /// They are cancelled.
+    Cancel,
+}
+
+/// A workspace that was restored.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The workspace.
+    pub view: WorkspaceView,
+    /// What it was before.
+    pub backup: Option<SnapshotId>,
+}
+
+/// The parts of the operation that stay the same.
+struct Restoring {
+    snapshot: SnapshotId,
+    helper: WorkspaceId,
+    new: Generation,
+}
+
+impl Snapshots {
+    /// Brings a workspace back to a snapshot: new volumes and a new container
+    /// beside the old ones, which are removed once the new ones work. It runs
+    /// afterwards if it was to run before.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Unknown`], [`SnapshotsError::ImageGone`],
+    /// [`SnapshotsError::NoContainer`] when a backup is wanted,
+    /// [`WorkspacesError::Busy`](crate::service::workspaces::WorkspacesError);
+    /// an engine, a disk or a store that does not do its part. The workspace is
+    /// as it was then.
+    pub async fn restore(&self, what: Restore) -> Result<Restored, SnapshotsError> {
+        self.ready()?;
+        let workspaces = &self.inner.workspaces;
+        let _read = self.inner.deleting.read().await;
+        let manifest = self.usable(&what.snapshot).await?;
+        let force = what.sessions == RunningSessions::Cancel;
+        workspaces.without_sessions(&what.workspace, force).await?;
+        let _held = workspaces.hold(&what.workspace).await;
+        let backup = match what.before {
+            Before::Snapshot => {
+                let reason = SnapshotReason::BeforeRestore {
+                    restored: what.snapshot.clone(),
+                };
+                let taken = self.take_held(&what.workspace, None, reason).await?;
+                Some(taken.id)
+            }
+            Before::Discard => None,
+        };
+        let workspace = workspaces.living(&what.workspace)?;
+        let view = self.restore_held(workspace, &manifest).await?;
+        Ok(Restored { view, backup })
+    }
+
+    async fn restore_held(
+        &self,
+        old: Arc<Workspace>,
+        manifest: &Snapshot,
+    ) -> Result<WorkspaceView, SnapshotsError> {
+        let id = &old.id;
+        let restoring = Restoring {
+            snapshot: manifest.id.clone(),
+            helper: WorkspaceId::from_uuid(Uuid::now_v7()),
+            new: old.generation.next(),
+        };
+        tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "restoring a workspace");
+        let begun = restoring.progress(RestoreStep::Begun);
+        let mut operation = self.begin(id, begun).await?;
+        let mut record = Workspace::clone(&old);
+        record.generation = restoring.new;
+        record.base = Some(ImageRef::of(&manifest.id));
+        record.snapshot = Some(manifest.id.clone());
+        record.repositories = manifest.repositories.clone();
+        record.definition.image = manifest.definition.image.clone();
+        record.definition.user = manifest.definition.user.clone();
+
+        let done = self
+            .replace(&restoring, &old, &record, manifest, &mut operation)
+            .await;
+        if let Err(error) = done {
+            tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
+                "the restore is undone");
+            self.settle_after_failure(&operation).await;
+            return Err(error);
+        }
+        self.settle_now(&operation).await?;
+        self.remove_unused_images().await?;
+        tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace restored");
+        Ok(self.inner.workspaces.get(id).await?)
+    }
+
+    /// Everything up to the step at which only the old container and volumes
+    /// are left to remove.
+    async fn replace(
+        &self,
+        restoring: &Restoring,
+        old: &Workspace,
+        record: &Workspace,
+        manifest: &Snapshot,
+        operation: &mut Operation,
+    ) -> Result<(), SnapshotsError> {
+        self.fill(&restoring.helper, record, manifest).await?;
+        self.remove_container(&helper_container(&restoring.helper))
+            .await?;
+        let filled = restoring.progress(RestoreStep::Filled);
+        self.advance(operation, filled.clone()).await?;
+        let swapping = RestoreStep::Swapping {
+            old: old.generation,
+            record: Box::new(record.clone()),
+        };
+        self.advance(operation, restoring.progress(swapping))
+            .await?;
+        if let Err(error) = self.swap_and_start(record).await {
+            // Back: the record first, so that whatever the journal says next
+            // agrees with it.
+            self.inner.workspaces.save(old.clone()).await?;
+            self.advance(operation, filled).await?;
+            self.settle_now(operation).await?;
+            if old.desired == Desired::Running {
+                self.inner.workspaces.bring_up(old).await?;
+            }
+            return Err(error);
+        }
+        let cleaning = RestoreStep::Cleaning {
+            old: old.generation,
+        };
+        self.advance(operation, restoring.progress(cleaning)).await
+    }
+
+    async fn swap_and_start(&self, record: &Workspace) -> Result<(), SnapshotsError> {
+        self.swap(record).await?;
+        if record.desired == Desired::Running {
+            self.inner.workspaces.bring_up(record).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a workspace use the container and volumes that its record names:
+    /// the old container is stopped, the new one made.
+    pub(super) async fn swap(&self, record: &Workspace) -> Result<(), SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        workspaces.settle_stopped(record).await?;
+        workspaces.save(record.clone()).await?;
+        let link_dir = workspaces.links().prepare(&record.id).await?;
+        let plan = workspaces.plan(record, link_dir);
+        workspaces.runtime().create(&plan).await?;
+        workspaces.links().close(&record.id).await;
+        Ok(())
+    }
+}
+
+impl Restoring {
+    fn progress(&self, step: RestoreStep) -> Progress {
+        Progress::Restore {
+            snapshot: self.snapshot.clone(),
+            helper: helper_container(&self.helper),
+            new: self.new,
+            step,
+        }
+    }
+}

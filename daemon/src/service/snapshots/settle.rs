@@ -1,0 +1,104 @@
+//! What becomes of operations that were cut off, by a kill or by a failure.
+
+use std::sync::atomic::Ordering;
+
+use super::{Snapshots, SnapshotsError};
+use crate::{
+    domain::snapshot::journal::{Effect, ImageRef, Operation, Progress, settle},
+    ports::{runtime::RuntimeError, store::StoreError},
+    service::workspaces::WorkspacesError,
+};
+
+impl Snapshots {
+    /// Settles what earlier daemons left behind; to be done before anything
+    /// else looks at workspaces or prunes chunks. Until it has been done once,
+    /// every operation is refused.
+    ///
+    /// # Errors
+    /// The engine or the store does not answer: it is to be tried again.
+    pub async fn settle(&self) -> Result<(), SnapshotsError> {
+        let store = self.inner.workspaces.store();
+        self.inner.runtime.sweep_helpers().await?;
+        for operation in store.operations().await? {
+            let _held = self.inner.workspaces.hold(&operation.workspace).await;
+            tracing::info!(operation_id = %operation.id, workspace_id = %operation.workspace,
+                verdict = ?settle(&operation).verdict, "settling an operation that was cut off");
+            match self.settle_now(&operation).await {
+                Ok(()) => {}
+                Err(
+                    error @ SnapshotsError::Workspaces(WorkspacesError::Runtime(
+                        RuntimeError::Unavailable(_),
+                    )),
+                ) => return Err(error),
+                // One that cannot be settled must not keep the others.
+                Err(error) => tracing::error!(operation_id = %operation.id, %error,
+                    "an operation that was cut off cannot be settled; it is tried at the next start"),
+            }
+        }
+        self.remove_unused_images().await?;
+        self.inner.settled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Does what is left of an operation and ends it.
+    pub(super) async fn settle_now(&self, operation: &Operation) -> Result<(), SnapshotsError> {
+        for effect in settle(operation).effects {
+            self.carry_out(effect).await?;
+        }
+        let store = self.inner.workspaces.store();
+        Ok(store.remove_operation(&operation.id).await?)
+    }
+
+    /// The same where there is an error already to tell the caller.
+    pub(super) async fn settle_after_failure(&self, operation: &Operation) {
+        if let Err(error) = self.settle_now(operation).await {
+            tracing::warn!(operation_id = %operation.id, workspace_id = %operation.workspace, %error,
+                "an operation that failed is settled at the next start");
+        }
+    }
+
+    async fn carry_out(&self, effect: Effect) -> Result<(), SnapshotsError> {
+        let (workspaces, runtime) = (&self.inner.workspaces, &self.inner.runtime);
+        match effect {
+            Effect::Unpause(container) => Ok(runtime.unpause(&container).await?),
+            Effect::RemoveContainer(container) => self.remove_container(&container).await,
+            Effect::RemoveImage(image) => Ok(runtime.remove_image(&image).await?),
+            Effect::RemoveGeneration {
+                workspace,
+                generation,
+            } => Ok(runtime.remove_generation(&workspace, generation).await?),
+            Effect::PutSnapshot(manifest) => Ok(workspaces.store().put_snapshot(&manifest).await?),
+            Effect::RemoveSnapshot(id) => Ok(workspaces.store().remove_snapshot(&id).await?),
+            Effect::Swap { to: _, record } => self.swap(&record).await,
+            Effect::AddWorkspace(record) => match workspaces.add(*record).await {
+                Ok(()) | Err(StoreError::NameTaken(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Removes the images that nothing needs any more: no snapshot, no workspace
+    /// that is made from one, no operation under way. They are left where a
+    /// kill came between two removals, and where a workspace outlived the
+    /// snapshot that it was made from.
+    pub(super) async fn remove_unused_images(&self) -> Result<(), SnapshotsError> {
+        let store = self.inner.workspaces.store();
+        // The images first: what is made after this is not among them.
+        let images = self.inner.runtime.committed().await?;
+        let mut needed: Vec<ImageRef> = Vec::new();
+        for operation in store.operations().await? {
+            if let Progress::Snapshot { image, .. } = operation.progress {
+                needed.push(image);
+            }
+        }
+        let snapshots = store.snapshots(None).await?;
+        needed.extend(snapshots.iter().map(|snapshot| ImageRef::of(&snapshot.id)));
+        for image in images {
+            if !needed.contains(&image) && !self.inner.workspaces.is_base(&image) {
+                tracing::info!(image = %image.0, "removing an image that nothing needs");
+                self.inner.runtime.remove_image(&image).await?;
+            }
+        }
+        Ok(())
+    }
+}

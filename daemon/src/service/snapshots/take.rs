@@ -1,0 +1,260 @@
+//! Taking a snapshot.
+
+use std::{collections::BTreeMap, sync::PoisonError};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Remembered, Snapshots, SnapshotsError, listing,
+    volumes::{self, Captured},
+};
+use crate::{
+    domain::{
+        ids::{SnapshotId, SnapshotLabel, WorkspaceId},
+        snapshot::{
+            CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
+            SnapshotReason, SnapshotSizes,
+            journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
+        },
+        workspace::Workspace,
+    },
+    ports::{
+        chunks::{ChunkPin, ChunkWriter},
+        runtime::{ContainerState, ContainerStatus},
+        snapshot_runtime::{CommittedImage, VolumeAccess, helper_container},
+        trees::TreesPort,
+    },
+};
+
+/// Workspaces whose volumes are remembered: some tens of megabytes each for a
+/// hundred thousand files.
+const REMEMBERED_WORKSPACES: usize = 8;
+
+/// A snapshot being taken.
+struct Taking<'a> {
+    workspace: &'a Workspace,
+    container: ContainerState,
+    state: CapturedState,
+    snapshot: SnapshotId,
+    helper: WorkspaceId,
+    label: Option<SnapshotLabel>,
+    reason: SnapshotReason,
+}
+
+impl Snapshots {
+    /// Takes a snapshot of a workspace, whatever it is doing. Processes stand
+    /// still while what changed during the first look is read and the root
+    /// file system is committed.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::NoContainer`]; an engine, a disk or a store that does
+    /// not do its part. Nothing of the snapshot is left then, and the workspace
+    /// goes on.
+    pub async fn take(
+        &self,
+        id: &WorkspaceId,
+        label: Option<SnapshotLabel>,
+        reason: SnapshotReason,
+    ) -> Result<Snapshot, SnapshotsError> {
+        self.ready()?;
+        let _held = self.inner.workspaces.hold(id).await;
+        self.take_held(id, label, reason).await
+    }
+
+    /// The same for a caller who holds the workspace's lock.
+    pub(super) async fn take_held(
+        &self,
+        id: &WorkspaceId,
+        label: Option<SnapshotLabel>,
+        reason: SnapshotReason,
+    ) -> Result<Snapshot, SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let workspace = workspaces.living(id)?;
+        let name = &workspace.definition.name;
+        let no_container = || SnapshotsError::NoContainer(name.clone());
+        let container = workspaces.runtime().find(id).await?;
+        let container = container.ok_or_else(no_container)?;
+        let state = match container.status {
+            ContainerStatus::Running => CapturedState::Running,
+            ContainerStatus::Paused => CapturedState::Paused,
+            ContainerStatus::Created | ContainerStatus::Exited => CapturedState::Stopped,
+            ContainerStatus::Restarting | ContainerStatus::Broken => return Err(no_container()),
+        };
+        let taking = Taking {
+            workspace: &workspace,
+            container,
+            state,
+            snapshot: SnapshotId::from_uuid(Uuid::now_v7()),
+            helper: WorkspaceId::from_uuid(Uuid::now_v7()),
+            label,
+            reason,
+        };
+        tracing::info!(workspace_id = %id, snapshot_id = %taking.snapshot, ?state,
+            "taking a snapshot");
+        let mut operation = self.begin(id, taking.progress(SnapshotStep::Begun)).await?;
+        match self.prepare(&taking, &mut operation).await {
+            // The pin holds until the manifest is stored.
+            Ok((manifest, _pin)) => {
+                self.settle_now(&operation).await?;
+                let record = Workspace {
+                    snapshot: Some(manifest.id.clone()),
+                    ..Workspace::clone(&workspace)
+                };
+                workspaces.save(record).await?;
+                tracing::info!(workspace_id = %id, snapshot_id = %manifest.id,
+                    pause_ms = manifest.pause_ms, new_bytes = manifest.sizes.new_bytes,
+                    "snapshot taken");
+                Ok(manifest)
+            }
+            Err(error) => {
+                tracing::warn!(workspace_id = %id, snapshot_id = %taking.snapshot, %error,
+                    "the snapshot is undone");
+                self.settle_after_failure(&operation).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything up to the step from which on the snapshot is finished.
+    async fn prepare(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+    ) -> Result<(Snapshot, ChunkPin), SnapshotsError> {
+        let created_at_ms = self.inner.workspaces.now_ms();
+        let (helper, of) = (&taking.helper, taking.workspace);
+        let trees = self.open_helper(helper, of, VolumeAccess::Read).await?;
+        let mut writer = self.inner.chunks.writer().await?;
+        let mut seen = BTreeMap::new();
+        let mut remembered = self.recall(of);
+        for volume in CapturedVolume::ALL {
+            let before = remembered.remove(&volume).unwrap_or_default();
+            let before = before.only_stored(&mut *writer).await?;
+            let now = volumes::capture(&*trees, volume, &before, &mut *writer).await?;
+            seen.insert(volume, now);
+        }
+        let (image, seen, pause_ms) = match taking.state {
+            CapturedState::Running => {
+                self.pause_and_commit(taking, operation, &*trees, seen, &mut *writer)
+                    .await?
+            }
+            CapturedState::Paused | CapturedState::Stopped => {
+                let image = self.commit(taking).await?;
+                (image, seen, 0)
+            }
+        };
+        let mut volumes = BTreeMap::new();
+        let mut bytes = image.size_bytes;
+        for (volume, captured) in &seen {
+            let tree = listing::write(&captured.entries, &mut *writer).await?;
+            bytes += tree.bytes;
+            volumes.insert(*volume, tree);
+        }
+        let stored = writer.finish().await?;
+        self.remember(of, seen);
+        let manifest = Snapshot {
+            format: MANIFEST_FORMAT,
+            id: taking.snapshot.clone(),
+            workspace: of.id.clone(),
+            label: taking.label.clone(),
+            parent: of.snapshot.clone(),
+            reason: taking.reason.clone(),
+            created_at_ms,
+            workspace_state: taking.state,
+            definition: of.definition.clone(),
+            repositories: of.repositories.clone(),
+            image: SnapshotImage {
+                id: image.id,
+                origin: ImageOrigin::Committed,
+            },
+            volumes,
+            sizes: SnapshotSizes {
+                bytes,
+                new_bytes: stored.stored_bytes + image.new_bytes,
+            },
+            pause_ms,
+        };
+        let storing = SnapshotStep::Storing {
+            manifest: Box::new(manifest.clone()),
+        };
+        self.advance(operation, taking.progress(storing)).await?;
+        Ok((manifest, stored.pin))
+    }
+
+    /// Freezes the workspace for what changed in its volumes and for its root
+    /// file system.
+    async fn pause_and_commit(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+        trees: &dyn TreesPort,
+        seen: BTreeMap<CapturedVolume, Captured>,
+        writer: &mut dyn ChunkWriter,
+    ) -> Result<(CommittedImage, BTreeMap<CapturedVolume, Captured>, u64), SnapshotsError> {
+        let container = ContainerRef(taking.container.id.0.clone());
+        let pausing = SnapshotStep::Pausing {
+            container: container.clone(),
+        };
+        self.advance(operation, taking.progress(pausing)).await?;
+        let begun = Instant::now();
+        self.inner.runtime.pause(&taking.container.id).await?;
+        let changes = async {
+            let mut now = BTreeMap::new();
+            for (volume, before) in &seen {
+                let captured = volumes::capture(trees, *volume, before, writer).await?;
+                now.insert(*volume, captured);
+            }
+            Ok::<_, SnapshotsError>(now)
+        };
+        // Both to their ends: a commit that is dropped goes on in the engine.
+        let (image, changes) = tokio::join!(self.commit(taking), changes);
+        self.inner.runtime.unpause(&container).await?;
+        let pause_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.advance(operation, taking.progress(SnapshotStep::Resumed))
+            .await?;
+        Ok((image?, changes?, pause_ms))
+    }
+
+    async fn commit(&self, taking: &Taking<'_>) -> Result<CommittedImage, SnapshotsError> {
+        let (container, snapshot) = (&taking.container.id, &taking.snapshot);
+        Ok(self.inner.runtime.commit(container, snapshot).await?)
+    }
+
+    /// What is remembered of the volumes that a workspace has now.
+    fn recall(&self, workspace: &Workspace) -> BTreeMap<CapturedVolume, Captured> {
+        let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
+        match remembered.remove(&workspace.id) {
+            Some(found) if found.generation == workspace.generation => found.volumes,
+            Some(_) | None => BTreeMap::new(),
+        }
+    }
+
+    fn remember(&self, workspace: &Workspace, volumes: BTreeMap<CapturedVolume, Captured>) {
+        let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_WORKSPACES
+            && let Some(other) = remembered.keys().next().cloned()
+        {
+            remembered.remove(&other);
+        }
+        let generation = workspace.generation;
+        remembered.insert(
+            workspace.id.clone(),
+            Remembered {
+                generation,
+                volumes,
+            },
+        );
+    }
+}
+
+impl Taking<'_> {
+    fn progress(&self, step: SnapshotStep) -> Progress {
+        Progress::Snapshot {
+            snapshot: self.snapshot.clone(),
+            helper: helper_container(&self.helper),
+            image: ImageRef::of(&self.snapshot),
+            step,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Operations that were cut off at each step of the journal, settled against
+//! an engine and a store in memory.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    adapters::memory::{ManualClock, MemoryChunks, MemoryRuntime, MemoryStore},
+    domain::{
+        snapshot::{
+            SnapshotReason,
+            journal::{ContainerRef, DeleteStep, ForkStep, RestoreStep, SnapshotStep},
+        },
+        workspace::{Desired, Workspace},
+    },
+    ports::{
+        agent::AgentPort,
+        contract::store::{snapshot, workspace},
+        links::LinksPort,
+        runtime::{ContainerStatus, RuntimePort as _},
+        store::StorePort,
+        tunnel::TunnelPort,
+    },
+    service::workspaces::{WorkspacePorts, WorkspacesOptions},
+};
+
+/// Nobody ever dials.
+struct NoLinks;
+
+#[async_trait]
+impl LinksPort for NoLinks {
+    async fn prepare(&self, _: &WorkspaceId) -> Result<PathBuf, LinkError> {
+        Ok("/links".into())
+    }
+    async fn ensure(&self, _: &WorkspaceId) -> Result<(), LinkError> {
+        Ok(())
+    }
+    async fn connected(
+        &self,
+        _: &WorkspaceId,
+        _: Duration,
+    ) -> Result<Arc<dyn AgentPort>, LinkError> {
+        let hint = String::new();
+        Err(LinkError::Timeout { seconds: 0, hint })
+    }
+    fn current(&self, _: &WorkspaceId) -> Option<Arc<dyn AgentPort>> {
+        None
+    }
+    fn tunnel(&self, _: &WorkspaceId) -> Option<Arc<dyn TunnelPort>> {
+        None
+    }
+    async fn close(&self, _: &WorkspaceId) {}
+    async fn remove(&self, _: &WorkspaceId) -> Result<(), LinkError> {
+        Ok(())
+    }
+    fn lost(&self) -> broadcast::Receiver<WorkspaceId> {
+        broadcast::channel(1).1
+    }
+}
+
+struct World {
+    store: Arc<MemoryStore>,
+    runtime: Arc<MemoryRuntime>,
+    workspaces: Workspaces,
+    snapshots: Snapshots,
+    workspace: Workspace,
+}
+
+/// A running workspace at its first generation, with a snapshot.
+async fn world() -> World {
+    let store = Arc::new(MemoryStore::default());
+    let workspace = workspace(1, "w");
+    store.add_workspace(&workspace).await.unwrap();
+    store.put_snapshot(&snapshot(5, 1)).await.unwrap();
+    let runtime = Arc::new(MemoryRuntime::with_image(&workspace.definition.image));
+    runtime.add_committed(&snapshot(5, 1).id);
+    let ports = WorkspacePorts {
+        store: store.clone(),
+        runtime: runtime.clone(),
+        links: Arc::new(NoLinks),
+        clock: Arc::new(ManualClock::at(1)),
+    };
+    let options = WorkspacesOptions::default();
+    let workspaces = Workspaces::open(options, ports, TaskTracker::new());
+    let workspaces = workspaces.await.unwrap();
+    let plan = workspaces.plan(&workspace, "/links".into());
+    let container = runtime.create(&plan).await.unwrap();
+    runtime.start(&container).await.unwrap();
+    let chunks = Arc::new(MemoryChunks::default());
+    let snapshots = Snapshots::new(workspaces.clone(), runtime.clone(), chunks);
+    World {
+        store,
+        runtime,
+        workspaces,
+        snapshots,
+        workspace,
+    }
+}
+
+impl World {
+    /// What a kill at this point of an operation would have left in the
+    /// journal.
+    async fn cut_off(&self, workspace: &WorkspaceId, progress: Progress) {
+        let operation = Operation {
+            id: OperationId::from_uuid(Uuid::from_u128(9)),
+            workspace: workspace.clone(),
+            begun_at_ms: 1,
+            progress,
+        };
+        self.store.put_operation(&operation).await.unwrap();
+    }
+
+    /// The state of the container, its generation, generations with volumes,
+    /// images of snapshots, snapshots.
+    async fn seen(&self) -> (ContainerStatus, u32, usize, usize, usize) {
+        assert_eq!(self.store.operations().await, Ok(vec![]), "it has ended");
+        let container = self
+            .runtime
+            .find(&self.workspace.id)
+            .await
+            .unwrap()
+            .unwrap();
+        (
+            container.status,
+            container.generation.0,
+            self.runtime.volumes(),
+            self.runtime.committed().await.unwrap().len(),
+            self.store.snapshots(None).await.unwrap().len(),
+        )
+    }
+
+    fn next(&self) -> Workspace {
+        Workspace {
+            generation: self.workspace.generation.next(),
+            base: Some(ImageRef::of(&snapshot(5, 1).id)),
+            ..self.workspace.clone()
+        }
+    }
+}
+
+fn helper() -> ContainerRef {
+    ContainerRef("compy-helper".to_owned())
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_cut_off_is_gone_or_whole_and_nothing_is_paused() {
+    for (step, paused, whole) in [
+        (SnapshotStep::Begun, false, false),
+        (SnapshotStep::Resumed, false, false),
+        (
+            SnapshotStep::Pausing {
+                container: ContainerRef("container-1".to_owned()),
+            },
+            true,
+            false,
+        ),
+        (
+            SnapshotStep::Storing {
+                manifest: Box::new(snapshot(6, 1)),
+            },
+            false,
+            true,
+        ),
+    ] {
+        let world = world().await;
+        let taken = snapshot(6, 1).id;
+        world.runtime.add_committed(&taken);
+        if paused {
+            let id = &world.workspace.id;
+            world.runtime.set_status(id, ContainerStatus::Paused);
+        }
+        let progress = Progress::Snapshot {
+            snapshot: taken.clone(),
+            helper: helper(),
+            image: ImageRef::of(&taken),
+            step: step.clone(),
+        };
+        world.cut_off(&world.workspace.id, progress).await;
+        world.snapshots.settle().await.unwrap();
+        let there = if whole { 2 } else { 1 };
+        let expected = (ContainerStatus::Running, 1, 1, there, there);
+        assert_eq!(world.seen().await, expected, "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_was_cut_off_is_undone_before_the_swap_and_finished_after_it() {
+    let world_with = async |step: RestoreStep, both: bool| {
+        let world = world().await;
+        if both {
+            let plan = world.workspaces.plan(&world.next(), "/links".into());
+            world.runtime.create(&plan).await.unwrap();
+        }
+        let progress = Progress::Restore {
+            snapshot: snapshot(5, 1).id,
+            helper: helper(),
+            new: world.next().generation,
+            step,
+        };
+        world.cut_off(&world.workspace.id, progress).await;
+        world
+    };
+    for step in [RestoreStep::Begun, RestoreStep::Filled] {
+        let world = world_with(step.clone(), true).await;
+        world.snapshots.settle().await.unwrap();
+        let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+        assert_eq!(world.seen().await, expected, "{step:?}");
+    }
+    for made in [false, true] {
+        let record = Box::new(world().await.next());
+        let old = Generation::FIRST;
+        let world = world_with(RestoreStep::Swapping { old, record }, made).await;
+        world.snapshots.settle().await.unwrap();
+        let expected = (ContainerStatus::Created, 2, 1, 1, 1);
+        assert_eq!(world.seen().await, expected, "made: {made}");
+        let record = world.store.workspace(&world.workspace.id).await.unwrap();
+        assert_eq!(record, Some(world.next()));
+    }
+    let cleaning = RestoreStep::Cleaning {
+        old: Generation::FIRST,
+    };
+    let world = world_with(cleaning, true).await;
+    world.snapshots.settle().await.unwrap();
+    let expected = (ContainerStatus::Created, 2, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+}
+
+#[tokio::test]
+async fn a_fork_that_was_cut_off_is_gone_or_there() {
+    for adding in [false, true] {
+        let world = world().await;
+        let record = Workspace {
+            generation: Generation::FIRST,
+            base: Some(ImageRef::of(&snapshot(5, 1).id)),
+            ..workspace(2, "f")
+        };
+        let plan = world.workspaces.plan(&record, "/links".into());
+        world.runtime.create(&plan).await.unwrap();
+        let progress = Progress::Fork {
+            snapshot: snapshot(5, 1).id,
+            helper: helper(),
+            step: match adding {
+                true => ForkStep::Adding {
+                    record: Box::new(record.clone()),
+                },
+                false => ForkStep::Filled,
+            },
+        };
+        world.cut_off(&record.id, progress).await;
+        world.snapshots.settle().await.unwrap();
+        let volumes = if adding { 2 } else { 1 };
+        let expected = (ContainerStatus::Running, 1, volumes, 1, 1);
+        assert_eq!(world.seen().await, expected);
+        let found = world.workspaces.resolve("f").ok();
+        assert_eq!(found.as_deref(), adding.then_some(&record));
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_off_is_finished() {
+    let image = ImageRef::of(&snapshot(5, 1).id);
+    for (step, listed) in [
+        (
+            DeleteStep::Begun {
+                image: Some(image.clone()),
+            },
+            true,
+        ),
+        (DeleteStep::Unlisted { image }, false),
+    ] {
+        let world = world().await;
+        let snapshot = snapshot(5, 1).id;
+        if !listed {
+            world.store.remove_snapshot(&snapshot).await.unwrap();
+        }
+        let progress = Progress::Delete { snapshot, step };
+        world.cut_off(&world.workspace.id, progress).await;
+        world.snapshots.settle().await.unwrap();
+        let expected = (ContainerStatus::Running, 1, 1, 0, 0);
+        assert_eq!(world.seen().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_done_before_what_was_cut_off_is_settled() {
+    let world = world().await;
+    let id = snapshot(5, 1).id;
+    world.runtime.take_down();
+    assert!(world.snapshots.settle().await.is_err());
+    let refused = world.snapshots.delete(&id).await;
+    assert!(matches!(refused, Err(SnapshotsError::Unsettled)));
+    world.runtime.bring_back();
+    world.snapshots.settle().await.unwrap();
+    world.snapshots.delete(&id).await.unwrap();
+    let again = world.snapshots.delete(&id).await;
+    assert!(matches!(again, Err(SnapshotsError::Unknown(unknown)) if unknown == id));
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_helper_does_not_come_up_leaves_nothing() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    let id = &world.workspace.id;
+    let taken = world.snapshots.take(id, None, SnapshotReason::Manual).await;
+    assert!(taken.is_err());
+    let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+    assert_eq!(world.workspace.desired, Desired::Running);
+}
+
+#[tokio::test]
+async fn the_image_of_a_deleted_snapshot_stays_while_a_workspace_is_made_from_it() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    world.workspaces.save(world.next()).await.unwrap();
+    let id = snapshot(5, 1).id;
+    world.snapshots.delete(&id).await.unwrap();
+    assert_eq!(world.runtime.committed().await, Ok(vec![ImageRef::of(&id)]));
+    world
+        .workspaces
+        .save(world.workspace.clone())
+        .await
+        .unwrap();
+    world.snapshots.settle().await.unwrap();
+    assert_eq!(world.runtime.committed().await, Ok(vec![]));
+}

@@ -1,0 +1,71 @@
+//! What the snapshot service needs of workspaces: their locks, records and
+//! ports. It holds the lock of a workspace while it changes it.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Workspaces, WorkspacesError};
+use crate::{
+    domain::{
+        ids::WorkspaceId,
+        snapshot::journal::ImageRef,
+        workspace::{Desired, Workspace},
+    },
+    ports::{
+        links::LinksPort,
+        runtime::RuntimePort,
+        store::{StoreError, StorePort},
+    },
+};
+
+impl Workspaces {
+    pub(in crate::service) fn store(&self) -> &dyn StorePort {
+        &*self.inner.store
+    }
+
+    pub(in crate::service) fn runtime(&self) -> &dyn RuntimePort {
+        &*self.inner.runtime
+    }
+
+    pub(in crate::service) fn links(&self) -> &dyn LinksPort {
+        &*self.inner.links
+    }
+
+    pub(in crate::service) fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// Keeps everybody else from changing a workspace.
+    pub(in crate::service) async fn hold(&self, id: &WorkspaceId) -> OwnedMutexGuard<()> {
+        self.lock_of(id).lock_owned().await
+    }
+
+    /// A workspace that is not being deleted.
+    pub(in crate::service) fn living(
+        &self,
+        id: &WorkspaceId,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let workspace = self.record(id)?;
+        match workspace.desired {
+            Desired::Running | Desired::Stopped => Ok(workspace),
+            Desired::Deleted => {
+                let name = workspace.definition.name.clone();
+                Err(WorkspacesError::Deleting(name))
+            }
+        }
+    }
+
+    /// Adds a workspace that was made elsewhere.
+    pub(in crate::service) async fn add(&self, workspace: Workspace) -> Result<(), StoreError> {
+        self.inner.store.add_workspace(&workspace).await?;
+        self.inner.index.put(workspace);
+        Ok(())
+    }
+
+    /// Whether a workspace is made from this image.
+    pub(in crate::service) fn is_base(&self, image: &ImageRef) -> bool {
+        let workspaces = self.inner.index.all();
+        workspaces.iter().any(|w| w.base.as_ref() == Some(image))
+    }
+}
