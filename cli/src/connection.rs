@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use compyd_proto::link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES};
 use compyd_proto::v1::artifact_service_client::ArtifactServiceClient;
 use compyd_proto::v1::session_service_client::SessionServiceClient;
+use compyd_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use compyd_proto::v1::system_service_client::SystemServiceClient;
 use compyd_proto::v1::workspace_service_client::WorkspaceServiceClient;
 use hyper_util::rt::TokioIo;
@@ -118,6 +119,12 @@ impl Daemon {
 
     pub(crate) fn sessions(&self) -> SessionServiceClient<Channel> {
         SessionServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn snapshots(&self) -> SnapshotServiceClient<Channel> {
+        SnapshotServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

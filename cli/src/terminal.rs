@@ -74,6 +74,23 @@ pub(crate) fn ask(question: &str) -> io::Result<Option<String>> {
     Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
+/// Asks for a yes before something is lost; `instead` is the command line that
+/// needs none.
+pub(crate) fn confirmed(question: &str, instead: &str) -> Result<bool, Failure> {
+    if !can_ask() {
+        return Err(Failure::usage(
+            "this needs a person's word, and there is no terminal to ask on",
+            instead,
+        ));
+    }
+    let answer = ask(question)
+        .map_err(|error| Failure::local(format!("the answer cannot be read: {error}"), ""))?;
+    Ok(matches!(
+        answer.as_deref().map(str::trim),
+        Some("y" | "Y" | "yes" | "Yes")
+    ))
+}
+
 /// Text from elsewhere, safe to print: control characters, with which a
 /// terminal could be driven, become visible. Tabs stay; line ends stay where
 /// `lines` says so.

@@ -7,6 +7,7 @@
 
 pub(crate) mod artifact;
 pub(crate) mod session;
+pub(crate) mod snapshot;
 pub(crate) mod system;
 pub(crate) mod table;
 pub(crate) mod workspace;

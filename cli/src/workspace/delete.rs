@@ -23,7 +23,11 @@ pub(crate) struct DeleteArguments {
 
 impl DeleteArguments {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        if !self.yes && !confirmed(&self.workspace)? {
+        let name = &self.workspace;
+        let question =
+            format!("Delete workspace {name} with its container and all its files? [y/N] ");
+        let instead = format!("compyctl workspace delete {name} --yes");
+        if !self.yes && !terminal::confirmed(&question, &instead)? {
             eprintln!("nothing was deleted");
             return Ok(Exit::ERROR);
         }
@@ -48,23 +52,4 @@ pub(crate) async fn delete(daemon: &Daemon, workspace: &str, force: bool) -> Res
         })
         .await?;
     Ok(())
-}
-
-fn confirmed(workspace: &str) -> Result<bool, Failure> {
-    if !terminal::can_ask() {
-        return Err(Failure::usage(
-            format!(
-                "deleting {workspace} needs a person's word, and there is no terminal to ask on"
-            ),
-            format!("compyctl workspace delete {workspace} --yes"),
-        ));
-    }
-    let question =
-        format!("Delete workspace {workspace} with its container and all its files? [y/N] ");
-    let answer = terminal::ask(&question)
-        .map_err(|error| Failure::local(format!("the answer cannot be read: {error}"), ""))?;
-    Ok(matches!(
-        answer.as_deref().map(str::trim),
-        Some("y" | "Y" | "yes" | "Yes")
-    ))
 }

@@ -7,10 +7,14 @@ pub(crate) mod delete;
 mod egress;
 mod exec;
 mod exec_stream;
+mod fork;
 mod list;
 mod port_forward;
+mod restore;
 mod shell;
 mod show;
+mod snapshot;
+mod snapshots;
 mod start;
 mod stop;
 
@@ -51,6 +55,14 @@ pub(crate) enum WorkspaceVerb {
     Egress(egress::EgressArguments),
     /// Leads a port of this machine's loopback to a port of a workspace's
     PortForward(port_forward::PortForwardArguments),
+    /// Takes a snapshot of the root file system and every volume
+    Snapshot(snapshot::SnapshotArguments),
+    /// Lists the snapshots of a workspace, oldest first
+    Snapshots(snapshots::SnapshotsArguments),
+    /// Brings a workspace back to a snapshot; what is there now is kept as one
+    Restore(restore::RestoreArguments),
+    /// Makes a workspace with the files of another
+    Fork(fork::ForkArguments),
 }
 
 impl WorkspaceVerb {
@@ -68,6 +80,10 @@ impl WorkspaceVerb {
             WorkspaceVerb::AddRepo(arguments) => arguments.run(context).await,
             WorkspaceVerb::Egress(arguments) => arguments.run(context).await,
             WorkspaceVerb::PortForward(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Snapshot(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Snapshots(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Restore(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Fork(arguments) => arguments.run(context).await,
         }
     }
 }
