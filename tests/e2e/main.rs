@@ -18,5 +18,6 @@ mod model_http;
 mod model_trouble;
 mod published_library;
 mod requests;
+mod snapshots;
 mod tools;
 mod workspaces;

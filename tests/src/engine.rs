@@ -7,8 +7,8 @@ use bollard::{
     Docker,
     models::ContainerInspectResponse,
     query_parameters::{
-        KillContainerOptions, ListContainersOptions, ListVolumesOptions, RemoveContainerOptions,
-        RemoveVolumeOptions,
+        KillContainerOptions, ListContainersOptions, ListImagesOptions, ListVolumesOptions,
+        RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
     },
 };
 
@@ -127,6 +127,9 @@ impl Engine {
         for (name, _) in self.volumes(Some(run)).await {
             self.remove_volume(&name).await;
         }
+        for (id, _) in self.images(Some(run)).await {
+            self.remove_image(&id).await;
+        }
     }
 
     /// Removes what runs left behind whose process is gone.
@@ -141,6 +144,34 @@ impl Engine {
                 self.remove_volume(&name).await;
             }
         }
+        for (id, labels) in self.images(None).await {
+            if labels.get(LABEL).is_some_and(|run| is_dead(run)) {
+                self.remove_image(&id).await;
+            }
+        }
+    }
+
+    /// Ids and labels of the images that a run made.
+    pub async fn images(&self, run: Option<&str>) -> Vec<(String, HashMap<String, String>)> {
+        let options = ListImagesOptions {
+            filters: Some(filter(run)),
+            ..Default::default()
+        };
+        let listed = self.docker.list_images(Some(options)).await;
+        listed
+            .unwrap_or_default()
+            .into_iter()
+            .map(|image| (image.id, image.labels))
+            .collect()
+    }
+
+    async fn remove_image(&self, id: &str) {
+        let options = RemoveImageOptions {
+            force: true,
+            ..Default::default()
+        };
+        // One that others build on goes with the last of them.
+        let _ = self.docker.remove_image(id, Some(options), None).await;
     }
 
     async fn remove_container(&self, id: &str) {

@@ -1,0 +1,293 @@
+//! Snapshots, restores and forks on the real engine, and what a kill in the
+//! middle of one leaves.
+
+use std::time::Duration;
+
+use compyd_proto::v1::{
+    CreateSnapshotRequest, ForkWorkspaceRequest, RestoreWorkspaceRequest, WorkspaceState,
+    snapshot_service_client::SnapshotServiceClient,
+};
+use compyd_tests::{
+    daemon::{Daemon, Options},
+    exec::command,
+    request_id, wait,
+};
+use serde_json::Value;
+
+/// What survives a snapshot, written by a shell: content and metadata in every
+/// volume and in the root file system.
+const FILL: &str = r"
+    set -e
+    cd /workspace
+    echo first > file; chmod 0640 file; touch -d '2020-01-02 03:04:05.123456789' file
+    mkdir -p empty sub; chmod 1770 sub; ln file sub/hard; ln -s ../file sub/soft
+    mkfifo pipe; truncate -s 8M sparse; printf end >> sparse
+    printf x > 'name with
+line'; printf y > $'\377\376'
+    head -c 3000000 /dev/urandom > large
+    echo dot > ~/.dotfile
+";
+
+/// Everything about the files that a snapshot keeps.
+const LOOK: &str = r"
+    cd /workspace
+    find . ~/.dotfile -printf '%P %y %m %u %T@ %n %l %s\n' | sort
+    find . ~/.dotfile -type f -exec sha256sum {} + | sort
+    stat -c %b sparse; cat /opt/installed
+";
+
+async fn bash(daemon: &Daemon, workspace: &str, script: &str) -> String {
+    let ran = daemon
+        .exec(command(workspace, &["bash", "-c", script]))
+        .await
+        .unwrap();
+    assert_eq!(ran.code(), Some(0), "{script}: {ran:?}");
+    ran.text()
+}
+
+async fn root(daemon: &Daemon, workspace: &str, script: &str) -> String {
+    let mut as_root = command(workspace, &["bash", "-c", script]);
+    as_root.user = "root".to_owned();
+    let ran = daemon.exec(as_root).await.unwrap();
+    assert_eq!(ran.code(), Some(0), "{script}: {ran:?}");
+    ran.text()
+}
+
+async fn json(daemon: &Daemon, args: &[&str]) -> Value {
+    let all = [&["-o", "json"], args].concat();
+    daemon.compyctl(&all).await.expect_code(0).json()
+}
+
+async fn snapshot(daemon: &Daemon, workspace: &str) -> Value {
+    json(daemon, &["workspace", "snapshot", workspace]).await
+}
+
+fn id(snapshot: &Value) -> String {
+    snapshot["id"].as_str().unwrap().to_owned()
+}
+
+async fn ids(daemon: &Daemon, workspace: &str) -> Vec<String> {
+    let listed = json(daemon, &["workspace", "snapshots", workspace]).await;
+    listed.as_array().unwrap().iter().map(id).collect()
+}
+
+/// A workspace with something in every place.
+async fn filled() -> Option<Daemon> {
+    let daemon = Daemon::start(Options::default()).await?;
+    daemon.workspace("w", &[]).await;
+    bash(&daemon, "w", FILL).await;
+    root(&daemon, "w", "echo one > /opt/installed").await;
+    Some(daemon)
+}
+
+/// Names of the volumes of workspaces, of snapshots' images, and of containers
+/// that are there beside the workspaces' own.
+async fn leftovers(daemon: &Daemon, workspaces: usize, images: usize) {
+    let engine = daemon.engine().await;
+    let run = Some(daemon.run_name());
+    let (volumes, made) = (
+        engine.workspace_volumes(daemon.run_name()).await,
+        engine.images(run).await,
+    );
+    assert_eq!(volumes.len(), workspaces * 6, "{volumes:?}");
+    assert_eq!(made.len(), images, "{made:?}");
+    let containers = engine.containers(run).await;
+    assert_eq!(containers.len(), workspaces, "{containers:?}");
+    for (container, _) in containers {
+        let state = engine.inspect(&container).await.state.unwrap();
+        assert_ne!(state.paused, Some(true), "{container}");
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_comes_back_as_it_was_running_or_stopped() {
+    let Some(mut daemon) = filled().await else {
+        return;
+    };
+    let before = bash(&daemon, "w", LOOK).await;
+    let taken = snapshot(&daemon, "w").await;
+    assert_eq!(taken["workspace_state"], "running");
+    assert_eq!(taken["parent_id"], "");
+    let again = snapshot(&daemon, "w").await;
+    assert_eq!(again["parent_id"], taken["id"]);
+    assert_eq!(again["volumes"], taken["volumes"]);
+    let (new, all) = (&again["new_bytes"], &taken["new_bytes"]);
+    assert!(
+        new.as_u64() < Some(all.as_u64().unwrap() / 10),
+        "{new} of {all}"
+    );
+
+    let change = "cd /workspace && rm -rf sub file && echo other > large && echo x > ~/.dotfile";
+    bash(&daemon, "w", change).await;
+    root(&daemon, "w", "echo two > /opt/installed; touch /opt/more").await;
+    let after = bash(&daemon, "w", LOOK).await;
+    let restore = ["workspace", "restore", "w", taken["id"].as_str().unwrap()];
+    let _ = daemon.compyctl(&restore).await.expect_code(0);
+    assert_eq!(bash(&daemon, "w", LOOK).await, before);
+    assert_eq!(bash(&daemon, "w", "ls /opt").await, "installed");
+    assert_eq!(
+        bash(&daemon, "w", "id -un; pwd; hostname").await,
+        "dev\n/workspace\nw"
+    );
+
+    // What was there before is a snapshot, and the way back; stopped this time.
+    let known = ids(&daemon, "w").await;
+    assert_eq!(known[..2], [id(&taken), id(&again)]);
+    let _ = daemon
+        .compyctl(&["workspace", "stop", "w"])
+        .await
+        .expect_code(0);
+    let back = [
+        "workspace",
+        "restore",
+        "w",
+        &known[2],
+        "--no-backup",
+        "--yes",
+    ];
+    let _ = daemon.compyctl(&back).await.expect_code(0);
+    let state = daemon.workspace_now("w").await.state();
+    assert_eq!(state, WorkspaceState::Stopped);
+    daemon.restart().await;
+    let _ = daemon
+        .compyctl(&["workspace", "start", "w"])
+        .await
+        .expect_code(0);
+    assert_eq!(bash(&daemon, "w", LOOK).await, after);
+    leftovers(&daemon, 1, 3).await;
+
+    // The one that the workspace is made from keeps its image until then.
+    for snapshot in &known {
+        let _ = daemon
+            .compyctl(&["snapshot", "delete", snapshot, "--yes"])
+            .await
+            .expect_code(0);
+    }
+    leftovers(&daemon, 1, 1).await;
+    assert_eq!(ids(&daemon, "w").await, [] as [String; 0]);
+    let _ = daemon
+        .compyctl(&["workspace", "delete", "w", "--yes"])
+        .await
+        .expect_code(0);
+    daemon.restart().await;
+    wait::until("no image is left", Duration::from_secs(10), async || {
+        let images = daemon.engine().await.images(Some(daemon.run_name())).await;
+        images.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fork_has_the_files_and_an_identity_of_its_own() {
+    let Some(daemon) = filled().await else {
+        return;
+    };
+    let keys = "mkdir -p /etc/ssh && echo shared | tee /etc/ssh/ssh_host_rsa_key";
+    root(&daemon, "w", keys).await;
+    let _ = daemon
+        .compyctl(&["workspace", "fork", "w", "f"])
+        .await
+        .expect_code(0);
+    assert_eq!(
+        bash(&daemon, "f", LOOK).await,
+        bash(&daemon, "w", LOOK).await
+    );
+    let identity = "hostname; cat /etc/machine-id";
+    assert_eq!(
+        bash(&daemon, "f", identity).await,
+        format!("f\n{}", &daemon.workspace_now("f").await.id[3..])
+    );
+    assert_eq!(
+        bash(&daemon, "w", identity).await,
+        format!("w\n{}", &daemon.workspace_now("w").await.id[3..])
+    );
+    let key = "cat /etc/ssh/ssh_host_rsa_key 2>/dev/null || true";
+    assert_ne!(root(&daemon, "f", key).await, "shared");
+    assert_eq!(root(&daemon, "w", key).await, "shared");
+    // Each goes its own way.
+    bash(&daemon, "f", "echo forked > /workspace/file").await;
+    assert_eq!(bash(&daemon, "w", "cat /workspace/file").await, "first");
+    let taken = daemon.compyctl(&["workspace", "fork", "w", "f"]).await;
+    assert!(taken.stderr.contains("NAME_TAKEN"), "{}", taken.stderr);
+    let unknown = format!("sn-{}", "0".repeat(32));
+    let missing = ["workspace", "restore", "w", &unknown];
+    let missing = daemon.compyctl(&missing).await;
+    assert!(
+        missing.stderr.contains("SNAPSHOT_UNKNOWN"),
+        "{}",
+        missing.stderr
+    );
+    leftovers(&daemon, 2, 1).await;
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_leaves_all_or_nothing_and_nothing_else() {
+    let Some(mut daemon) = filled().await else {
+        return;
+    };
+    let before = bash(&daemon, "w", LOOK).await;
+    let first = id(&snapshot(&daemon, "w").await);
+    for step in [
+        "snapshot begun",
+        "snapshot pausing",
+        "snapshot resumed",
+        "restore begun",
+        "restore swapping",
+        "fork begun",
+    ] {
+        let seen = daemon.log().matches(step).count();
+        let call = tokio::spawn(call(daemon.channel(), step, first.clone()));
+        wait::until(step, Duration::from_secs(60), async || {
+            assert!(!call.is_finished(), "{step}");
+            (daemon.log().matches(step).count() > seen).then_some(())
+        })
+        .await;
+        daemon.restart().await;
+        call.await.unwrap();
+        wait::until(step, Duration::from_secs(30), async || {
+            let state = daemon.workspace_now("w").await.state();
+            (state == WorkspaceState::Running).then_some(())
+        })
+        .await;
+        assert_eq!(bash(&daemon, "w", LOOK).await, before, "{step}");
+        leftovers(&daemon, 1, ids(&daemon, "w").await.len()).await;
+    }
+    // Nothing of it is in the way of the next.
+    snapshot(&daemon, "w").await;
+}
+
+/// The call that comes to a step; its daemon does not live to answer.
+async fn call(channel: tonic::transport::Channel, step: &str, snapshot: String) {
+    let mut client = SnapshotServiceClient::new(channel);
+    let (request_id, workspace) = (request_id(), "w".to_owned());
+    let cut = match step.split(' ').next() {
+        Some("snapshot") => client
+            .create_snapshot(CreateSnapshotRequest {
+                request_id,
+                workspace,
+                label: String::new(),
+            })
+            .await
+            .is_err(),
+        Some("restore") => client
+            .restore_workspace(RestoreWorkspaceRequest {
+                request_id,
+                workspace,
+                snapshot,
+                no_backup: true,
+                force: false,
+            })
+            .await
+            .is_err(),
+        _ => client
+            .fork_workspace(ForkWorkspaceRequest {
+                request_id,
+                workspace,
+                name: "f".to_owned(),
+                snapshot,
+            })
+            .await
+            .is_err(),
+    };
+    assert!(cut, "{step}");
+}
