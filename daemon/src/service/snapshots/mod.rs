@@ -7,7 +7,8 @@
 //! delete   manifest -> image; chunks are left to pruning
 //! ```
 //!
-//! Each operation is journaled before it acts ([`journal`]). One that fails is
+//! Each operation is journaled before it acts (see
+//! [`crate::domain::snapshot::journal`]). One that fails is
 //! settled at once by the same effects that the next start settles one with
 //! that a kill cut off, so there is one way to undo and to finish.
 //!
