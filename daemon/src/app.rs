@@ -331,7 +331,7 @@ fn snapshots(parts: &Parts, workspaces: &Workspaces) -> Snapshots {
 }
 
 /// Settles what earlier daemons cut off as soon as the engine answers, and then
-/// keeps workspaces as they should be.
+/// keeps workspaces and what snapshots leave as they should be.
 async fn repair(snapshots: Snapshots, workspaces: Workspaces, stop: CancellationToken) {
     let settled = async {
         while let Err(error) = snapshots.settle().await {
@@ -340,7 +340,10 @@ async fn repair(snapshots: Snapshots, workspaces: Workspaces, stop: Cancellation
         }
     };
     if stop.run_until_cancelled(settled).await.is_some() {
-        workspaces.run_reconciler(stop).await;
+        tokio::join!(
+            workspaces.run_reconciler(stop.clone()),
+            snapshots.run_upkeep(stop)
+        );
     }
 }
 

@@ -33,6 +33,9 @@ use crate::{
 const KEYS_AT_ONCE: usize = 1_000;
 /// Bytes of steps after which a message is sent.
 const STEPS_BYTES: usize = 512 * 1024;
+/// Between one message of a capture and the next: the workspace may stand still
+/// meanwhile.
+const CAPTURE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// For a whole volume.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const CAPTURE: &str = "capture";
@@ -84,11 +87,13 @@ impl TreesPort for TreeLink {
                 .into_inner()
                 .map_err(|status| refusal::read(CAPTURE, &status)))
         };
-        stream::once(opened)
-            .try_flatten()
-            .map(|part| stream::iter(part.map_or_else(|error| vec![Err(error)], events)))
-            .flatten()
-            .boxed()
+        never_silent(
+            stream::once(opened).try_flatten().boxed(),
+            CAPTURE_SILENCE_MAX,
+        )
+        .map(|part| stream::iter(part.map_or_else(|error| vec![Err(error)], events)))
+        .flatten()
+        .boxed()
     }
 
     async fn restore(
@@ -120,6 +125,21 @@ impl TreesPort for TreeLink {
         }
         Err(broken(RESTORE, "it ended without a summary".to_owned()))
     }
+}
+
+/// A stream that ends with an error when it says nothing for so long.
+fn never_silent<T: Send + 'static>(
+    parts: BoxStream<'static, Result<T, AgentError>>,
+    longest: Duration,
+) -> BoxStream<'static, Result<T, AgentError>> {
+    stream::unfold(Some(parts), move |parts| async move {
+        let mut parts = parts?;
+        match tokio::time::timeout(longest, parts.next()).await {
+            Ok(part) => Some((part?, Some(parts))),
+            Err(_) => Some((Err(refusal::deadline(CAPTURE, longest)), None)),
+        }
+    })
+    .boxed()
 }
 
 /// Items in messages of about [`STEPS_BYTES`].
@@ -195,4 +215,30 @@ fn entry(captured: wire::CapturedEntry) -> Result<CapturedEntry, AgentError> {
         same: captured.same,
         key: captured.key.filter(|_| !captured.torn),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_stops_sending_ends_the_capture() {
+        let longest = Duration::from_secs(30);
+        let slow = stream::iter(0..3).then(|part| async move {
+            tokio::time::sleep(Duration::from_secs(29)).await;
+            Ok::<_, AgentError>(part)
+        });
+        let heard: Vec<_> = never_silent(slow.chain(stream::pending()).boxed(), longest)
+            .collect()
+            .await;
+        let silent = Err(refusal::deadline(CAPTURE, longest));
+        assert_eq!(heard, [Ok(0), Ok(1), Ok(2), silent]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_capture_that_ends_is_not_called_silent() {
+        let parts = stream::iter([Ok::<_, AgentError>(1)]).boxed();
+        let heard: Vec<_> = never_silent(parts, Duration::ZERO).collect().await;
+        assert_eq!(heard, [Ok(1)]);
+    }
 }

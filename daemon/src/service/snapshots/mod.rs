@@ -22,13 +22,14 @@ mod listing;
 mod restore;
 mod settle;
 mod take;
+mod upkeep;
 mod volumes;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -78,6 +79,12 @@ pub enum SnapshotsError {
     /// not answer since.
     #[error("operations that were cut off are not settled yet, as the engine does not answer")]
     Unsettled,
+    /// The workspace may not stand still any longer.
+    #[error("reading what changed and committing the root file system took over {seconds} s")]
+    PausedTooLong {
+        /// How long it may take.
+        seconds: u64,
+    },
     /// The agent that reads or fills volumes broke its contract.
     #[error("the helper's agent broke its contract: {0}")]
     Agent(&'static str),
@@ -115,6 +122,9 @@ struct Inner {
     chunks: Arc<dyn ChunkPort>,
     /// Whether what an earlier daemon left has been settled.
     settled: AtomicBool,
+    /// Operations of this process that ended and could not be settled yet.
+    /// Held for an exchange, never over an await.
+    unsettled: Mutex<HashSet<OperationId>>,
     /// Shared by those who read a snapshot, held alone by who deletes one.
     deleting: RwLock<()>,
     /// What the volumes of a few workspaces held last, so that the next
@@ -143,6 +153,7 @@ impl Snapshots {
                 runtime,
                 chunks,
                 settled: AtomicBool::new(false),
+                unsettled: Mutex::default(),
                 deleting: RwLock::new(()),
                 remembered: Mutex::default(),
             }),

@@ -1,10 +1,16 @@
 //! What becomes of operations that were cut off, by a kill or by a failure.
 
-use std::sync::atomic::Ordering;
+use std::{
+    collections::HashSet,
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+};
 
 use super::{Snapshots, SnapshotsError};
 use crate::{
-    domain::snapshot::journal::{Effect, ImageRef, Operation, Progress, settle},
+    domain::{
+        ids::OperationId,
+        snapshot::journal::{Effect, ImageRef, Operation, Progress, settle},
+    },
     ports::{runtime::RuntimeError, store::StoreError},
     service::workspaces::WorkspacesError,
 };
@@ -32,7 +38,7 @@ impl Snapshots {
                 ) => return Err(error),
                 // One that cannot be settled must not keep the others.
                 Err(error) => tracing::error!(operation_id = %operation.id, %error,
-                    "an operation that was cut off cannot be settled; it is tried at the next start"),
+                    "an operation that was cut off cannot be settled; it is tried again"),
             }
         }
         self.remove_unused_images().await?;
@@ -40,8 +46,22 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Does what is left of an operation and ends it.
+    /// Does what is left of an operation and ends it. What fails is tried again
+    /// by [`run_upkeep`](Self::run_upkeep).
     pub(super) async fn settle_now(&self, operation: &Operation) -> Result<(), SnapshotsError> {
+        let settled = self.carry_out_all(operation).await;
+        match settled {
+            Ok(()) => self.unsettled().remove(&operation.id),
+            Err(_) => self.unsettled().insert(operation.id.clone()),
+        };
+        settled
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, HashSet<OperationId>> {
+        (self.inner.unsettled.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn carry_out_all(&self, operation: &Operation) -> Result<(), SnapshotsError> {
         for effect in settle(operation).effects {
             self.carry_out(effect).await?;
         }
@@ -49,11 +69,28 @@ impl Snapshots {
         Ok(store.remove_operation(&operation.id).await?)
     }
 
+    /// Settles what ended in this process and could not be settled then.
+    pub(super) async fn settle_again(&self) -> Result<(), SnapshotsError> {
+        let unsettled = self.unsettled().clone();
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        for operation in self.inner.workspaces.store().operations().await? {
+            if unsettled.contains(&operation.id) {
+                let _held = self.inner.workspaces.hold(&operation.workspace).await;
+                self.settle_now(&operation).await?;
+                tracing::info!(operation_id = %operation.id, workspace_id = %operation.workspace,
+                    "an operation that failed is settled");
+            }
+        }
+        Ok(())
+    }
+
     /// The same where there is an error already to tell the caller.
     pub(super) async fn settle_after_failure(&self, operation: &Operation) {
         if let Err(error) = self.settle_now(operation).await {
             tracing::warn!(operation_id = %operation.id, workspace_id = %operation.workspace, %error,
-                "an operation that failed is settled at the next start");
+                "an operation that failed is not settled yet; it is tried again");
         }
     }
 
@@ -81,7 +118,24 @@ impl Snapshots {
     /// that is made from one, no operation under way. They are left where a
     /// kill came between two removals, and where a workspace outlived the
     /// snapshot that it was made from.
+    ///
+    /// One image may keep another, so it goes on while fewer are left.
     pub(super) async fn remove_unused_images(&self) -> Result<(), SnapshotsError> {
+        let mut left = usize::MAX;
+        loop {
+            let unused = self.unused_images().await?;
+            if unused.is_empty() || unused.len() >= left {
+                return Ok(());
+            }
+            left = unused.len();
+            for image in unused {
+                tracing::info!(image = %image.0, "removing an image that nothing needs");
+                self.inner.runtime.remove_image(&image).await?;
+            }
+        }
+    }
+
+    async fn unused_images(&self) -> Result<Vec<ImageRef>, SnapshotsError> {
         let store = self.inner.workspaces.store();
         // The images first: what is made after this is not among them.
         let images = self.inner.runtime.committed().await?;
@@ -93,12 +147,8 @@ impl Snapshots {
         }
         let snapshots = store.snapshots(None).await?;
         needed.extend(snapshots.iter().map(|snapshot| ImageRef::of(&snapshot.id)));
-        for image in images {
-            if !needed.contains(&image) && !self.inner.workspaces.is_base(&image) {
-                tracing::info!(image = %image.0, "removing an image that nothing needs");
-                self.inner.runtime.remove_image(&image).await?;
-            }
-        }
-        Ok(())
+        let unused =
+            |image: &ImageRef| !needed.contains(image) && !self.inner.workspaces.is_base(image);
+        Ok(images.into_iter().filter(unused).collect())
     }
 }

@@ -1,8 +1,8 @@
 //! Taking a snapshot.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::{
@@ -30,6 +30,10 @@ use crate::{
 /// Workspaces whose volumes are remembered: some tens of megabytes each for a
 /// hundred thousand files.
 const REMEMBERED_WORKSPACES: usize = 8;
+
+/// How long processes may stand still. An engine commits some 200 MB a second,
+/// so this is for more than 20 GB that changed.
+const PAUSE_MAX: Duration = Duration::from_secs(120);
 
 /// A snapshot being taken.
 struct Taking<'a> {
@@ -207,8 +211,15 @@ impl Snapshots {
             }
             Ok::<_, SnapshotsError>(now)
         };
-        // Both to their ends: a commit that is dropped goes on in the engine.
-        let (image, changes) = tokio::join!(self.commit(taking), changes);
+        // Both to their ends: a commit that is dropped goes on in the engine,
+        // and what it makes is found among the images that nothing needs.
+        let both = async { tokio::join!(self.commit(taking), changes) };
+        let (image, changes) =
+            timeout(PAUSE_MAX, both)
+                .await
+                .map_err(|_| SnapshotsError::PausedTooLong {
+                    seconds: PAUSE_MAX.as_secs(),
+                })?;
         self.inner.runtime.unpause(&container).await?;
         let pause_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.advance(operation, taking.progress(SnapshotStep::Resumed))

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::*;
@@ -326,6 +326,49 @@ async fn the_image_of_a_deleted_snapshot_stays_while_a_workspace_is_made_from_it
         .save(world.workspace.clone())
         .await
         .unwrap();
-    world.snapshots.settle().await.unwrap();
+    world.snapshots.keep_up().await;
     assert_eq!(world.runtime.committed().await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn an_image_goes_with_the_last_workspace_that_is_made_from_it() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    world.workspaces.save(world.next()).await.unwrap();
+    world.snapshots.delete(&snapshot(5, 1).id).await.unwrap();
+    let stop = CancellationToken::new();
+    let upkeep = tokio::spawn({
+        let (snapshots, stop) = (world.snapshots.clone(), stop.clone());
+        async move { snapshots.run_upkeep(stop).await }
+    });
+    let id = &world.workspace.id;
+    world.workspaces.delete(id, false).await.unwrap();
+    let gone = async {
+        while !world.runtime.committed().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), gone)
+        .await
+        .unwrap();
+    stop.cancel();
+    upkeep.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_could_not_be_undone_is_undone_while_the_daemon_runs() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    // The container is found and the helper made; then nothing answers, neither
+    // the start of the helper nor what would undo it.
+    world.runtime.take_down_after(2);
+    let id = &world.workspace.id;
+    let taken = world.snapshots.take(id, None, SnapshotReason::Manual).await;
+    assert!(taken.is_err());
+    world.snapshots.keep_up().await;
+    assert_eq!(world.store.operations().await.unwrap().len(), 1);
+    world.runtime.answer_again();
+    world.snapshots.keep_up().await;
+    let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
 }

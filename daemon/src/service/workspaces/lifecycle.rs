@@ -221,6 +221,7 @@ impl Workspaces {
         self.inner.store.remove_workspace(id).await?;
         self.inner.index.remove(id);
         self.forget_lock(id);
+        self.inner.gone.notify_one();
         tracing::info!(workspace_id = %id, name = %workspace.definition.name, "workspace deleted");
         Ok(())
     }

@@ -43,7 +43,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub use self::{
@@ -179,6 +179,8 @@ struct Inner {
     /// When the reconciler last started a workspace by itself: one that keeps
     /// dying is left to the next periodic look.
     revived: Mutex<HashMap<WorkspaceId, Instant>>,
+    /// Told when a workspace is gone; the owner of snapshots waits for it.
+    gone: Notify,
     adding: Adding,
 }
 
@@ -221,6 +223,7 @@ impl Workspaces {
                 users: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),
                 revived: Mutex::new(HashMap::new()),
+                gone: Notify::new(),
                 adding: Adding::default(),
             }),
         })

@@ -63,6 +63,12 @@ impl Workspaces {
         Ok(())
     }
 
+    /// Waits until a workspace is gone, or returns at once when one went since
+    /// the last time. For one waiter.
+    pub(in crate::service) async fn one_is_gone(&self) {
+        self.inner.gone.notified().await;
+    }
+
     /// Whether a workspace is made from this image.
     pub(in crate::service) fn is_base(&self, image: &ImageRef) -> bool {
         let workspaces = self.inner.index.all();

@@ -129,6 +129,14 @@ pub fn error(error: &SnapshotsError) -> Status {
             "start the container engine; `compyctl doctor` says what it sees",
             SOON,
         ),
+        SnapshotsError::PausedTooLong { .. } => refusal(
+            Code::DeadlineExceeded,
+            "PAUSED_TOO_LONG",
+            message,
+            "the workspace goes on and nothing was kept; stop it and take the snapshot then, or \
+             move what is large from its root file system to /workspace",
+            Retry::No,
+        ),
         SnapshotsError::Chunks(ChunkError::DiskFull(_)) => refusal(
             Code::ResourceExhausted,
             "DISK_FULL",

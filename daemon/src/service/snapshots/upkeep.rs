@@ -1,0 +1,41 @@
+//! What snapshots leave for later, done while the daemon runs.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Snapshots;
+
+/// How often what could not be done is tried again.
+const TRY_AGAIN_EVERY: Duration = Duration::from_secs(10);
+
+impl Snapshots {
+    /// Until `stop`: settles operations that failed and could not be settled
+    /// then, and removes images when the last workspace made from them is gone.
+    /// To be run once [`settle`](Self::settle) has been done.
+    ///
+    /// Cancel safety: what is cut off is done at the next start.
+    pub async fn run_upkeep(&self, stop: CancellationToken) {
+        let mut again = tokio::time::interval(TRY_AGAIN_EVERY);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.inner.workspaces.one_is_gone() => {}
+                _ = again.tick() => {}
+            }
+            stop.run_until_cancelled(self.keep_up()).await;
+        }
+    }
+
+    /// One round. A failure is logged, and done in the next one.
+    pub(super) async fn keep_up(&self) {
+        if let Err(error) = self.settle_again().await {
+            tracing::warn!(%error, "an operation that failed cannot be settled");
+        }
+        if let Err(error) = self.remove_unused_images().await {
+            tracing::debug!(%error, "images that nothing needs cannot be removed");
+        }
+    }
+}
