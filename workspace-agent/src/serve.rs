@@ -32,8 +32,11 @@ use crate::{first_use, machine, tree, tunnel};
 
 /// Longest time for everything to end after a signal.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
-/// How often the heap is looked at.
+/// How often the heap is looked at after it has changed.
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
+/// How often at most where it does not: a hundred idle agents are to cost
+/// nothing.
+const TRIM_PERIOD_IDLE: Duration = Duration::from_secs(80);
 /// Change of the resident memory that makes a trim worth its millisecond.
 const TRIM_THRESHOLD_BYTES: u64 = 128 * 1024;
 /// Threads that may wait for disks and slow peers. They are made when needed
@@ -250,9 +253,10 @@ fn inherited_environment() -> Vec<(Vec<u8>, Vec<u8>)> {
 /// what a flood of output has used.
 async fn trim_heap(stop: CancellationToken) {
     let mut after_last = resident_bytes();
+    let mut period = TRIM_PERIOD;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(TRIM_PERIOD) => {}
+            () = tokio::time::sleep(period) => {}
             () = stop.cancelled() => return,
         }
         // An idle agent does not change, and is left alone.
@@ -264,6 +268,9 @@ async fn trim_heap(stop: CancellationToken) {
                 libc::malloc_trim(0);
             }
             after_last = resident_bytes();
+            period = TRIM_PERIOD;
+        } else {
+            period = (2 * period).min(TRIM_PERIOD_IDLE);
         }
     }
 }
