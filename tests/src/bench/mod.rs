@@ -3,9 +3,12 @@
 
 pub mod create;
 pub mod exec;
+pub mod idle;
 pub mod memory;
+pub mod snapshots;
 pub mod store;
 pub mod streams;
+pub mod tunnel;
 
 use std::path::Path;
 

@@ -12,9 +12,19 @@ use compyd_tests::{
     bench::{self, Field, Report},
     daemon::{Daemon, Options},
     programs::Programs,
+    world::World,
 };
 
-const GROUPS: [&str; 5] = ["memory", "exec", "streams", "create", "store"];
+const GROUPS: [&str; 8] = [
+    "memory",
+    "idle",
+    "exec",
+    "streams",
+    "create",
+    "store",
+    "tunnel",
+    "snapshots",
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -42,27 +52,29 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     let wanted = |group: &str| groups.is_empty() || groups.iter().any(|name| name == group);
 
-    // Memory is measured in a daemon that has done nothing else.
-    if wanted("memory") {
-        let Some(field) = field(&programs, &directory).await? else {
+    // Every group in a daemon that has done nothing else.
+    for group in GROUPS.into_iter().filter(|group| wanted(group)) {
+        let own = World::own_address();
+        let mut options = Options::default();
+        if let Some(own) = own {
+            options = options.set("egress.allow_networks", own.to_string());
+        }
+        let Some(field) = field(&programs, &directory, options).await? else {
             return Ok(ExitCode::FAILURE);
         };
-        bench::memory::measure(&field, agent_bytes, &mut report).await;
-    }
-    let Some(field) = field(&programs, &directory).await? else {
-        return Ok(ExitCode::FAILURE);
-    };
-    if wanted("exec") {
-        bench::exec::measure(&field, &mut report).await;
-    }
-    if wanted("streams") {
-        bench::streams::measure(&field, &mut report).await;
-    }
-    if wanted("create") {
-        bench::create::measure(&field, &mut report).await;
-    }
-    if wanted("store") {
-        bench::store::measure(&field, &mut report).await;
+        match group {
+            "memory" => bench::memory::measure(&field, agent_bytes, &mut report).await,
+            "idle" => bench::idle::measure(&field, &mut report).await,
+            "exec" => bench::exec::measure(&field, &mut report).await,
+            "streams" => bench::streams::measure(&field, &mut report).await,
+            "create" => bench::create::measure(&field, &mut report).await,
+            "store" => bench::store::measure(&field, &mut report).await,
+            "tunnel" => match own {
+                Some(own) => bench::tunnel::measure(&field, own, &mut report).await,
+                None => eprintln!("tunnel: this machine has no address but loopback"),
+            },
+            _ => bench::snapshots::measure(&field, &mut report).await,
+        }
     }
     let file = directory.join("report.json");
     let table = report
@@ -78,11 +90,12 @@ async fn main() -> anyhow::Result<ExitCode> {
 async fn field(
     programs: &Programs,
     directory: &std::path::Path,
+    options: Options,
 ) -> anyhow::Result<Option<FieldOnDisk>> {
     let on_disk = tempfile::Builder::new()
         .prefix("data-")
         .tempdir_in(directory)?;
-    let options = Options::default()
+    let options = options
         .programs(programs.clone())
         .data_dir(&on_disk.path().join("data"))
         .set("log.filter", "warn");
