@@ -65,6 +65,7 @@ use crate::{
         commands::Commands,
         doctor::{Doctor, Keys, Subjects},
         egress::{Egress, EgressOptions},
+        events::record_connections,
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
@@ -298,6 +299,12 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     parts
         .tasks
         .spawn(async move { gateway.run(links, stop).await });
+    parts.tasks.spawn(record_connections(
+        workspaces.events().clone(),
+        egress.decisions(),
+        Arc::new(workspaces.clone()),
+        parts.stop.clone(),
+    ));
     let snapshots = snapshots(parts, &workspaces);
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.

@@ -26,3 +26,4 @@ pub mod todo;
 pub mod tools;
 pub mod workflow;
 pub mod workspace;
+pub mod workspace_event;

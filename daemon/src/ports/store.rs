@@ -12,6 +12,7 @@ use crate::domain::{
     ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
     snapshot::{Snapshot, journal::Operation},
     workspace::Workspace,
+    workspace_event::WorkspaceEvent,
 };
 
 /// A raw event of a session's log: the session engine knows its inside.
@@ -103,6 +104,22 @@ pub trait StorePort: Send + Sync {
 
     /// Forgets an operation that has ended; an unknown one is accepted.
     async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError>;
+
+    /// Adds events of workspaces and forgets those with these sequence numbers,
+    /// all or nothing. An unknown number is accepted.
+    async fn put_workspace_events(
+        &self,
+        new: &[WorkspaceEvent],
+        forgotten: &[u64],
+    ) -> Result<(), StoreError>;
+
+    /// Events of all workspaces after a sequence number, at most `limit`, in
+    /// order.
+    async fn workspace_events(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkspaceEvent>, StoreError>;
 
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;

@@ -6,6 +6,7 @@ pub mod ci;
 pub mod commands;
 pub mod doctor;
 pub mod egress;
+pub mod events;
 pub mod git;
 pub mod proof;
 pub mod sessions;

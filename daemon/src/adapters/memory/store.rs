@@ -16,6 +16,7 @@ use crate::{
         },
         snapshot::{Snapshot, journal::Operation},
         workspace::Workspace,
+        workspace_event::WorkspaceEvent,
     },
     ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
 };
@@ -37,6 +38,7 @@ struct State {
     pull_requests: BTreeMap<(String, u64), PullRequest>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     operations: BTreeMap<OperationId, Operation>,
+    workspace_events: BTreeMap<u64, WorkspaceEvent>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -254,6 +256,30 @@ impl StorePort for MemoryStore {
     async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
         self.writable()?.operations.remove(id);
         Ok(())
+    }
+
+    async fn put_workspace_events(
+        &self,
+        new: &[WorkspaceEvent],
+        forgotten: &[u64],
+    ) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        for sequence in forgotten {
+            state.workspace_events.remove(sequence);
+        }
+        let new = new.iter().map(|event| (event.sequence, event.clone()));
+        state.workspace_events.extend(new);
+        Ok(())
+    }
+
+    async fn workspace_events(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkspaceEvent>, StoreError> {
+        let state = self.lock();
+        let events = state.workspace_events.range(after.saturating_add(1)..);
+        Ok(events.take(limit).map(|(_, event)| event.clone()).collect())
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -73,6 +73,7 @@ pub(super) mod key {
     pub(in super::super) const REQUESTS: &[u8] = b"r/";
     pub(in super::super) const SNAPSHOTS: &[u8] = b"s/";
     pub(in super::super) const OPERATIONS: &[u8] = b"o/";
+    pub(in super::super) const WORKSPACE_EVENTS: &[u8] = b"e/";
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
         format!("w/{id}").into_bytes()
@@ -111,6 +112,11 @@ pub(super) mod key {
 
     pub(in super::super) fn operation(id: &OperationId) -> Vec<u8> {
         format!("o/{id}").into_bytes()
+    }
+
+    /// In the order of the sequence numbers.
+    pub(in super::super) fn workspace_event(sequence: u64) -> Vec<u8> {
+        [WORKSPACE_EVENTS, &sequence.to_be_bytes()].concat()
     }
 
     /// A repository may have any name, so its length ends it.

@@ -47,6 +47,7 @@ use crate::{
         },
         snapshot::{ManifestError, Snapshot, journal::Operation},
         workspace::Workspace,
+        workspace_event::WorkspaceEvent,
     },
     ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
 };
@@ -385,6 +386,29 @@ impl StorePort for SledStore {
 
     async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
         self.write(Write::RemoveOperation(id.clone())).await
+    }
+
+    async fn put_workspace_events(
+        &self,
+        new: &[WorkspaceEvent],
+        forgotten: &[u64],
+    ) -> Result<(), StoreError> {
+        self.write(Write::PutWorkspaceEvents(new.to_vec(), forgotten.to_vec()))
+            .await
+    }
+
+    async fn workspace_events(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkspaceEvent>, StoreError> {
+        let first = key::workspace_event(after.saturating_add(1));
+        self.read("read events of workspaces", move |database| {
+            let last = key::workspace_event(u64::MAX);
+            let found = database.tree().range(first..=last).take(limit);
+            found.map(|entry| Ok(decode(&entry?.1)?)).collect()
+        })
+        .await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

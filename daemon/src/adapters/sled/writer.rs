@@ -33,6 +33,7 @@ use crate::{
         ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
         snapshot::Snapshot,
         workspace::Workspace,
+        workspace_event::WorkspaceEvent,
     },
     ports::store::{EventBytes, RequestOutcome, RequestRecord, StoreError},
 };
@@ -74,6 +75,8 @@ pub(super) enum Write {
     RemoveSnapshot(SnapshotId),
     PutOperation(OperationId, Vec<u8>),
     RemoveOperation(OperationId),
+    /// Events to add, and sequence numbers to forget.
+    PutWorkspaceEvents(Vec<WorkspaceEvent>, Vec<u64>),
     PutRequest(RequestId, RequestRecord),
     /// By key.
     ForgetRequests(Vec<Vec<u8>>),
@@ -90,6 +93,8 @@ impl Write {
             },
             Self::PutPullRequest(_, pull_request) => pull_request.draft.body.len(),
             Self::PutSnapshot(_, _, record) | Self::PutOperation(_, record) => record.len(),
+            // One is far below the size of a record.
+            Self::PutWorkspaceEvents(new, _) => new.len() * RECORD / 4,
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
@@ -335,6 +340,15 @@ impl Writer {
             Write::RemoveSnapshot(id) => remove_snapshot(tree, &self.dir, &id)?,
             Write::PutOperation(id, record) => vec![(key::operation(&id), Some(record))],
             Write::RemoveOperation(id) => vec![(key::operation(&id), None)],
+            Write::PutWorkspaceEvents(new, forgotten) => {
+                let forgotten = forgotten
+                    .into_iter()
+                    .map(|n| (key::workspace_event(n), None));
+                let new = new.iter();
+                forgotten
+                    .chain(new.map(|e| (key::workspace_event(e.sequence), Some(encode(e)))))
+                    .collect()
+            }
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }

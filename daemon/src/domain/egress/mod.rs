@@ -157,6 +157,9 @@ pub struct EgressDecision {
     pub at_ms: i64,
     /// Whose connection.
     pub workspace: WorkspaceId,
+    /// Which of the workspace's decisions since the daemon started, from 1: a
+    /// watcher that misses some knows how many.
+    pub number: u64,
     /// Where to, as the program wrote it where it is not a host.
     pub target: String,
     /// How it asked.

@@ -21,6 +21,7 @@ use crate::{
         },
         stage::Stage,
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
+        workspace_event::{Happening, WorkspaceEvent},
     },
     ports::store::{RequestOutcome, RequestRecord, StoreError, StorePort},
 };
@@ -37,6 +38,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     pull_requests(&*store).await;
     snapshots(&*store).await;
     operations(&*store).await;
+    workspace_events(&*store).await;
     requests(&*store).await;
 }
 
@@ -387,6 +389,36 @@ async fn operations(store: &dyn StorePort) {
         .await
         .expect("removing an unknown one is accepted");
     assert_eq!(store.operations().await, Ok(vec![further]));
+}
+
+async fn workspace_events(store: &dyn StorePort) {
+    assert_eq!(store.workspace_events(0, 10).await, Ok(Vec::new()));
+    let event = |sequence: u64, what| WorkspaceEvent {
+        sequence,
+        previous: sequence - 1,
+        at_ms: 5,
+        workspace: WorkspaceId::from_uuid(Uuid::from_u128(1)),
+        name: "api".parse().unwrap(),
+        what,
+    };
+    // Beyond one byte, so that numbers and not their digits are in order.
+    let all: Vec<_> = [1, 2, 255, 256, 70_000]
+        .map(|n| event(n, Happening::Created))
+        .into();
+    store.put_workspace_events(&all[..2], &[]).await.unwrap();
+    store.put_workspace_events(&all[2..], &[]).await.unwrap();
+    assert_eq!(store.workspace_events(0, 10).await, Ok(all.clone()));
+    assert_eq!(store.workspace_events(1, 2).await, Ok(all[1..3].to_vec()));
+    assert_eq!(store.workspace_events(255, 10).await, Ok(all[3..].to_vec()));
+    assert_eq!(store.workspace_events(70_000, 9).await, Ok(Vec::new()));
+    assert_eq!(store.workspace_events(u64::MAX, 9).await, Ok(Vec::new()));
+    let newest = event(70_001, Happening::Deleted);
+    store
+        .put_workspace_events(std::slice::from_ref(&newest), &[1, 256, 9_999])
+        .await
+        .unwrap();
+    let left = vec![all[1].clone(), all[2].clone(), all[4].clone(), newest];
+    assert_eq!(store.workspace_events(0, 10).await, Ok(left));
 }
 
 async fn requests(store: &dyn StorePort) {

@@ -8,6 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 
+use super::totals::Counters;
 use crate::{
     domain::egress::{Denial, Inspection, Mismatch, TLS_UNRECOGNIZED_NAME, Target, inspect},
     ports::tunnel::BoxedBytes,
@@ -63,6 +64,7 @@ pub(super) async fn carry(
     program: BoxedBytes,
     world: BoxedBytes,
     idle_timeout: Duration,
+    counters: &Counters,
 ) -> Ended {
     let meter = Meter::default();
     let (mut from_program, mut to_program) = split(program);
@@ -70,10 +72,17 @@ pub(super) async fn carry(
     let up = async {
         let first = read_first(target, &mut from_program).await?;
         to_world.write_all(&first).await?;
-        Meter::add(&meter.sent, first.len());
-        copy(&mut from_program, &mut to_world, &meter.sent).await
+        let sent = |bytes| {
+            Meter::add(&meter.sent, bytes);
+            counters.sent(bytes);
+        };
+        sent(first.len());
+        copy(&mut from_program, &mut to_world, sent).await
     };
-    let down = copy(&mut from_world, &mut to_program, &meter.received);
+    let down = copy(&mut from_world, &mut to_program, |bytes| {
+        Meter::add(&meter.received, bytes);
+        counters.received(bytes);
+    });
     let both = async { tokio::try_join!(up, down) };
     let ended = tokio::select! {
         ended = both => ended,
@@ -122,7 +131,7 @@ async fn read_first(
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    bytes: &AtomicU64,
+    carried: impl Fn(usize),
 ) -> Result<(), Broken> {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
@@ -131,7 +140,7 @@ async fn copy(
             return Ok(to.shutdown().await?);
         }
         to.write_all(&buffer[..length]).await?;
-        Meter::add(bytes, length);
+        carried(length);
     }
 }
 

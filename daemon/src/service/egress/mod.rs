@@ -12,6 +12,7 @@
 //! that no connection outlives rules that refuse it.
 
 mod carry;
+mod totals;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::carry::Ended;
+pub use self::totals::EgressTotals;
+use self::{
+    carry::Ended,
+    totals::{Book, Counters},
+};
 use crate::{
     domain::{
         egress::{
@@ -94,6 +99,7 @@ struct Inner {
     tasks: TaskTracker,
     decisions: broadcast::Sender<EgressDecision>,
     next_id: AtomicU64,
+    book: Book,
     /// Connections that are decided on or open. Held for a look-up only.
     register: Mutex<HashMap<u64, Entry>>,
 }
@@ -125,6 +131,7 @@ impl Egress {
                 tasks,
                 decisions,
                 next_id: AtomicU64::new(0),
+                book: Book::default(),
                 register: Mutex::default(),
             }),
         }
@@ -148,6 +155,12 @@ impl Egress {
     #[must_use]
     pub fn decisions(&self) -> broadcast::Receiver<EgressDecision> {
         self.inner.decisions.subscribe()
+    }
+
+    /// What was decided and carried for a workspace since the daemon started.
+    #[must_use]
+    pub fn totals(&self, workspace: &WorkspaceId) -> EgressTotals {
+        self.inner.book.totals(workspace)
     }
 
     /// Cuts the connections of a workspace that its rules, which have changed,
@@ -242,7 +255,13 @@ impl Egress {
             () = registered.refused.cancelled() => {
                 Ended::Denied(Denial::RulesChanged(target.clone()))
             }
-            ended = carry::carry(&target, program, world, self.inner.options.idle_timeout) => ended,
+            ended = carry::carry(
+                &target,
+                program,
+                world,
+                self.inner.options.idle_timeout,
+                &registered.counters,
+            ) => ended,
         };
         match ended {
             Ended::Denied(denial) => {
@@ -323,13 +342,18 @@ impl Egress {
                 tracing::info!(workspace_id = %workspace, %target, protocol, %error, "egress failed");
             }
         }
-        // Nobody has to watch.
-        let _ = self.inner.decisions.send(EgressDecision {
-            at_ms: self.inner.clock.now_ms(),
-            workspace: workspace.clone(),
-            target,
-            protocol: wanted.protocol,
-            outcome,
+        let counters = self.inner.book.of(workspace);
+        counters.decided(&outcome);
+        counters.numbered(|number| {
+            // Nobody has to watch.
+            let _ = self.inner.decisions.send(EgressDecision {
+                at_ms: self.inner.clock.now_ms(),
+                workspace: workspace.clone(),
+                number,
+                target,
+                protocol: wanted.protocol,
+                outcome,
+            });
         });
     }
 
@@ -342,10 +366,13 @@ impl Egress {
             refused: refused.clone(),
         };
         self.inner.register().insert(id, entry);
+        let counters = self.inner.book.of(workspace);
+        counters.opened();
         Registered {
             inner: &self.inner,
             id,
             refused,
+            counters,
         }
     }
 }
@@ -374,10 +401,12 @@ struct Registered<'a> {
     inner: &'a Inner,
     id: u64,
     refused: CancellationToken,
+    counters: Arc<Counters>,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         self.inner.register().remove(&self.id);
+        self.counters.closed();
     }
 }

@@ -37,6 +37,7 @@ use crate::{
         snapshot::{Snapshot, journal::Operation},
         stage::Stage,
         todo::TodoState,
+        workspace_event::WorkspaceEvent,
     },
     ports::{
         agent::AgentPort as _,
@@ -1097,6 +1098,20 @@ impl StorePort for MortalStore {
         Ok(())
     }
 
+    async fn put_workspace_events(
+        &self,
+        new: &[WorkspaceEvent],
+        forgotten: &[u64],
+    ) -> Result<(), StoreError> {
+        self.inner.put_workspace_events(new, forgotten).await
+    }
+    async fn workspace_events(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkspaceEvent>, StoreError> {
+        self.inner.workspace_events(after, limit).await
+    }
     async fn add_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
         self.inner.add_workspace(workspace).await
     }

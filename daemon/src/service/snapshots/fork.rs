@@ -12,6 +12,7 @@ use crate::{
             journal::{ForkStep, Generation, ImageRef, Operation, Progress},
         },
         workspace::{Desired, Purpose, Workspace},
+        workspace_event::Happening,
     },
     ports::{snapshot_runtime::helper_container, store::StoreError},
     service::workspaces::{WorkspaceView, WorkspacesError},
@@ -100,6 +101,10 @@ impl Snapshots {
             workspaces.take_down(&record).await?;
             return Err(error.into());
         }
+        let what = Happening::Forked {
+            snapshot: manifest.id.clone(),
+        };
+        workspaces.events().record(&record, what).await;
         tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace forked");
         Ok(workspaces.get(id).await?)
     }

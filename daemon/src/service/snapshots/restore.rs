@@ -13,6 +13,7 @@ use crate::{
             journal::{Generation, ImageRef, Operation, Progress, RestoreStep},
         },
         workspace::{Desired, Workspace},
+        workspace_event::Happening,
     },
     ports::snapshot_runtime::helper_container,
     service::workspaces::WorkspaceView,
@@ -132,6 +133,10 @@ impl Snapshots {
         }
         self.settle_now(&operation).await?;
         self.remove_unused_images().await?;
+        let what = Happening::Restored {
+            snapshot: manifest.id.clone(),
+        };
+        self.inner.workspaces.events().record(&record, what).await;
         tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace restored");
         Ok(self.inner.workspaces.get(id).await?)
     }

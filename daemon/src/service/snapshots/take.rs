@@ -18,6 +18,7 @@ use crate::{
             journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
         },
         workspace::Workspace,
+        workspace_event::Happening,
     },
     ports::{
         chunks::{ChunkPin, ChunkWriter},
@@ -105,7 +106,13 @@ impl Snapshots {
                     snapshot: Some(manifest.id.clone()),
                     ..Workspace::clone(&workspace)
                 };
-                workspaces.save(record).await?;
+                let record = workspaces.save(record).await?;
+                let what = Happening::SnapshotTaken {
+                    snapshot: manifest.id.clone(),
+                    pause_ms: manifest.pause_ms,
+                    new_bytes: manifest.sizes.new_bytes,
+                };
+                workspaces.events().record(&record, what).await;
                 tracing::info!(workspace_id = %id, snapshot_id = %manifest.id,
                     pause_ms = manifest.pause_ms, new_bytes = manifest.sizes.new_bytes,
                     "snapshot taken");
@@ -115,6 +122,9 @@ impl Snapshots {
                 tracing::warn!(workspace_id = %id, snapshot_id = %taking.snapshot, %error,
                     "the snapshot is undone");
                 self.settle_after_failure(&operation).await;
+                let message = error.to_string();
+                let what = Happening::SnapshotFailed { message };
+                workspaces.events().record(&workspace, what).await;
                 Err(error)
             }
         }

@@ -14,6 +14,7 @@ use crate::{
         ids::WorkspaceId,
         snapshot::journal::Generation,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
+        workspace_event::{Happening, StartCause, StopCause},
     },
     ports::{
         agent::AgentPort,
@@ -26,6 +27,26 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the agent of a container that already runs may take to dial.
 const REDIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a container was doing that is to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::service) enum Found {
+    /// It had processes.
+    Up,
+    /// It had none, or there was no container.
+    Down,
+}
+
+/// What it took to make the agent of a workspace answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::service) enum Took {
+    /// It answered already.
+    Nothing,
+    /// Its container was started.
+    Start,
+    /// Its container was frozen and goes on.
+    Unpause,
+}
 
 impl Workspaces {
     /// Makes a workspace and starts it. What fails leaves nothing behind; the
@@ -73,7 +94,7 @@ impl Workspaces {
     ) -> Result<Arc<Workspace>, WorkspacesError> {
         if self.inner.index.get(&id).is_some() {
             tracing::info!(workspace_id = %id, "going on with a workspace that was begun");
-            self.ensure_running(&id).await?;
+            self.ensure_running(&id, StartCause::Request).await?;
             return self.record(&id);
         }
         definition.limits.validate()?;
@@ -106,6 +127,10 @@ impl Workspaces {
         match self.bring_up(&workspace).await {
             Ok(_) => {
                 tracing::info!(workspace_id = %workspace.id, %name, "workspace runs");
+                self.inner
+                    .events
+                    .record(&workspace, Happening::Created)
+                    .await;
                 Ok(workspace)
             }
             Err(error) => {
@@ -124,7 +149,7 @@ impl Workspaces {
     /// # Errors
     /// As for [`create`](Self::create).
     pub async fn start(&self, id: &WorkspaceId) -> Result<WorkspaceView, WorkspacesError> {
-        self.ensure_running(id).await?;
+        self.ensure_running(id, StartCause::Request).await?;
         self.get(id).await
     }
 
@@ -136,7 +161,12 @@ impl Workspaces {
         let lock = self.lock_of(id);
         let _held = lock.lock().await;
         let workspace = self.desire(id, Desired::Stopped).await?;
-        self.settle_stopped(&workspace).await?;
+        if self.settle_stopped(&workspace).await? == Found::Up {
+            let what = Happening::Stopped {
+                cause: StopCause::Request,
+            };
+            self.inner.events.record(&workspace, what).await;
+        }
         self.view(workspace).await
     }
 
@@ -144,8 +174,9 @@ impl Workspaces {
     pub(in crate::service) async fn settle_stopped(
         &self,
         workspace: &Workspace,
-    ) -> Result<(), WorkspacesError> {
+    ) -> Result<Found, WorkspacesError> {
         let id = &workspace.id;
+        let mut found = Found::Down;
         if let Some(container) = self.inner.runtime.find(id).await? {
             match container.status {
                 ContainerStatus::Running
@@ -154,6 +185,7 @@ impl Workspaces {
                     let grace = self.inner.options.stop_grace.as_secs();
                     let grace = u32::try_from(grace).unwrap_or(u32::MAX);
                     tracing::info!(workspace_id = %id, container_id = %container.id.0, "stopping");
+                    found = Found::Up;
                     self.inner.runtime.stop(&container.id, grace).await?;
                     tracing::info!(workspace_id = %id, "workspace stopped");
                 }
@@ -161,7 +193,7 @@ impl Workspaces {
             }
         }
         self.inner.links.close(id).await;
-        Ok(())
+        Ok(found)
     }
 
     /// Deletes a workspace with its container and volumes.
@@ -223,6 +255,10 @@ impl Workspaces {
         self.forget_lock(id);
         self.inner.gone.notify_one();
         tracing::info!(workspace_id = %id, name = %workspace.definition.name, "workspace deleted");
+        self.inner
+            .events
+            .record(workspace, Happening::Deleted)
+            .await;
         Ok(())
     }
 
@@ -299,7 +335,7 @@ impl Workspaces {
         {
             return Ok(agent);
         }
-        self.ensure_running(id).await
+        self.ensure_running(id, StartCause::Use).await
     }
 
     /// Starts a workspace in a task of its own, so that it is never left
@@ -307,6 +343,7 @@ impl Workspaces {
     async fn ensure_running(
         &self,
         id: &WorkspaceId,
+        cause: StartCause,
     ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
         let service = self.clone();
         let id = id.clone();
@@ -314,7 +351,7 @@ impl Workspaces {
             let lock = service.lock_of(&id);
             let _held = lock.lock().await;
             let workspace = service.desire(&id, Desired::Running).await?;
-            let agent = service.bring_up(&workspace).await?;
+            let agent = service.bring_up_for(&workspace, cause).await?;
             service.find_first_repositories(&id, &*agent).await;
             Ok(agent)
         });
@@ -342,12 +379,35 @@ impl Workspaces {
         self.save(workspace).await
     }
 
+    /// The same as [`bring_up`](Self::bring_up), and records what it took.
+    pub(super) async fn bring_up_for(
+        &self,
+        workspace: &Workspace,
+        cause: StartCause,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        let (agent, took) = self.bring_up(workspace).await?;
+        match took {
+            Took::Nothing => {}
+            Took::Start => {
+                let what = Happening::Started { cause };
+                self.inner.events.record(workspace, what).await;
+            }
+            Took::Unpause => {
+                self.inner
+                    .events
+                    .record(workspace, Happening::Resumed)
+                    .await
+            }
+        }
+        Ok(agent)
+    }
+
     /// Whatever state its container is in, makes a workspace's agent answer;
     /// the caller holds its lock.
     pub(in crate::service) async fn bring_up(
         &self,
         workspace: &Workspace,
-    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+    ) -> Result<(Arc<dyn AgentPort>, Took), WorkspacesError> {
         let id = &workspace.id;
         let (runtime, links) = (&self.inner.runtime, &self.inner.links);
         let container = match runtime.find(id).await? {
@@ -355,7 +415,7 @@ impl Workspaces {
                 ContainerStatus::Running => {
                     links.ensure(id).await?;
                     match links.connected(id, REDIAL_TIMEOUT).await {
-                        Ok(agent) => return Ok(agent),
+                        Ok(agent) => return Ok((agent, Took::Nothing)),
                         Err(error) => {
                             tracing::warn!(workspace_id = %id, %error, "restarting a workspace");
                             runtime.stop(&container.id, 1).await?;
@@ -366,7 +426,8 @@ impl Workspaces {
                 ContainerStatus::Paused => {
                     links.ensure(id).await?;
                     runtime.start(&container.id).await?;
-                    return self.wait_for_agent(workspace, &container.id).await;
+                    let agent = self.wait_for_agent(workspace, &container.id).await?;
+                    return Ok((agent, Took::Unpause));
                 }
                 ContainerStatus::Restarting => {
                     runtime.stop(&container.id, 1).await?;
@@ -389,7 +450,8 @@ impl Workspaces {
             }
         };
         runtime.start(&container).await?;
-        self.wait_for_agent(workspace, &container).await
+        let agent = self.wait_for_agent(workspace, &container).await?;
+        Ok((agent, Took::Start))
     }
 
     /// What the container of a workspace is made from.

@@ -66,6 +66,7 @@ use crate::{
         runtime::{EXTRA_CA_FILE, RuntimePort},
         store::{StoreError, StorePort},
     },
+    service::events::Events,
 };
 
 /// What an operator decides about workspaces.
@@ -172,6 +173,7 @@ struct Inner {
     tasks: TaskTracker,
     git: GitSource,
     index: Index,
+    events: Events,
     users: OnceLock<Arc<dyn WorkspaceUsers>>,
     /// One lock a workspace, made at first use; whoever changes a container
     /// holds it. The map's own lock is held for a look-up only.
@@ -209,6 +211,7 @@ impl Workspaces {
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
         let index = Index::new(ports.store.workspaces().await?);
+        let events = Events::open(ports.store.clone(), ports.clock.clone()).await?;
         let git = GitSource::new(options.git.clone());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -220,6 +223,7 @@ impl Workspaces {
                 tasks,
                 git,
                 index,
+                events,
                 users: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),
                 revived: Mutex::new(HashMap::new()),
@@ -227,6 +231,12 @@ impl Workspaces {
                 adding: Adding::default(),
             }),
         })
+    }
+
+    /// What happened to workspaces; whoever does something to one records it.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.inner.events
     }
 
     /// Names the owner of sessions, once; until then nothing is ever busy.

@@ -21,6 +21,7 @@ use crate::{
         egress::Policy,
         ids::{WorkspaceId, WorkspaceName},
         workspace::{Desired, Purpose, Workspace},
+        workspace_event::{Happening, StartCause},
     },
     ports::{
         runtime::{ContainerState, ContainerStatus},
@@ -103,7 +104,7 @@ impl Workspaces {
         };
         match workspace.desired {
             Desired::Deleted => self.take_down(&workspace).await,
-            Desired::Stopped => self.settle_stopped(&workspace).await,
+            Desired::Stopped => self.settle_stopped(&workspace).await.map(drop),
             Desired::Running => self.settle_running(&workspace).await,
         }
     }
@@ -130,7 +131,8 @@ impl Workspaces {
     }
 
     async fn revive(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
-        let agent = self.bring_up(workspace).await?;
+        let cause = StartCause::ShouldRun;
+        let agent = self.bring_up_for(workspace, cause).await?;
         self.find_first_repositories(&workspace.id, &*agent).await;
         Ok(())
     }
@@ -184,7 +186,11 @@ impl Workspaces {
         };
         match self.inner.store.add_workspace(&workspace).await {
             Ok(()) => {
-                self.inner.index.put(workspace);
+                let workspace = self.inner.index.put(workspace);
+                self.inner
+                    .events
+                    .record(&workspace, Happening::Adopted)
+                    .await;
                 tracing::info!(workspace_id = %id, %name, ?desired,
                     "workspace adopted by its labels; it reaches nothing until its egress is set again");
                 Ok(())
