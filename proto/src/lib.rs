@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod link;
 pub mod pipe;
 pub mod tree;
+pub mod trial;
 
 /// `compy.v1`: what clients speak to the daemon.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

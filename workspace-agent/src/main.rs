@@ -4,6 +4,7 @@
 //! ```text
 //! compy-agent serve      dials the daemon and serves compy.agent.v1 on that connection
 //! compy-agent supervise  one command's tree; started by serve
+//! compy-agent try-overlay DIR  whether the overlay there does what a volume does
 //! ```
 
 mod accounts;
@@ -21,6 +22,7 @@ mod serve;
 mod service;
 mod supervise;
 mod tree;
+mod try_overlay;
 mod tunnel;
 mod volume_tree;
 
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
             Err(message) => usage(&message),
         },
         Some("supervise") => supervise::run(),
+        Some("try-overlay") => match arguments.next() {
+            Some(directory) => try_overlay::run(directory.as_ref()),
+            None => usage("try-overlay takes a directory"),
+        },
         Some("--version" | "version") => {
             println!("compy-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
