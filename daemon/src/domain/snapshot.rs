@@ -11,6 +11,7 @@
 //! what is listed is whole. [`journal`] says what becomes of one that was not
 //! finished.
 
+pub mod copies;
 pub mod hash;
 pub mod journal;
 

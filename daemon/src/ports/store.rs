@@ -10,7 +10,11 @@ use crate::domain::{
     artifact::Artifact,
     forge::PullRequest,
     ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
-    snapshot::{Snapshot, journal::Operation},
+    snapshot::{
+        Snapshot,
+        copies::{TreeCopy, VolumeRef},
+        journal::Operation,
+    },
     workspace::Workspace,
     workspace_event::WorkspaceEvent,
 };
@@ -120,6 +124,16 @@ pub trait StorePort: Send + Sync {
         after: u64,
         limit: usize,
     ) -> Result<Vec<WorkspaceEvent>, StoreError>;
+
+    /// Registers a copy of a tree that is whole; the same volume again replaces
+    /// its record.
+    async fn put_tree_copy(&self, copy: &TreeCopy) -> Result<(), StoreError>;
+
+    /// Every copy of a tree, by volume.
+    async fn tree_copies(&self) -> Result<Vec<TreeCopy>, StoreError>;
+
+    /// Forgets a copy; an unknown one is accepted.
+    async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError>;
 
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;

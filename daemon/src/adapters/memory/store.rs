@@ -14,7 +14,11 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
-        snapshot::{Snapshot, journal::Operation},
+        snapshot::{
+            Snapshot,
+            copies::{TreeCopy, VolumeRef},
+            journal::Operation,
+        },
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
@@ -39,6 +43,7 @@ struct State {
     snapshots: BTreeMap<SnapshotId, Snapshot>,
     operations: BTreeMap<OperationId, Operation>,
     workspace_events: BTreeMap<u64, WorkspaceEvent>,
+    tree_copies: BTreeMap<VolumeRef, TreeCopy>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -280,6 +285,21 @@ impl StorePort for MemoryStore {
         let state = self.lock();
         let events = state.workspace_events.range(after.saturating_add(1)..);
         Ok(events.take(limit).map(|(_, event)| event.clone()).collect())
+    }
+
+    async fn put_tree_copy(&self, copy: &TreeCopy) -> Result<(), StoreError> {
+        let (volume, copy) = (copy.volume.clone(), copy.clone());
+        self.writable()?.tree_copies.insert(volume, copy);
+        Ok(())
+    }
+
+    async fn tree_copies(&self) -> Result<Vec<TreeCopy>, StoreError> {
+        Ok(self.lock().tree_copies.values().cloned().collect())
+    }
+
+    async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError> {
+        self.writable()?.tree_copies.remove(volume);
+        Ok(())
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -62,8 +62,11 @@ pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> 
 
 /// Keys: one letter for the kind, `/`, and what identifies the record.
 pub(super) mod key {
-    use crate::domain::ids::{
-        ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+    use crate::domain::{
+        ids::{
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+        },
+        snapshot::copies::VolumeRef,
     };
 
     pub(in super::super) const FORMAT: &[u8] = b"format";
@@ -74,6 +77,7 @@ pub(super) mod key {
     pub(in super::super) const SNAPSHOTS: &[u8] = b"s/";
     pub(in super::super) const OPERATIONS: &[u8] = b"o/";
     pub(in super::super) const WORKSPACE_EVENTS: &[u8] = b"e/";
+    pub(in super::super) const TREE_COPIES: &[u8] = b"c/";
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
         format!("w/{id}").into_bytes()
@@ -117,6 +121,10 @@ pub(super) mod key {
     /// In the order of the sequence numbers.
     pub(in super::super) fn workspace_event(sequence: u64) -> Vec<u8> {
         [WORKSPACE_EVENTS, &sequence.to_be_bytes()].concat()
+    }
+
+    pub(in super::super) fn tree_copy(volume: &VolumeRef) -> Vec<u8> {
+        format!("c/{}", volume.0).into_bytes()
     }
 
     /// A repository may have any name, so its length ends it.

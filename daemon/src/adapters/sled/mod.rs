@@ -45,7 +45,11 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
-        snapshot::{ManifestError, Snapshot, journal::Operation},
+        snapshot::{
+            ManifestError, Snapshot,
+            copies::{TreeCopy, VolumeRef},
+            journal::Operation,
+        },
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
@@ -409,6 +413,19 @@ impl StorePort for SledStore {
             found.map(|entry| Ok(decode(&entry?.1)?)).collect()
         })
         .await
+    }
+
+    async fn put_tree_copy(&self, copy: &TreeCopy) -> Result<(), StoreError> {
+        self.write(Write::PutTreeCopy(copy.clone())).await
+    }
+
+    async fn tree_copies(&self) -> Result<Vec<TreeCopy>, StoreError> {
+        self.read_all("list copies of trees", key::TREE_COPIES)
+            .await
+    }
+
+    async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError> {
+        self.write(Write::RemoveTreeCopy(volume.clone())).await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -31,7 +31,10 @@ use crate::{
         artifact::Artifact,
         forge::PullRequest,
         ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
-        snapshot::Snapshot,
+        snapshot::{
+            Snapshot,
+            copies::{TreeCopy, VolumeRef},
+        },
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
@@ -77,6 +80,8 @@ pub(super) enum Write {
     RemoveOperation(OperationId),
     /// Events to add, and sequence numbers to forget.
     PutWorkspaceEvents(Vec<WorkspaceEvent>, Vec<u64>),
+    PutTreeCopy(TreeCopy),
+    RemoveTreeCopy(VolumeRef),
     PutRequest(RequestId, RequestRecord),
     /// By key.
     ForgetRequests(Vec<Vec<u8>>),
@@ -86,6 +91,7 @@ impl Write {
     /// Roughly the bytes it adds.
     fn size(&self) -> u64 {
         const RECORD: usize = 4096;
+        const HASH_AS_TEXT: usize = 67;
         let bytes = match self {
             Self::PutRequest(_, record) => match &record.outcome {
                 RequestOutcome::Answered(answer) => answer.len(),
@@ -95,12 +101,14 @@ impl Write {
             Self::PutSnapshot(_, _, record) | Self::PutOperation(_, record) => record.len(),
             // One is far below the size of a record.
             Self::PutWorkspaceEvents(new, _) => new.len() * RECORD / 4,
+            Self::PutTreeCopy(copy) => copy.tree.listing.len() * HASH_AS_TEXT,
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
             | Self::PutArtifact(_)
             | Self::RemoveSnapshot(_)
             | Self::RemoveOperation(_)
+            | Self::RemoveTreeCopy(_)
             | Self::ForgetRequests(_) => 0,
         };
         (bytes + RECORD) as u64
@@ -349,6 +357,8 @@ impl Writer {
                     .chain(new.map(|e| (key::workspace_event(e.sequence), Some(encode(e)))))
                     .collect()
             }
+            Write::PutTreeCopy(copy) => vec![(key::tree_copy(&copy.volume), Some(encode(&copy)))],
+            Write::RemoveTreeCopy(volume) => vec![(key::tree_copy(&volume), None)],
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }

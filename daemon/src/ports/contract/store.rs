@@ -16,6 +16,7 @@ use crate::{
         snapshot::{
             CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes, VolumeTree,
+            copies::{TreeCopy, VolumeRef},
             hash::{ChunkHash, TreeHash},
             journal::{ContainerRef, Generation, ImageRef, Operation, Progress, SnapshotStep},
         },
@@ -39,6 +40,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     snapshots(&*store).await;
     operations(&*store).await;
     workspace_events(&*store).await;
+    tree_copies(&*store).await;
     requests(&*store).await;
 }
 
@@ -419,6 +421,34 @@ async fn workspace_events(store: &dyn StorePort) {
         .unwrap();
     let left = vec![all[1].clone(), all[2].clone(), all[4].clone(), newest];
     assert_eq!(store.workspace_events(0, 10).await, Ok(left));
+}
+
+async fn tree_copies(store: &dyn StorePort) {
+    assert_eq!(store.tree_copies().await, Ok(Vec::new()));
+    let tree = &snapshot(1, 1).volumes[&CapturedVolume::Work];
+    let copy = |name: &str| TreeCopy {
+        volume: VolumeRef(name.to_owned()),
+        tree: tree.clone(),
+        used_at_ms: 5,
+    };
+    store.put_tree_copy(&copy("late")).await.unwrap();
+    store.put_tree_copy(&copy("early")).await.unwrap();
+    let used_again = TreeCopy {
+        used_at_ms: 6,
+        ..copy("late")
+    };
+    store.put_tree_copy(&used_again).await.unwrap();
+    assert_eq!(
+        store.tree_copies().await,
+        Ok(vec![copy("early"), used_again.clone()])
+    );
+    let early = copy("early").volume;
+    store.remove_tree_copy(&early).await.unwrap();
+    store
+        .remove_tree_copy(&early)
+        .await
+        .expect("removing an unknown one is accepted");
+    assert_eq!(store.tree_copies().await, Ok(vec![used_again]));
 }
 
 async fn requests(store: &dyn StorePort) {

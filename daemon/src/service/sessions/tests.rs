@@ -34,7 +34,11 @@ use crate::{
             state::{Effect, SessionState},
             work::{Again, Work, WorkResult},
         },
-        snapshot::{Snapshot, journal::Operation},
+        snapshot::{
+            Snapshot,
+            copies::{TreeCopy, VolumeRef},
+            journal::Operation,
+        },
         stage::Stage,
         todo::TodoState,
         workspace_event::WorkspaceEvent,
@@ -1180,6 +1184,15 @@ impl StorePort for MortalStore {
     }
     async fn remove_operation(&self, id: &OperationId) -> Result<(), StoreError> {
         self.inner.remove_operation(id).await
+    }
+    async fn put_tree_copy(&self, copy: &TreeCopy) -> Result<(), StoreError> {
+        self.inner.put_tree_copy(copy).await
+    }
+    async fn tree_copies(&self) -> Result<Vec<TreeCopy>, StoreError> {
+        self.inner.tree_copies().await
+    }
+    async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError> {
+        self.inner.remove_tree_copy(volume).await
     }
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
         self.inner.request(id).await
