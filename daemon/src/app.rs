@@ -69,7 +69,7 @@ use crate::{
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
-        snapshots::Snapshots,
+        snapshots::{Snapshots, SnapshotsOptions},
         workspaces::{
             GitSourceOptions, WorkspacePorts, Workspaces, WorkspacesOptions, extra_ca_environment,
         },
@@ -305,7 +305,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
         Arc::new(workspaces.clone()),
         parts.stop.clone(),
     ));
-    let snapshots = snapshots(parts, &workspaces);
+    let snapshots = snapshots(settings, parts, &workspaces);
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.
     parts
@@ -324,7 +324,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
         default_image: settings.workspace.image.clone(),
     };
     Ok(Services {
-        system: SystemApi::new(info, Arc::new(doctor(settings))),
+        system: SystemApi::new(info, Arc::new(doctor_of(settings, parts.runtime.clone()))),
         artifact: ArtifactApi::new(store.clone(), blobs),
         snapshot: SnapshotApi::new(snapshots, workspaces.clone(), requests.clone()),
         workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
@@ -332,9 +332,13 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     })
 }
 
-fn snapshots(parts: &Parts, workspaces: &Workspaces) -> Snapshots {
+fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Snapshots {
     let runtime: Arc<dyn SnapshotRuntimePort> = parts.runtime.clone();
-    Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone())
+    let options = SnapshotsOptions {
+        overlays: settings.snapshots.overlays,
+        copies_max_bytes: settings.snapshots.copies_max_bytes,
+    };
+    Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options)
 }
 
 /// Settles what earlier daemons cut off as soon as the engine answers, and then
@@ -496,6 +500,10 @@ fn identity(settings: &Settings) -> Result<String, AppError> {
 /// A doctor for these settings; `compyd check` asks it without a daemon.
 #[must_use]
 pub fn doctor(settings: &Settings) -> Doctor {
+    doctor_of(settings, Arc::new(runtime(settings, String::new())))
+}
+
+fn doctor_of(settings: &Settings, runtime: Arc<dyn RuntimePort>) -> Doctor {
     let model = &settings.model;
     let subjects = Subjects {
         image: settings.workspace.image.clone(),
@@ -511,8 +519,6 @@ pub fn doctor(settings: &Settings) -> Doctor {
             anthropic: model.anthropic_api_key.is_some(),
         },
     };
-    // The doctor asks about the engine and not about anybody's containers.
-    let runtime: Arc<dyn RuntimePort> = Arc::new(runtime(settings, String::new()));
     Doctor::new(
         subjects,
         runtime,

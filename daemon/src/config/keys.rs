@@ -248,6 +248,16 @@ pub(super) const KEYS: &[Key] = &[
         "Size of what is brought from a workspace to be published: a branch with its history.",
     ),
     key(
+        "snapshots.overlays",
+        Default::Fixed("true"),
+        "Whether restored and forked volumes may lie over copies; false fills each whole.",
+    ),
+    key(
+        "snapshots.copies_max",
+        Default::Fixed("20GiB"),
+        "Room for copies of volumes that restores and forks lie over; 0 keeps only those in use.",
+    ),
+    key(
         "repository.allow_file_urls",
         Default::Fixed("false"),
         "Whether the daemon fetches from file:// URLs, which are its own host's files.",

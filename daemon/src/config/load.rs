@@ -10,7 +10,8 @@ use compyd_proto::endpoint::default_socket_path;
 
 use super::{
     ConfigError, DiskSettings, EgressSettings, EngineSettings, LogSettings, Mistake, ModelSettings,
-    Origin, RepositorySettings, SessionSettings, Settings, Source, WorkspaceSettings,
+    Origin, RepositorySettings, SessionSettings, Settings, SnapshotsSettings, Source,
+    WorkspaceSettings,
     keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
     values,
 };
@@ -177,6 +178,7 @@ impl Merged {
             "engine",
             "model",
             "session",
+            "snapshots",
             "repository",
             "disk",
         ];
@@ -367,6 +369,8 @@ impl Merged {
         });
         let max_time = self.one("session.max_time", values::duration);
         let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
+        let overlays = self.one("snapshots.overlays", values::yes_or_no);
+        let copies_max_bytes = self.one("snapshots.copies_max", values::bytes);
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
         let log = LogSettings {
@@ -391,6 +395,10 @@ impl Merged {
             },
             model: model?,
             session,
+            snapshots: SnapshotsSettings {
+                overlays: overlays?,
+                copies_max_bytes: copies_max_bytes?,
+            },
             repository: RepositorySettings {
                 allow_file_urls: allow_file_urls?,
             },

@@ -47,6 +47,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// What sessions may use when nobody says otherwise.
     pub session: SessionSettings,
+    /// Snapshots.
+    pub snapshots: SnapshotsSettings,
     /// Repositories.
     pub repository: RepositorySettings,
     /// The disk with the data.
@@ -160,6 +162,15 @@ pub struct SessionSettings {
     pub max_time: Duration,
     /// Bytes of what is brought from a workspace to be published.
     pub bundle_max_bytes: u64,
+}
+
+/// Snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotsSettings {
+    /// Whether volumes may lie over copies of trees.
+    pub overlays: bool,
+    /// What copies of trees may take on disk that nothing lies over.
+    pub copies_max_bytes: u64,
 }
 
 /// Repositories.

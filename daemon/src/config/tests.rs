@@ -222,6 +222,8 @@ const BAD: &[(&str, &str)] = &[
     ("session.max_steps", "0"),
     ("session.max_time", "long"),
     ("session.bundle_max", "much"),
+    ("snapshots.overlays", "maybe"),
+    ("snapshots.copies_max", "plenty"),
     ("repository.allow_file_urls", "maybe"),
     ("disk.low_water", "some"),
     ("no_such_key", "1"),

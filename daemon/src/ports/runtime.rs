@@ -19,6 +19,10 @@ pub trait RuntimePort: Send + Sync {
     /// What the engine is.
     async fn engine(&self) -> Result<EngineInfo, RuntimeError>;
 
+    /// Whether volumes can be overlays over others; tried once, with containers
+    /// of this image, and known from then on.
+    async fn overlay_volumes(&self, image: &str) -> Result<OverlayVolumes, RuntimeError>;
+
     /// What the engine knows of an image; `None` when it does not have it.
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError>;
 
@@ -69,6 +73,15 @@ pub struct EngineInfo {
     pub cpus: u32,
     /// Its memory in bytes.
     pub memory_bytes: u64,
+}
+
+/// Whether volumes can be overlays over others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OverlayVolumes {
+    /// They do what a volume does.
+    Work,
+    /// They do not; says what went wrong.
+    Fail(String),
 }
 
 /// What the engine knows of an image.

@@ -1,14 +1,19 @@
 //! What snapshots need of a container engine beyond what workspaces do.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use async_trait::async_trait;
 
-use super::runtime::{ContainerId, ContainerPlan, RuntimeError};
+use super::{
+    runtime::{ContainerId, ContainerPlan, RuntimeError},
+    trees::TreeEntry,
+};
 use crate::domain::{
     ids::{SnapshotId, WorkspaceId},
     snapshot::{
         CapturedVolume,
+        copies::VolumeRef,
+        hash::TreeHash,
         journal::{ContainerRef, Generation, ImageRef},
     },
 };
@@ -40,9 +45,36 @@ pub trait SnapshotRuntimePort: Send + Sync {
     /// on it. One that is gone, or that a container is made from, is left.
     async fn remove_image(&self, image: &ImageRef) -> Result<(), RuntimeError>;
 
-    /// Makes a container, not started, whose agent reaches the captured volumes
-    /// of a workspace's generation. Volumes that are to be written are made
-    /// where they are missing.
+    /// Makes captured volumes of a generation that nothing uses, in place of
+    /// what may be there of them. They can be named in a container from then
+    /// on, and mounted once [`make_roots`](Self::make_roots) has been done.
+    async fn create_volumes(
+        &self,
+        plan: &ContainerPlan,
+        volumes: &[NewVolume],
+    ) -> Result<(), RuntimeError>;
+
+    /// Makes the roots of volumes that were just created what they are to be.
+    /// Takes a container that never starts.
+    async fn make_roots(
+        &self,
+        plan: &ContainerPlan,
+        volumes: &[NewVolume],
+    ) -> Result<(), RuntimeError>;
+
+    /// Makes an empty volume for a copy of a tree.
+    async fn create_copy(&self, tree: &TreeHash) -> Result<VolumeRef, RuntimeError>;
+
+    /// Every volume that [`create_copy`](Self::create_copy) made for this
+    /// daemon.
+    async fn copies(&self) -> Result<Vec<CopyVolume>, RuntimeError>;
+
+    /// Removes the volume of a copy that nothing lies over; an absent one is
+    /// accepted.
+    async fn remove_copy(&self, volume: &VolumeRef) -> Result<(), RuntimeError>;
+
+    /// Makes a container, not started, whose agent reaches captured volumes of
+    /// a workspace's generation, or copies.
     async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError>;
 
     /// Removes the helpers that earlier processes of this daemon left behind.
@@ -68,6 +100,26 @@ pub struct CommittedImage {
     pub new_bytes: u64,
 }
 
+/// A captured volume to make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVolume {
+    /// Which.
+    pub volume: CapturedVolume,
+    /// What it lies over; `None` makes a plain one.
+    pub lower: Option<VolumeRef>,
+    /// Its root: mode, owner, times and extended attributes.
+    pub root: TreeEntry,
+}
+
+/// A volume that was made for a copy of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyVolume {
+    /// It.
+    pub volume: VolumeRef,
+    /// Whether a volume lies over it.
+    pub in_use: bool,
+}
+
 /// What a helper is made from. It has no network and runs nothing but the
 /// agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,13 +136,15 @@ pub struct HelperPlan {
     pub access: VolumeAccess,
 }
 
-/// What a helper may do with the volumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which volumes a helper reaches, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeAccess {
-    /// Read them.
+    /// It reads all captured volumes.
     Read,
-    /// Fill them.
+    /// It writes into all captured volumes.
     Write,
+    /// It fills copies, each seen where the volume would be.
+    Copies(BTreeMap<CapturedVolume, VolumeRef>),
 }
 
 impl HelperPlan {

@@ -6,7 +6,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-pub use compyd_proto::agent::{Extent, FileKey, KeyedFile, TreeEntry};
+pub use compyd_proto::agent::{Extent, FileKey, KeyedFile, TreeEntry, TreeEntryKind};
 use futures_util::stream::BoxStream;
 
 use super::{agent::AgentError, chunks::Chunk};
@@ -22,14 +22,32 @@ pub trait TreesPort: Send + Sync {
         known: KnownFiles,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>>;
 
-    /// Makes a directory hold a tree and nothing else, durably. The items are
+    /// Writes into a directory, durably. The items are paths to remove, then
     /// entries in walk order, each followed by the content of its chunks.
-    /// Returns the number of entries put in place.
     async fn restore(
         &self,
         directory: &str,
+        extent: RestoreExtent,
         items: BoxStream<'static, RestoreItem>,
-    ) -> Result<u64, AgentError>;
+    ) -> Result<RestoredTree, AgentError>;
+}
+
+/// How much of a directory a restore replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreExtent {
+    /// All of it: the directory is emptied first.
+    Whole,
+    /// What the items name.
+    Delta,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredTree {
+    /// Entries put in place.
+    pub entries: u64,
+    /// The files among them, as a capture of the directory would know them.
+    pub files: KnownFiles,
 }
 
 /// Files of the same directory whose content is known from an earlier capture.
@@ -69,6 +87,8 @@ pub struct CapturedEntry {
 /// What a tree is made of again.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RestoreItem {
+    /// A path to remove with everything below it; comes before any entry.
+    Remove(Bytes),
     /// The next entry.
     Entry(Box<TreeEntry>),
     /// Content of the last entry's next chunk, at most 1 MiB.

@@ -17,7 +17,7 @@ use crate::{
     domain::model_name::ModelName,
     ports::{
         clock::ClockPort,
-        runtime::{EngineInfo, ImageInfo, RuntimeError, RuntimePort},
+        runtime::{EngineInfo, ImageInfo, OverlayVolumes, RuntimeError, RuntimePort},
     },
 };
 
@@ -166,11 +166,19 @@ impl Doctor {
         );
         let engine = engine.unwrap_or_else(|_| Err(silent()));
         let image = image.unwrap_or_else(|_| Err(silent()));
+        let overlays = match &image {
+            Ok(Some(_)) => {
+                let tried = timeout(LOOK, self.runtime.overlay_volumes(&subjects.image)).await;
+                Some(tried.unwrap_or_else(|_| Err(silent())))
+            }
+            Ok(None) | Err(_) => None,
+        };
         let free = (self.free_bytes)(&subjects.data_dir);
         vec![
             judge_engine(&engine),
             judge_engine_api(&engine),
             judge_image(&subjects.image, &image),
+            judge_overlays(overlays),
             judge_agent(&subjects.agent_file, &fs::read(&subjects.agent_file)),
             judge_disk(&subjects.data_dir, free, subjects.low_water_bytes),
             judge_configuration(&subjects.config_warnings),
@@ -233,6 +241,21 @@ fn judge_image(reference: &str, image: &Result<Option<ImageInfo>, RuntimeError>)
             "run `make images`, or set workspace.image to an image that is there",
         ),
         Err(error) => Check::failed("image", error.to_string(), "see the check `engine`"),
+    }
+}
+
+/// `None` when there is no image to try it with, which another check says.
+fn judge_overlays(tried: Option<Result<OverlayVolumes, RuntimeError>>) -> Check {
+    const NAME: &str = "overlay-volumes";
+    match tried {
+        Some(Ok(OverlayVolumes::Work)) => Check::ok(NAME, "work, hard links and renames included"),
+        Some(Ok(OverlayVolumes::Fail(why))) => Check::warning(
+            NAME,
+            why,
+            "restores and forks copy whole volumes meanwhile; use an engine that runs as root, with its data on a local ext4 or xfs",
+        ),
+        Some(Err(error)) => Check::warning(NAME, error.to_string(), "see the check `engine`"),
+        None => Check::ok(NAME, "not tried without an engine and an image"),
     }
 }
 

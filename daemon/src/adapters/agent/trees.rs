@@ -25,7 +25,10 @@ use crate::{
     ports::{
         agent::AgentError,
         chunks::{CHUNK_BYTES_MAX, Chunk, ChunkEncoding},
-        trees::{CaptureEvent, CapturedEntry, KnownFiles, RestoreItem, TreesPort},
+        trees::{
+            CaptureEvent, CapturedEntry, KnownFiles, RestoreExtent, RestoreItem, RestoredTree,
+            TreesPort,
+        },
     },
 };
 
@@ -99,12 +102,17 @@ impl TreesPort for TreeLink {
     async fn restore(
         &self,
         directory: &str,
+        extent: RestoreExtent,
         items: BoxStream<'static, RestoreItem>,
-    ) -> Result<u64, AgentError> {
+    ) -> Result<RestoredTree, AgentError> {
         use restore_tree_request::Message;
         let header = Message::Header(wire::RestoreHeader {
             directory: Bytes::copy_from_slice(directory.as_bytes()),
-            mode: wire::RestoreMode::Whole.into(),
+            mode: match extent {
+                RestoreExtent::Whole => wire::RestoreMode::Whole,
+                RestoreExtent::Delta => wire::RestoreMode::Delta,
+            }
+            .into(),
         });
         let steps = batches(items).map(|steps| Message::Steps(wire::RestoreSteps { steps }));
         let requests =
@@ -118,9 +126,18 @@ impl TreesPort for TreeLink {
         let answer = tokio::time::timeout(RESTORE_DEADLINE, client.restore_tree(requests)).await;
         let answer = answer.map_err(|_| refusal::deadline(RESTORE, RESTORE_DEADLINE))?;
         let mut parts = answer.map_err(refused)?.into_inner();
+        let mut files = Vec::new();
         while let Some(part) = parts.message().await.map_err(refused)? {
-            if let Some(restore_tree_response::Message::Summary(summary)) = part.message {
-                return Ok(summary.entries);
+            match part.message {
+                Some(restore_tree_response::Message::Keys(keys)) => files.extend(keys.files),
+                Some(restore_tree_response::Message::Summary(summary)) => {
+                    let as_of_ns = summary.keys_as_of_ns;
+                    return Ok(RestoredTree {
+                        entries: summary.entries,
+                        files: KnownFiles { files, as_of_ns },
+                    });
+                }
+                None => return Err(broken(RESTORE, "an empty message".to_owned())),
             }
         }
         Err(broken(RESTORE, "it ended without a summary".to_owned()))
@@ -152,6 +169,7 @@ fn batches(
             && let Some(item) = items.next().await
         {
             let step = match item {
+                RestoreItem::Remove(path) => restore_step::Step::Remove(path),
                 RestoreItem::Entry(entry) => restore_step::Step::Entry(*entry),
                 RestoreItem::Content(data) => restore_step::Step::Content(wire::ChunkContent {
                     encoding: wire::ChunkEncoding::Raw.into(),

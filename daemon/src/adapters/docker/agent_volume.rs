@@ -9,6 +9,7 @@ use compyd_proto::link;
 use super::{
     DockerOptions,
     errors::{not_found, refused},
+    hardening::volume,
     helper::{self, Helper},
 };
 use crate::ports::runtime::RuntimeError;
@@ -63,7 +64,8 @@ impl AgentVolume {
             .await
             .map_err(|error| refused("create the volume", &name, &error))?;
 
-        let helper = Helper::create(docker, options, image, Some(&name)).await?;
+        let mounts = vec![volume(&name, link::AGENT_DIR, false)];
+        let helper = Helper::create(docker, options, image, mounts).await?;
         let filled = fill(&helper, &binary, &hash).await;
         helper.remove().await;
         filled.map(|()| Self { name })

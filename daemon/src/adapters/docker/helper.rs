@@ -5,10 +5,10 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use bollard::{
     Docker, body_full,
-    models::{ContainerCreateBody, HostConfig},
+    models::{ContainerCreateBody, HostConfig, Mount},
     query_parameters::{
-        DownloadFromContainerOptions, ListContainersOptions, RemoveContainerOptions,
-        UploadToContainerOptions,
+        DownloadFromContainerOptions, ListContainersOptions, ListVolumesOptions,
+        RemoveContainerOptions, UploadToContainerOptions,
     },
 };
 use compyd_proto::link;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     DockerOptions, LABEL_DAEMON, LABEL_DEFINITION, LABEL_WORKSPACE,
     errors::{is_missing_image, not_found, refused},
-    hardening::volume,
+    volumes,
 };
 use crate::ports::runtime::RuntimeError;
 
@@ -39,12 +39,12 @@ pub(super) struct Helper<'a> {
 }
 
 impl<'a> Helper<'a> {
-    /// A helper from an image, with the agent's volume mounted writable.
+    /// A helper from an image, with these volumes.
     pub(super) async fn create(
         docker: &'a Docker,
         options: &DockerOptions,
         image: &str,
-        agent_volume: Option<&str>,
+        mounts: Vec<Mount>,
     ) -> Result<Self, RuntimeError> {
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
@@ -53,7 +53,7 @@ impl<'a> Helper<'a> {
             labels: Some(labels(options)),
             host_config: Some(HostConfig {
                 network_mode: Some("none".to_owned()),
-                mounts: agent_volume.map(|name| vec![volume(name, link::AGENT_DIR, false)]),
+                mounts: Some(mounts),
                 ..Default::default()
             }),
             ..Default::default()
@@ -133,12 +133,13 @@ pub(super) fn is_helper(labels: Option<&HashMap<String, String>>) -> bool {
     value.is_some_and(|value| !value.is_empty())
 }
 
-/// Removes the helpers that earlier processes of this daemon left behind.
+/// Removes the helpers that earlier processes of this daemon left behind, and
+/// the volumes of their trials.
 pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<(), RuntimeError> {
     let wanted = format!("{LABEL_HELPER}={}", options.daemon);
     let options = ListContainersOptions {
         all: true,
-        filters: Some(HashMap::from([("label".to_owned(), vec![wanted])])),
+        filters: Some(HashMap::from([("label".to_owned(), vec![wanted.clone()])])),
         ..Default::default()
     };
     let listed = docker
@@ -156,6 +157,20 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
             Err(error) if not_found(&error) => {}
             Err(error) => return Err(refused("remove", &id, &error)),
         }
+    }
+    let options = ListVolumesOptions {
+        filters: Some(HashMap::from([("label".to_owned(), vec![wanted])])),
+    };
+    let listed = docker.list_volumes(Some(options)).await;
+    let listed = listed.map_err(|error| refused("list", "volumes of helpers", &error))?;
+    let mut left: Vec<String> = (listed.volumes.unwrap_or_default().into_iter())
+        .filter(|volume| volume.labels.get(LABEL_PROCESS) != Some(&*PROCESS))
+        .map(|volume| volume.name)
+        .collect();
+    // An overlay before what it is made of, whose names only go on.
+    left.sort_unstable();
+    for name in left {
+        volumes::remove(docker, &name).await?;
     }
     Ok(())
 }

@@ -14,8 +14,11 @@ mod errors;
 mod hardening;
 mod helper;
 mod passwd;
+mod root_archive;
 mod snapshots;
 mod state;
+mod trial;
+mod volumes;
 
 pub use hardening::CAPABILITIES;
 
@@ -28,10 +31,10 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     Docker,
-    models::{ContainerCreateBody, VolumeCreateRequest},
+    models::ContainerCreateBody,
     query_parameters::{
         CreateContainerOptions, ListContainersOptions, ListVolumesOptions, RemoveContainerOptions,
-        RemoveVolumeOptions, StopContainerOptions,
+        StopContainerOptions,
     },
 };
 use compyd_proto::link;
@@ -42,12 +45,13 @@ use self::{
     errors::{not_found, refused, unavailable},
     hardening::{bind, tmpfs, volume, without_copy},
     helper::Helper,
+    volumes::Layers,
 };
 use crate::{
     domain::{ids::WorkspaceId, snapshot::journal::Generation},
     ports::runtime::{
         ContainerId, ContainerPlan, ContainerState, ContainerStatus, EXTRA_CA_FILE, EngineInfo,
-        ImageInfo, RuntimeError, RuntimePort,
+        ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
     },
 };
 
@@ -66,6 +70,8 @@ pub const LABEL_BASE: &str = "compy.base";
 
 /// Creates and starts at once: beyond about four an engine gets no faster.
 const STARTS_AT_ONCE: usize = 4;
+/// Images whose accounts are remembered; some kilobytes each.
+const IMAGES_KNOWN: usize = 256;
 
 /// How to reach the engine and what to put into its containers.
 #[derive(Debug, Clone)]
@@ -88,6 +94,10 @@ pub struct DockerRuntime {
     starts: Semaphore,
     /// The volume with the agent, once it is known to be filled.
     agent_volume: Mutex<Option<AgentVolume>>,
+    /// The accounts of images, by content id: asking takes a container.
+    accounts: Mutex<HashMap<String, String>>,
+    /// Whether overlay volumes work, once that was tried.
+    overlays: Mutex<Option<OverlayVolumes>>,
 }
 
 impl DockerRuntime {
@@ -98,6 +108,8 @@ impl DockerRuntime {
             options,
             starts: Semaphore::new(STARTS_AT_ONCE),
             agent_volume: Mutex::new(None),
+            accounts: Mutex::default(),
+            overlays: Mutex::new(None),
         }
     }
 
@@ -185,25 +197,22 @@ impl DockerRuntime {
         Ok(known.insert(volume).name.clone())
     }
 
+    /// Makes the volumes that are missing, and returns what those that are
+    /// overlays are made of.
     async fn ensure_volumes(
         &self,
         docker: &Docker,
         plan: &ContainerPlan,
         labels: &HashMap<String, String>,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<Vec<Layers>, RuntimeError> {
+        let mut layers = Vec::new();
         for kind in VolumeKind::ALL {
             let name = kind.volume_name(&plan.workspace, plan.generation);
-            let request = VolumeCreateRequest {
-                name: Some(name.clone()),
-                labels: Some(labels.clone()),
-                ..Default::default()
-            };
-            docker
-                .create_volume(request)
-                .await
-                .map_err(|error| refused("create the volume", &name, &error))?;
+            // One that is there is left as it is, and described.
+            let there = volumes::create(docker, &name, labels).await?;
+            layers.extend(Layers::of(kind, &there));
         }
-        Ok(())
+        Ok(layers)
     }
 
     /// The account that commands of a workspace run as, and where `home` is
@@ -222,12 +231,24 @@ impl DockerRuntime {
             None if image.user.is_empty() => "root".to_owned(),
             None => image.user,
         };
-        let helper = Helper::create(docker, &self.options, plan.image(), None).await?;
+        let mut accounts = self.accounts.lock().await;
+        if !accounts.contains_key(&image.id) {
+            if accounts.len() >= IMAGES_KNOWN {
+                accounts.clear();
+            }
+            let passwd = self.passwd(docker, plan.image()).await?;
+            accounts.insert(image.id.clone(), passwd);
+        }
+        let home = passwd::home(&accounts[&image.id], &user);
+        Ok((user, home))
+    }
+
+    /// The accounts of an image; empty where it names none.
+    async fn passwd(&self, docker: &Docker, image: &str) -> Result<String, RuntimeError> {
+        let helper = Helper::create(docker, &self.options, image, Vec::new()).await?;
         let passwd = helper.read("/etc/passwd").await;
         helper.remove().await;
-        let passwd = passwd?;
-        let home = passwd::home(&String::from_utf8_lossy(&passwd.unwrap_or_default()), &user);
-        Ok((user, home))
+        Ok(String::from_utf8_lossy(&passwd?.unwrap_or_default()).into_owned())
     }
 }
 
@@ -251,6 +272,19 @@ enum VolumeKind {
 }
 
 impl VolumeKind {
+    /// Its name among the volumes of a workspace.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Home => "home",
+            Self::Browser => "browser",
+            Self::State => "state",
+            // Two volumes: engines before 26 cannot mount a part of one.
+            Self::Scratch => "tmp",
+            Self::ScratchVar => "var-tmp",
+        }
+    }
+
     const ALL: [Self; 6] = [
         Self::Work,
         Self::Home,
@@ -261,16 +295,7 @@ impl VolumeKind {
     ];
 
     fn volume_name(self, workspace: &WorkspaceId, generation: Generation) -> String {
-        let suffix = match self {
-            Self::Work => "work",
-            Self::Home => "home",
-            Self::Browser => "browser",
-            Self::State => "state",
-            // Two volumes: engines before 26 cannot mount a part of one.
-            Self::Scratch => "tmp",
-            Self::ScratchVar => "var-tmp",
-        };
-        format!("{}-{suffix}", object_name(workspace, generation))
+        format!("{}-{}", object_name(workspace, generation), self.name())
     }
 
     /// Where it is mounted; `None` when the image has no place for it.
@@ -308,6 +333,18 @@ impl RuntimePort for DockerRuntime {
         })
     }
 
+    async fn overlay_volumes(&self, image: &str) -> Result<OverlayVolumes, RuntimeError> {
+        let mut known = self.overlays.lock().await;
+        if let Some(known) = &*known {
+            return Ok(known.clone());
+        }
+        let found = self.try_overlay(image).await?;
+        if let OverlayVolumes::Fail(why) = &found {
+            tracing::warn!(%why, "volumes cannot be overlays here: restores and forks copy them");
+        }
+        Ok(known.insert(found).clone())
+    }
+
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         match self.connect()?.inspect_image(reference).await {
             Ok(image) => Ok(Some(ImageInfo {
@@ -332,7 +369,7 @@ impl RuntimePort for DockerRuntime {
         let (user, home) = self.account(&docker, plan).await?;
         let agent_volume = self.agent_volume(&docker, plan.image()).await?;
         let labels = self.labels(plan)?;
-        self.ensure_volumes(&docker, plan, &labels).await?;
+        let layers = self.ensure_volumes(&docker, plan, &labels).await?;
 
         let mut mounts = vec![
             volume(&agent_volume, link::AGENT_DIR, true),
@@ -349,6 +386,7 @@ impl RuntimePort for DockerRuntime {
                 });
             }
         }
+        mounts.extend(layers.iter().flat_map(Layers::mounts));
         if let Some(file) = &plan.extra_ca_file {
             mounts.push(bind(file, EXTRA_CA_FILE));
         }
@@ -448,15 +486,13 @@ impl RuntimePort for DockerRuntime {
             .list_volumes(Some(options))
             .await
             .map_err(|error| refused("list", "volumes", &error))?;
-        for volume in listed.volumes.unwrap_or_default() {
-            match docker
-                .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
-                .await
-            {
-                Ok(()) => {}
-                Err(error) if not_found(&error) => {}
-                Err(error) => return Err(refused("remove the volume", &volume.name, &error)),
-            }
+        let mut names: Vec<String> = (listed.volumes.unwrap_or_default().into_iter())
+            .map(|volume| volume.name)
+            .collect();
+        // An overlay before its upper volume, whose name only goes on.
+        names.sort_unstable();
+        for name in names {
+            volumes::remove(&docker, &name).await?;
         }
         Ok(())
     }

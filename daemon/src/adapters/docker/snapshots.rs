@@ -9,7 +9,6 @@ use bollard::{
     models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageConfig},
     query_parameters::{
         CommitContainerOptions, CreateContainerOptions, ListImagesOptions, RemoveImageOptions,
-        RemoveVolumeOptions,
     },
 };
 use compyd_proto::link;
@@ -19,20 +18,23 @@ use super::{
     VolumeKind,
     errors::{self, conflict, not_found, refused},
     hardening::{bind, tmpfs, volume, without_copy},
-    helper, object_name,
+    helper, object_name, volumes,
 };
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
         snapshot::{
             CapturedVolume,
+            copies::VolumeRef,
+            hash::TreeHash,
             journal::{ContainerRef, Generation, ImageRef},
         },
     },
     ports::{
-        runtime::{ContainerId, RuntimeError, RuntimePort as _},
+        runtime::{ContainerId, ContainerPlan, RuntimeError, RuntimePort as _},
         snapshot_runtime::{
-            CommittedImage, HelperPlan, SnapshotRuntimePort, VolumeAccess, volume_directory,
+            CommittedImage, CopyVolume, HelperPlan, NewVolume, SnapshotRuntimePort, VolumeAccess,
+            volume_directory,
         },
     },
 };
@@ -55,16 +57,6 @@ const CAPABILITIES: [&str; 6] = [
 ];
 /// Threads of the agent, and a few to spare.
 const HELPER_PIDS: i64 = 512;
-
-impl From<CapturedVolume> for VolumeKind {
-    fn from(volume: CapturedVolume) -> Self {
-        match volume {
-            CapturedVolume::Work => Self::Work,
-            CapturedVolume::Home => Self::Home,
-            CapturedVolume::Browser => Self::Browser,
-        }
-    }
-}
 
 impl DockerRuntime {
     fn helper_labels(&self, plan: &HelperPlan) -> HashMap<String, String> {
@@ -199,27 +191,55 @@ impl SnapshotRuntimePort for DockerRuntime {
         }
     }
 
+    async fn create_volumes(
+        &self,
+        plan: &ContainerPlan,
+        volumes: &[NewVolume],
+    ) -> Result<(), RuntimeError> {
+        self.make_volumes(plan, volumes).await
+    }
+
+    async fn make_roots(
+        &self,
+        plan: &ContainerPlan,
+        volumes: &[NewVolume],
+    ) -> Result<(), RuntimeError> {
+        self.unpack_roots(plan, volumes).await
+    }
+
+    async fn create_copy(&self, tree: &TreeHash) -> Result<VolumeRef, RuntimeError> {
+        self.make_copy(tree).await
+    }
+
+    async fn copies(&self) -> Result<Vec<CopyVolume>, RuntimeError> {
+        self.find_copies().await
+    }
+
+    async fn remove_copy(&self, volume: &VolumeRef) -> Result<(), RuntimeError> {
+        self.drop_copy(volume).await
+    }
+
     async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
         let docker = self.connect()?;
         let _turn = self.turn().await?;
         let agent_volume = self.agent_volume(&docker, &plan.image).await?;
-        if plan.access == VolumeAccess::Write {
-            let labels = self.labels(&plan.of)?;
-            self.ensure_volumes(&docker, &plan.of, &labels).await?;
-        }
         let mut mounts = vec![
             volume(&agent_volume, link::AGENT_DIR, true),
             bind(&plan.link_dir, link::LINK_DIR),
         ];
         for captured in CapturedVolume::ALL {
             let kind = VolumeKind::from(captured);
-            let name = kind.volume_name(&plan.of.workspace, plan.of.generation);
-            let read_only = plan.access == VolumeAccess::Read;
-            mounts.push(without_copy(volume(
-                &name,
-                volume_directory(captured),
-                read_only,
-            )));
+            let own = || kind.volume_name(&plan.of.workspace, plan.of.generation);
+            let (name, read_only) = match &plan.access {
+                VolumeAccess::Read => (own(), true),
+                VolumeAccess::Write => (own(), false),
+                VolumeAccess::Copies(copies) => match copies.get(&captured) {
+                    Some(copy) => (copy.0.clone(), false),
+                    None => continue,
+                },
+            };
+            let mount = volume(&name, volume_directory(captured), read_only);
+            mounts.push(without_copy(mount));
         }
         let body = ContainerCreateBody {
             image: Some(plan.image.clone()),
@@ -284,14 +304,7 @@ impl SnapshotRuntimePort for DockerRuntime {
         let docker = self.connect()?;
         for kind in VolumeKind::ALL {
             let name = kind.volume_name(workspace, generation);
-            match docker
-                .remove_volume(&name, None::<RemoveVolumeOptions>)
-                .await
-            {
-                Ok(()) => {}
-                Err(error) if not_found(&error) => {}
-                Err(error) => return Err(refused("remove the volume", &name, &error)),
-            }
+            volumes::remove_with_upper(&docker, &name).await?;
         }
         Ok(())
     }

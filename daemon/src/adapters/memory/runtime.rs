@@ -10,14 +10,20 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
-        snapshot::journal::{ContainerRef, Generation, ImageRef},
+        snapshot::{
+            copies::VolumeRef,
+            hash::TreeHash,
+            journal::{ContainerRef, Generation, ImageRef},
+        },
     },
     ports::{
         runtime::{
             ContainerId, ContainerPlan, ContainerState, ContainerStatus, EngineInfo, ImageInfo,
-            RuntimeError, RuntimePort,
+            OverlayVolumes, RuntimeError, RuntimePort,
         },
-        snapshot_runtime::{CommittedImage, HelperPlan, SnapshotRuntimePort, VolumeAccess},
+        snapshot_runtime::{
+            CommittedImage, CopyVolume, HelperPlan, NewVolume, SnapshotRuntimePort,
+        },
     },
 };
 
@@ -38,6 +44,8 @@ struct State {
     containers: BTreeMap<String, ContainerState>,
     volumes: BTreeSet<(WorkspaceId, Generation)>,
     committed: BTreeSet<ImageRef>,
+    /// Copies of trees, and which generations lie over each.
+    copies: BTreeMap<VolumeRef, BTreeSet<(WorkspaceId, Generation)>>,
     made: u32,
     starts: u32,
 }
@@ -144,6 +152,13 @@ impl MemoryRuntime {
 }
 
 impl State {
+    fn remove_volumes_of(&mut self, made: &(WorkspaceId, Generation)) {
+        self.volumes.remove(made);
+        for users in self.copies.values_mut() {
+            users.remove(made);
+        }
+    }
+
     fn container(&mut self, id: &ContainerId) -> Result<&mut ContainerState, RuntimeError> {
         self.containers
             .get_mut(&id.0)
@@ -163,6 +178,11 @@ impl RuntimePort for MemoryRuntime {
             cpus: 1,
             memory_bytes: 1 << 30,
         })
+    }
+
+    async fn overlay_volumes(&self, _: &str) -> Result<OverlayVolumes, RuntimeError> {
+        drop(self.up()?);
+        Ok(OverlayVolumes::Work)
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
@@ -231,7 +251,17 @@ impl RuntimePort for MemoryRuntime {
     }
 
     async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError> {
-        self.up()?.volumes.retain(|(of, _)| of != workspace);
+        let mut state = self.up()?;
+        let of_it = |(of, _): &&(WorkspaceId, Generation)| of == workspace;
+        for made in state
+            .volumes
+            .iter()
+            .filter(of_it)
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            state.remove_volumes_of(&made);
+        }
         Ok(())
     }
 
@@ -292,14 +322,58 @@ impl SnapshotRuntimePort for MemoryRuntime {
         Ok(())
     }
 
-    async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
+    async fn create_volumes(
+        &self,
+        plan: &ContainerPlan,
+        volumes: &[NewVolume],
+    ) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
+        let made = (plan.workspace.clone(), plan.generation);
+        state.remove_volumes_of(&made);
+        for lower in volumes.iter().filter_map(|new| new.lower.as_ref()) {
+            let users = state.copies.get_mut(lower);
+            let users = users.ok_or_else(|| RuntimeError::Refused {
+                action: "make an overlay of",
+                subject: lower.0.clone(),
+                message: "no such volume".to_owned(),
+            })?;
+            users.insert(made.clone());
+        }
+        state.volumes.insert(made);
+        Ok(())
+    }
+
+    async fn make_roots(&self, _: &ContainerPlan, _: &[NewVolume]) -> Result<(), RuntimeError> {
+        drop(self.up()?);
+        Ok(())
+    }
+
+    async fn create_copy(&self, tree: &TreeHash) -> Result<VolumeRef, RuntimeError> {
+        let mut state = self.up()?;
+        state.made += 1;
+        let volume = VolumeRef(format!("copy-{tree}-{}", state.made));
+        state.copies.insert(volume.clone(), BTreeSet::new());
+        Ok(volume)
+    }
+
+    async fn copies(&self) -> Result<Vec<CopyVolume>, RuntimeError> {
+        let state = self.up()?;
+        let copies = state.copies.iter().map(|(volume, users)| CopyVolume {
+            volume: volume.clone(),
+            in_use: !users.is_empty(),
+        });
+        Ok(copies.collect())
+    }
+
+    async fn remove_copy(&self, volume: &VolumeRef) -> Result<(), RuntimeError> {
+        self.up()?.copies.remove(volume);
+        Ok(())
+    }
+
+    async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
+        let state = self.up()?;
         if !state.images.contains(&plan.image) {
             return Err(RuntimeError::ImageMissing(plan.image.clone()));
-        }
-        if plan.access == VolumeAccess::Write {
-            let volumes = (plan.of.workspace.clone(), plan.of.generation);
-            state.volumes.insert(volumes);
         }
         Ok(ContainerId(plan.container().0))
     }
@@ -316,7 +390,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
     ) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
         (state.containers).retain(|_, c| c.workspace != *workspace || c.generation != generation);
-        state.volumes.remove(&(workspace.clone(), generation));
+        state.remove_volumes_of(&(workspace.clone(), generation));
         Ok(())
     }
 }

@@ -13,12 +13,16 @@ use crate::{
 struct QuietEngine {
     engine: Result<EngineInfo, RuntimeError>,
     image: Option<ImageInfo>,
+    overlays: OverlayVolumes,
 }
 
 #[async_trait]
 impl RuntimePort for QuietEngine {
     async fn engine(&self) -> Result<EngineInfo, RuntimeError> {
         self.engine.clone()
+    }
+    async fn overlay_volumes(&self, _image: &str) -> Result<OverlayVolumes, RuntimeError> {
+        self.engine.clone().map(|_| self.overlays.clone())
     }
     async fn image(&self, _reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         self.engine.clone().map(|_| self.image.clone())
@@ -74,6 +78,7 @@ fn sound() -> Surroundings {
             size_bytes: 1 << 28,
             user: String::new(),
         }),
+        overlays: OverlayVolumes::Work,
     };
     let subjects = Subjects {
         image: "compy/base:latest".to_owned(),
@@ -129,6 +134,7 @@ async fn sound_surroundings_are_found_sound_in_a_fixed_order() {
         "engine",
         "engine-api",
         "image",
+        "overlay-volumes",
         "agent",
         "disk",
         "configuration",
@@ -175,6 +181,17 @@ async fn a_missing_image_says_how_to_make_it() {
     let check = broken.ailing(None).await;
     assert_eq!((check.name, check.verdict), ("image", Verdict::Failed));
     assert!(check.advice.contains("make images"));
+}
+
+#[tokio::test]
+async fn an_engine_without_overlay_volumes_says_what_that_costs() {
+    let mut broken = sound();
+    broken.engine.overlays = OverlayVolumes::Fail("operation not permitted".to_owned());
+    let check = broken.ailing(None).await;
+    let expected = ("overlay-volumes", Verdict::Warning);
+    assert_eq!((check.name, check.verdict), expected);
+    assert_eq!(check.found, "operation not permitted");
+    assert!(check.advice.contains("copy whole volumes"));
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ impl Snapshots {
         let operation = self.begin(&manifest.workspace, progress).await?;
         self.settle_now(&operation).await?;
         self.remove_unused_images().await?;
+        self.tidy_copies_logged().await;
         tracing::info!(snapshot_id = %id, workspace_id = %manifest.workspace, "snapshot deleted");
         Ok(())
     }

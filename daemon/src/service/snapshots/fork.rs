@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Snapshots, SnapshotsError};
+use super::{Snapshots, SnapshotsError, copies};
 use crate::{
     domain::{
         egress::Policy,
@@ -94,6 +94,7 @@ impl Snapshots {
             tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
                 "the fork is undone");
             self.settle_after_failure(&operation).await;
+            self.tidy_copies_logged().await;
             return Err(error);
         }
         self.settle_now(&operation).await?;
@@ -117,8 +118,8 @@ impl Snapshots {
         progress: &impl Fn(ForkStep) -> Progress,
         operation: &mut Operation,
     ) -> Result<(), SnapshotsError> {
-        self.fill(helper, record, manifest).await?;
-        self.remove_container(&helper_container(helper)).await?;
+        self.make_volumes(helper, record, manifest, copies::Purpose::Fork)
+            .await?;
         let filled = progress(ForkStep::Filled);
         self.advance(operation, filled.clone()).await?;
         let adding = ForkStep::Adding {

@@ -4,19 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Snapshots, SnapshotsError};
 use crate::{
-    domain::{
-        ids::WorkspaceId,
-        snapshot::{CapturedVolume, Snapshot, journal::ContainerRef},
-        workspace::Workspace,
-    },
+    domain::{ids::WorkspaceId, snapshot::journal::ContainerRef, workspace::Workspace},
     ports::{
         runtime::ContainerId,
         snapshot_runtime::{HelperPlan, VolumeAccess, helper_id},
         trees::TreesPort,
     },
 };
-
-use super::volumes;
 
 /// How long a helper may take until its agent answers.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -55,22 +49,6 @@ impl Snapshots {
         workspaces.runtime().remove(&id).await?;
         if let Some(id) = helper_id(container) {
             workspaces.links().remove(&id).await?;
-        }
-        Ok(())
-    }
-
-    /// Fills the volumes of a workspace that does not use them yet.
-    pub(super) async fn fill(
-        &self,
-        helper: &WorkspaceId,
-        of: &Workspace,
-        manifest: &Snapshot,
-    ) -> Result<(), SnapshotsError> {
-        let trees = self.open_helper(helper, of, VolumeAccess::Write).await?;
-        for volume in CapturedVolume::ALL {
-            if let Some(tree) = manifest.volumes.get(&volume) {
-                volumes::restore(&*trees, volume, tree, &*self.inner.chunks).await?;
-            }
         }
         Ok(())
     }

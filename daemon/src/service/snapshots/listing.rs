@@ -90,6 +90,18 @@ pub(super) async fn read(
     Ok(entries)
 }
 
+/// The root of a tree, which comes first.
+pub(super) async fn root(
+    tree: &VolumeTree,
+    chunks: &dyn ChunkPort,
+) -> Result<TreeEntry, SnapshotsError> {
+    let first = tree.listing.iter().take(1).copied().collect();
+    let first = chunks.stream(first).try_next().await?;
+    let root = first.and_then(|bytes| TreeEntry::decode_length_delimited(bytes).ok());
+    root.filter(|root| root.path.is_empty())
+        .ok_or(SnapshotsError::Damaged("a listing has no root"))
+}
+
 /// The chunks of a file and their lengths, from its first byte to its last.
 /// A hash that is none is left out; see [`is_sound`].
 pub(super) fn content(entry: &TreeEntry) -> impl Iterator<Item = (ChunkHash, u64)> {

@@ -12,9 +12,12 @@
 //! settled at once by the same effects that the next start settles one with
 //! that a kill cut off, so there is one way to undo and to finish.
 //!
+//! Volumes are made as [`copies`] says: mostly overlays that cost what changed.
+//!
 //! The lock of the workspace is held throughout: nobody starts, stops or
 //! deletes it meanwhile. A snapshot that is read is not deleted.
 
+mod copies;
 mod delete;
 mod fork;
 mod helper;
@@ -50,6 +53,7 @@ use crate::{
         ids::{OperationId, SnapshotId, WorkspaceId, WorkspaceName},
         snapshot::{
             CapturedVolume, Snapshot,
+            copies::VolumeRef,
             journal::{Generation, ImageRef, Operation, Progress},
         },
     },
@@ -130,6 +134,31 @@ struct Inner {
     /// What the volumes of a few workspaces held last, so that the next
     /// snapshot reads what changed. Held for an exchange, never over an await.
     remembered: Mutex<HashMap<WorkspaceId, Remembered>>,
+    options: SnapshotsOptions,
+    /// Held while a copy of a tree is made, chosen to lie over, or removed.
+    copies: tokio::sync::Mutex<()>,
+    /// What a few copies hold, as a capture would know it. Held for an
+    /// exchange, never over an await.
+    copies_known: Mutex<HashMap<VolumeRef, Captured>>,
+}
+
+/// What an operator decides about snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotsOptions {
+    /// Whether volumes may lie over copies of trees, where the engine can.
+    pub overlays: bool,
+    /// What copies of trees that nothing lies over may take on disk, in bytes,
+    /// together with those that something lies over.
+    pub copies_max_bytes: u64,
+}
+
+impl Default for SnapshotsOptions {
+    fn default() -> Self {
+        Self {
+            overlays: true,
+            copies_max_bytes: 20 << 30,
+        }
+    }
 }
 
 /// What the volumes of a workspace held.
@@ -146,6 +175,7 @@ impl Snapshots {
         workspaces: Workspaces,
         runtime: Arc<dyn SnapshotRuntimePort>,
         chunks: Arc<dyn ChunkPort>,
+        options: SnapshotsOptions,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -156,6 +186,9 @@ impl Snapshots {
                 unsettled: Mutex::default(),
                 deleting: RwLock::new(()),
                 remembered: Mutex::default(),
+                options,
+                copies: tokio::sync::Mutex::default(),
+                copies_known: Mutex::default(),
             }),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Snapshots, SnapshotsError};
+use super::{Snapshots, SnapshotsError, copies::Purpose};
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
@@ -129,6 +129,7 @@ impl Snapshots {
             tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
                 "the restore is undone");
             self.settle_after_failure(&operation).await;
+            self.tidy_copies_logged().await;
             return Err(error);
         }
         self.settle_now(&operation).await?;
@@ -137,6 +138,7 @@ impl Snapshots {
             snapshot: manifest.id.clone(),
         };
         self.inner.workspaces.events().record(&record, what).await;
+        self.tidy_copies_logged().await;
         tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace restored");
         Ok(self.inner.workspaces.get(id).await?)
     }
@@ -151,8 +153,7 @@ impl Snapshots {
         manifest: &Snapshot,
         operation: &mut Operation,
     ) -> Result<(), SnapshotsError> {
-        self.fill(&restoring.helper, record, manifest).await?;
-        self.remove_container(&helper_container(&restoring.helper))
+        self.make_volumes(&restoring.helper, record, manifest, Purpose::Restore)
             .await?;
         let filled = restoring.progress(RestoreStep::Filled);
         self.advance(operation, filled.clone()).await?;

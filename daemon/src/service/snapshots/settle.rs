@@ -8,8 +8,8 @@ use std::{
 use super::{Snapshots, SnapshotsError};
 use crate::{
     domain::{
-        ids::OperationId,
-        snapshot::journal::{Effect, ImageRef, Operation, Progress, settle},
+        ids::{OperationId, WorkspaceId},
+        snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, settle},
     },
     ports::{runtime::RuntimeError, store::StoreError},
     service::workspaces::WorkspacesError,
@@ -42,6 +42,7 @@ impl Snapshots {
             }
         }
         self.remove_unused_images().await?;
+        self.tidy_copies().await?;
         self.inner.settled.store(true, Ordering::Release);
         Ok(())
     }
@@ -103,15 +104,41 @@ impl Snapshots {
             Effect::RemoveGeneration {
                 workspace,
                 generation,
-            } => Ok(runtime.remove_generation(&workspace, generation).await?),
+            } => self.remove_generation(&workspace, generation).await,
             Effect::PutSnapshot(manifest) => Ok(workspaces.store().put_snapshot(&manifest).await?),
             Effect::RemoveSnapshot(id) => Ok(workspaces.store().remove_snapshot(&id).await?),
             Effect::Swap { to: _, record } => self.swap(&record).await,
-            Effect::AddWorkspace(record) => match workspaces.add(*record).await {
-                Ok(()) | Err(StoreError::NameTaken(_)) => Ok(()),
-                Err(error) => Err(error.into()),
-            },
+            Effect::AddWorkspace(record) => {
+                let (id, generation) = (record.id.clone(), record.generation);
+                match workspaces.add(*record).await {
+                    Ok(()) => Ok(()),
+                    // By itself: it is there.
+                    Err(StoreError::NameTaken(_)) if workspaces.knows(&id) => Ok(()),
+                    // Somebody else took the name meanwhile.
+                    Err(StoreError::NameTaken(name)) => {
+                        tracing::warn!(workspace_id = %id, %name, "a fork that was cut off is undone");
+                        self.remove_generation(&id, generation).await
+                    }
+                    Err(error) => Err(error.into()),
+                }
+            }
         }
+    }
+
+    /// Removes a container and its volumes, and of a workspace that is not to be
+    /// its link too.
+    async fn remove_generation(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<(), SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let runtime = &self.inner.runtime;
+        runtime.remove_generation(workspace, generation).await?;
+        if !workspaces.knows(workspace) {
+            workspaces.links().remove(workspace).await?;
+        }
+        Ok(())
     }
 
     /// Removes the images that nothing needs any more: no snapshot, no workspace

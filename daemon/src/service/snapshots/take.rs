@@ -251,7 +251,11 @@ impl Snapshots {
         }
     }
 
-    fn remember(&self, workspace: &Workspace, volumes: BTreeMap<CapturedVolume, Captured>) {
+    pub(super) fn remember(
+        &self,
+        workspace: &Workspace,
+        volumes: BTreeMap<CapturedVolume, Captured>,
+    ) {
         let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_WORKSPACES
             && let Some(other) = remembered.keys().next().cloned()

@@ -14,6 +14,7 @@ use crate::{
     domain::{
         snapshot::{
             SnapshotReason,
+            copies::TreeCopy,
             journal::{ContainerRef, DeleteStep, ForkStep, RestoreStep, SnapshotStep},
         },
         workspace::{Desired, Workspace},
@@ -23,7 +24,9 @@ use crate::{
         contract::store::{snapshot, workspace},
         links::LinksPort,
         runtime::{ContainerStatus, RuntimePort as _},
+        snapshot_runtime::CopyVolume,
         store::StorePort,
+        trees::{TreeEntry, TreeEntryKind},
         tunnel::TunnelPort,
     },
     service::workspaces::{WorkspacePorts, WorkspacesOptions},
@@ -67,6 +70,7 @@ struct World {
     store: Arc<MemoryStore>,
     runtime: Arc<MemoryRuntime>,
     workspaces: Workspaces,
+    chunks: Arc<MemoryChunks>,
     snapshots: Snapshots,
     workspace: Workspace,
 }
@@ -92,11 +96,17 @@ async fn world() -> World {
     let container = runtime.create(&plan).await.unwrap();
     runtime.start(&container).await.unwrap();
     let chunks = Arc::new(MemoryChunks::default());
-    let snapshots = Snapshots::new(workspaces.clone(), runtime.clone(), chunks);
+    let snapshots = Snapshots::new(
+        workspaces.clone(),
+        runtime.clone(),
+        chunks.clone(),
+        SnapshotsOptions::default(),
+    );
     World {
         store,
         runtime,
         workspaces,
+        chunks,
         snapshots,
         workspace,
     }
@@ -371,4 +381,122 @@ async fn what_could_not_be_undone_is_undone_while_the_daemon_runs() {
     world.snapshots.keep_up().await;
     let expected = (ContainerStatus::Running, 1, 1, 1, 1);
     assert_eq!(world.seen().await, expected);
+}
+
+#[tokio::test]
+async fn a_fork_whose_name_was_taken_while_it_was_cut_off_leaves_nothing() {
+    let world = world().await;
+    let record = workspace(2, "w");
+    let plan = world.workspaces.plan(&record, "/links".into());
+    world.runtime.create(&plan).await.unwrap();
+    let progress = Progress::Fork {
+        snapshot: snapshot(5, 1).id,
+        helper: helper(),
+        step: ForkStep::Adding {
+            record: Box::new(record.clone()),
+        },
+    };
+    world.cut_off(&record.id, progress).await;
+    world.snapshots.settle().await.unwrap();
+    let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+    assert_eq!(world.runtime.find(&record.id).await, Ok(None));
+}
+
+/// A tree with a file, and the manifest of a snapshot that names it.
+async fn with_tree(world: &World) -> Snapshot {
+    let entry = |path: &'static str, kind: TreeEntryKind| TreeEntry {
+        path: path.into(),
+        kind: kind.into(),
+        ..TreeEntry::default()
+    };
+    let entries = [
+        entry("", TreeEntryKind::Directory),
+        entry("file", TreeEntryKind::File),
+    ];
+    let mut writer = world.chunks.writer().await.unwrap();
+    let tree = listing::write(&entries, &mut *writer).await.unwrap();
+    writer.finish().await.unwrap();
+    let manifest = Snapshot {
+        volumes: BTreeMap::from([(CapturedVolume::Work, tree)]),
+        ..snapshot(5, 1)
+    };
+    world.store.put_snapshot(&manifest).await.unwrap();
+    manifest
+}
+
+async fn make_fork(world: &World, manifest: &Snapshot) -> Result<Workspace, SnapshotsError> {
+    let record = Workspace {
+        base: Some(ImageRef::of(&manifest.id)),
+        ..workspace(2, "f")
+    };
+    let helper = WorkspaceId::from_uuid(Uuid::from_u128(8));
+    let made = (world.snapshots)
+        .make_volumes(&helper, &record, manifest, copies::Purpose::Fork)
+        .await;
+    made.map(|()| record)
+}
+
+async fn register(world: &World, manifest: &Snapshot) -> VolumeRef {
+    let tree = manifest.volumes[&CapturedVolume::Work].clone();
+    let volume = world.runtime.create_copy(&tree.hash).await.unwrap();
+    let copy = TreeCopy {
+        volume: volume.clone(),
+        tree,
+        used_at_ms: 0,
+    };
+    world.store.put_tree_copy(&copy).await.unwrap();
+    volume
+}
+
+#[tokio::test]
+async fn a_fork_over_a_copy_that_is_there_starts_no_helper_and_keeps_it() {
+    let world = world().await;
+    let manifest = with_tree(&world).await;
+    let copy = register(&world, &manifest).await;
+    world.snapshots.settle().await.unwrap();
+    // A helper would fail: nobody dials here.
+    let record = make_fork(&world, &manifest).await.unwrap();
+    let used = CopyVolume {
+        volume: copy,
+        in_use: true,
+    };
+    assert_eq!(world.runtime.copies().await, Ok(vec![used.clone()]));
+    let registered = world.store.tree_copies().await.unwrap();
+    assert_eq!(registered[0].used_at_ms, 1, "it was used just now");
+    // Nobody names its tree any more, and something lies over it still.
+    world.snapshots.delete(&manifest.id).await.unwrap();
+    assert_eq!(world.runtime.copies().await, Ok(vec![used]));
+    world
+        .runtime
+        .remove_generation(&record.id, record.generation)
+        .await
+        .unwrap();
+    world.snapshots.tidy_copies().await.unwrap();
+    assert_eq!(world.runtime.copies().await, Ok(vec![]));
+    assert_eq!(world.store.tree_copies().await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_copy_that_was_not_finished_is_used_by_nobody_and_removed() {
+    let world = world().await;
+    let manifest = with_tree(&world).await;
+    world.snapshots.settle().await.unwrap();
+    let failed = make_fork(&world, &manifest).await;
+    assert!(failed.is_err(), "its helper does not come up");
+    assert_eq!(world.runtime.copies().await.unwrap().len(), 1);
+    assert!(make_fork(&world, &manifest).await.is_err());
+    world.snapshots.settle().await.unwrap();
+    assert_eq!(world.runtime.copies().await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn a_copy_that_somebody_removed_is_not_lain_over() {
+    let world = world().await;
+    let manifest = with_tree(&world).await;
+    let copy = register(&world, &manifest).await;
+    world.snapshots.settle().await.unwrap();
+    world.runtime.remove_copy(&copy).await.unwrap();
+    let failed = make_fork(&world, &manifest).await;
+    assert!(failed.is_err(), "it is made anew, by a helper");
 }

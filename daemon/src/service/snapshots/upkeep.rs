@@ -12,7 +12,8 @@ const TRY_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Snapshots {
     /// Until `stop`: settles operations that failed and could not be settled
-    /// then, and removes images when the last workspace made from them is gone.
+    /// then, and removes images and copies of trees when the last workspace made
+    /// from them is gone.
     /// To be run once [`settle`](Self::settle) has been done.
     ///
     /// Cancel safety: what is cut off is done at the next start.
@@ -36,6 +37,9 @@ impl Snapshots {
         }
         if let Err(error) = self.remove_unused_images().await {
             tracing::debug!(%error, "images that nothing needs cannot be removed");
+        }
+        if let Err(error) = self.tidy_copies().await {
+            tracing::debug!(%error, "copies that nothing needs cannot be removed");
         }
     }
 }

@@ -6,15 +6,19 @@ use std::{
 };
 
 use bytes::Bytes;
+use compyd_proto::tree::Delta;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{SnapshotsError, listing};
 use crate::{
-    domain::snapshot::{CapturedVolume, VolumeTree, hash::ChunkHash},
+    domain::snapshot::{CapturedVolume, hash::ChunkHash},
     ports::{
         chunks::{ChunkError, ChunkPort, ChunkWriter},
         snapshot_runtime::volume_directory,
-        trees::{CaptureEvent, FileKey, KeyedFile, KnownFiles, RestoreItem, TreeEntry, TreesPort},
+        trees::{
+            CaptureEvent, FileKey, KeyedFile, KnownFiles, RestoreExtent, RestoreItem, TreeEntry,
+            TreesPort,
+        },
     },
 };
 
@@ -52,6 +56,33 @@ impl Captured {
             }
         }
         Ok(self)
+    }
+
+    /// What a volume holds that was just filled.
+    fn restored(entries: &[TreeEntry], files: KnownFiles) -> Self {
+        let keys = (files.files.into_iter())
+            .filter_map(|file| Some((file.path, file.key?)))
+            .collect();
+        Self {
+            entries: entries.to_vec(),
+            keys,
+            as_of_ns: files.as_of_ns,
+        }
+    }
+
+    /// What a volume holds that lies over this one and was changed to hold
+    /// these entries. An overlay shows a file that was not written with the
+    /// number and the times it has below; one that was written is read again.
+    pub(super) fn beneath(&self, entries: Vec<TreeEntry>, delta: &Delta<'_>) -> Self {
+        let mut keys = self.keys.clone();
+        for entry in &delta.entries {
+            keys.remove(&entry.path);
+        }
+        Self {
+            entries,
+            keys,
+            as_of_ns: self.as_of_ns,
+        }
     }
 
     fn known(&self) -> KnownFiles {
@@ -133,21 +164,51 @@ pub(super) async fn capture(
     Ok(captured)
 }
 
-/// Makes a volume hold a tree and nothing else.
-pub(super) async fn restore(
+/// Makes a volume hold a tree and nothing else. Returns it as a capture would
+/// see it.
+pub(super) async fn fill(
     trees: &dyn TreesPort,
     volume: CapturedVolume,
-    tree: &VolumeTree,
+    entries: &[TreeEntry],
+    chunks: &dyn ChunkPort,
+) -> Result<Captured, SnapshotsError> {
+    let all = Delta {
+        removes: Vec::new(),
+        entries: entries.iter().collect(),
+    };
+    let files = restore(trees, volume, RestoreExtent::Whole, &all, chunks).await?;
+    Ok(Captured::restored(entries, files))
+}
+
+/// Makes a volume that holds one tree hold another.
+pub(super) async fn change(
+    trees: &dyn TreesPort,
+    volume: CapturedVolume,
+    delta: &Delta<'_>,
     chunks: &dyn ChunkPort,
 ) -> Result<(), SnapshotsError> {
-    let entries = listing::read(tree, chunks).await?;
-    let count = entries.len() as u64;
-    let hashes = (entries.iter())
+    restore(trees, volume, RestoreExtent::Delta, delta, chunks)
+        .await
+        .map(drop)
+}
+
+async fn restore(
+    trees: &dyn TreesPort,
+    volume: CapturedVolume,
+    extent: RestoreExtent,
+    steps: &Delta<'_>,
+    chunks: &dyn ChunkPort,
+) -> Result<KnownFiles, SnapshotsError> {
+    let hashes = (steps.entries.iter())
         .flat_map(|entry| listing::content(entry).map(|(hash, _)| hash))
         .collect();
     let content = chunks.stream(hashes);
     let failure: Arc<Mutex<Option<ChunkError>>> = Arc::default();
     let failed = failure.clone();
+    let removes: Vec<_> = (steps.removes.iter().cloned())
+        .map(RestoreItem::Remove)
+        .collect();
+    let entries: Vec<TreeEntry> = steps.entries.iter().map(|entry| (*entry).clone()).collect();
     // Each entry, then as many contents as it has chunks. Content that cannot
     // be read ends the items, and what was filled is thrown away.
     let items = stream::unfold(
@@ -171,7 +232,8 @@ pub(super) async fn restore(
             }
         },
     );
-    let restored = trees.restore(volume_directory(volume), items.boxed()).await;
+    let items = stream::iter(removes).chain(items).boxed();
+    let restored = trees.restore(volume_directory(volume), extent, items).await;
     let failure = failure
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -179,8 +241,9 @@ pub(super) async fn restore(
     if let Some(error) = failure {
         return Err(error.into());
     }
-    if restored? != count {
+    let restored = restored?;
+    if restored.entries != steps.entries.len() as u64 {
         return Err(SnapshotsError::Agent("not every entry was put in place"));
     }
-    Ok(())
+    Ok(restored.files)
 }

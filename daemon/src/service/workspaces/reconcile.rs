@@ -154,6 +154,15 @@ impl Workspaces {
     /// lost, or a kill came between the two.
     async fn adopt(&self, container: ContainerState) -> Result<(), WorkspacesError> {
         let id = container.workspace;
+        // Whoever holds the lock makes it, and adds its record; what was made
+        // or undone since the containers were listed has been settled.
+        let lock = self.lock_of(&id);
+        let Ok(_held) = lock.try_lock() else {
+            return Ok(());
+        };
+        if self.inner.index.get(&id).is_some() || self.inner.runtime.find(&id).await?.is_none() {
+            return Ok(());
+        }
         let Some(mut definition) = container.definition else {
             tracing::warn!(workspace_id = %id, container_id = %container.id.0,
                 "a container of ours has no definition; remove it by hand if it is not needed");

@@ -69,6 +69,11 @@ impl Workspaces {
         self.inner.gone.notified().await;
     }
 
+    /// Whether there is a workspace with this id.
+    pub(in crate::service) fn knows(&self, id: &WorkspaceId) -> bool {
+        self.inner.index.get(id).is_some()
+    }
+
     /// Whether a workspace is made from this image.
     pub(in crate::service) fn is_base(&self, image: &ImageRef) -> bool {
         let workspaces = self.inner.index.all();
