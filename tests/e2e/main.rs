@@ -16,6 +16,7 @@ mod engine_trouble;
 mod main_job;
 mod model_http;
 mod model_trouble;
+mod overlays;
 mod published_library;
 mod requests;
 mod snapshots;

@@ -28,15 +28,17 @@ line'; printf y > $'\377\376'
     echo dot > ~/.dotfile
 ";
 
-/// Everything about the files that a snapshot keeps.
-const LOOK: &str = r"
+/// Everything about the files that a snapshot keeps. How many names a directory
+/// has is the file system's to say: an overlay says 1.
+pub(super) const LOOK: &str = r"
     cd /workspace
-    find . ~/.dotfile -printf '%P %y %m %u %T@ %n %l %s\n' | sort
+    find . -type d -printf '%P %y %m %u %T@\n' | sort
+    find . ~/.dotfile ! -type d -printf '%P %y %m %u %T@ %n %l %s\n' | sort
     find . ~/.dotfile -type f -exec sha256sum {} + | sort
     stat -c %b sparse; cat /opt/installed
 ";
 
-async fn bash(daemon: &Daemon, workspace: &str, script: &str) -> String {
+pub(super) async fn bash(daemon: &Daemon, workspace: &str, script: &str) -> String {
     let ran = daemon
         .exec(command(workspace, &["bash", "-c", script]))
         .await
@@ -45,7 +47,7 @@ async fn bash(daemon: &Daemon, workspace: &str, script: &str) -> String {
     ran.text()
 }
 
-async fn root(daemon: &Daemon, workspace: &str, script: &str) -> String {
+pub(super) async fn root(daemon: &Daemon, workspace: &str, script: &str) -> String {
     let mut as_root = command(workspace, &["bash", "-c", script]);
     as_root.user = "root".to_owned();
     let ran = daemon.exec(as_root).await.unwrap();
@@ -53,16 +55,16 @@ async fn root(daemon: &Daemon, workspace: &str, script: &str) -> String {
     ran.text()
 }
 
-async fn json(daemon: &Daemon, args: &[&str]) -> Value {
+pub(super) async fn json(daemon: &Daemon, args: &[&str]) -> Value {
     let all = [&["-o", "json"], args].concat();
     daemon.compyctl(&all).await.expect_code(0).json()
 }
 
-async fn snapshot(daemon: &Daemon, workspace: &str) -> Value {
+pub(super) async fn snapshot(daemon: &Daemon, workspace: &str) -> Value {
     json(daemon, &["workspace", "snapshot", workspace]).await
 }
 
-fn id(snapshot: &Value) -> String {
+pub(super) fn id(snapshot: &Value) -> String {
     snapshot["id"].as_str().unwrap().to_owned()
 }
 
@@ -72,7 +74,7 @@ async fn ids(daemon: &Daemon, workspace: &str) -> Vec<String> {
 }
 
 /// A workspace with something in every place.
-async fn filled() -> Option<Daemon> {
+pub(super) async fn filled() -> Option<Daemon> {
     let daemon = Daemon::start(Options::default()).await?;
     daemon.workspace("w", &[]).await;
     bash(&daemon, "w", FILL).await;
@@ -80,17 +82,56 @@ async fn filled() -> Option<Daemon> {
     Some(daemon)
 }
 
+/// Six volumes a workspace, an upper one for each that is an overlay, and the
+/// copies that these lie over or that a snapshot names.
+async fn volumes_fit(daemon: &Daemon, workspaces: usize) {
+    let run = daemon.run_name();
+    let volumes = daemon.engine().await.volumes(Some(run)).await;
+    let of_workspaces: Vec<_> = (volumes.iter())
+        .filter(|(_, labels)| labels.contains_key("compy.workspace"))
+        .collect();
+    let (uppers, others): (Vec<_>, Vec<_>) =
+        (of_workspaces.into_iter()).partition(|(name, _)| name.ends_with("-upper"));
+    assert_eq!(others.len(), workspaces * 6, "{others:?}");
+    let overlays: Vec<_> = (others.iter())
+        .filter(|(_, labels)| labels.contains_key("compy.lower"))
+        .collect();
+    let expected: Vec<_> = overlays
+        .iter()
+        .map(|(name, _)| format!("{name}-upper"))
+        .collect();
+    let found: Vec<_> = uppers.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(found, expected);
+    let mut named: Vec<String> = Vec::new();
+    let listed = json(daemon, &["workspace", "snapshots", "w"]).await;
+    for snapshot in listed.as_array().unwrap() {
+        for volume in snapshot["volumes"].as_array().unwrap() {
+            named.push(volume["tree_hash"].as_str().unwrap().to_owned());
+        }
+    }
+    let mut trees = Vec::new();
+    for (name, labels) in &volumes {
+        let Some(tree) = labels.get("compy.copy") else {
+            continue;
+        };
+        let lower = Some(name);
+        let in_use = overlays
+            .iter()
+            .any(|(_, labels)| labels.get("compy.lower") == lower);
+        assert!(in_use || named.contains(tree), "{name} is of no use");
+        assert!(!trees.contains(&tree), "{tree} has two copies");
+        trees.push(tree);
+    }
+}
+
 /// Names of the volumes of workspaces, of snapshots' images, and of containers
 /// that are there beside the workspaces' own.
-async fn leftovers(daemon: &Daemon, workspaces: usize, images: usize) {
+pub(super) async fn leftovers(daemon: &Daemon, workspaces: usize, images: usize) {
     let engine = daemon.engine().await;
     let run = Some(daemon.run_name());
-    let (volumes, made) = (
-        engine.workspace_volumes(daemon.run_name()).await,
-        engine.images(run).await,
-    );
-    assert_eq!(volumes.len(), workspaces * 6, "{volumes:?}");
+    let made = engine.images(run).await;
     assert_eq!(made.len(), images, "{made:?}");
+    volumes_fit(daemon, workspaces).await;
     let containers = engine.containers(run).await;
     assert_eq!(containers.len(), workspaces, "{containers:?}");
     for (container, _) in containers {

@@ -94,19 +94,21 @@ impl Engine {
             .collect()
     }
 
-    /// Names and labels of the volumes that a run made.
+    /// Names and labels of the volumes that a run made, by name.
     pub async fn volumes(&self, run: Option<&str>) -> Vec<(String, HashMap<String, String>)> {
         let options = ListVolumesOptions {
             filters: Some(filter(run)),
         };
         let listed = self.docker.list_volumes(Some(options)).await;
-        listed
+        let mut volumes: Vec<_> = listed
             .ok()
             .and_then(|listed| listed.volumes)
             .unwrap_or_default()
             .into_iter()
             .map(|volume| (volume.name, volume.labels))
-            .collect()
+            .collect();
+        volumes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        volumes
     }
 
     /// Names of the volumes of a run's workspaces.
@@ -119,12 +121,23 @@ impl Engine {
             .collect()
     }
 
+    /// Names of the copies of trees that a run's overlay volumes may lie over.
+    pub async fn tree_copies(&self, run: &str) -> Vec<String> {
+        self.volumes(Some(run))
+            .await
+            .into_iter()
+            .filter(|(_, labels)| labels.contains_key("compy.copy"))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
     /// Removes whatever a run made.
     pub async fn sweep(&self, run: &str) {
         for (id, _) in self.containers(Some(run)).await {
             self.remove_container(&id).await;
         }
         for (name, _) in self.volumes(Some(run)).await {
+            // An overlay comes before its upper volume, whose name goes on.
             self.remove_volume(&name).await;
         }
         for (id, _) in self.images(Some(run)).await {
