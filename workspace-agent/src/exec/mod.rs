@@ -24,6 +24,7 @@ pub(crate) mod protocol;
 mod records;
 pub(crate) mod spec;
 pub(crate) mod spool;
+mod start;
 mod stdin;
 pub(crate) mod table;
 mod timer;
