@@ -372,6 +372,7 @@ async fn workspaces(
         LinkHubOptions {
             dir: settings.data_dir.join("links"),
             environment,
+            spool: settings.exec,
             tunnels: Some(tunnels),
         },
         parts.runtime.clone(),

@@ -188,7 +188,7 @@ async fn a_command_outlives_its_client_and_the_daemon_and_is_found_again() {
             workspace: "w".to_owned(),
             exec_id: id.clone(),
             stdout_offset,
-            stderr_offset: 0,
+            ..ExecAttach::default()
         })),
     };
     let stream = daemon

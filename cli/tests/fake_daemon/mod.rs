@@ -515,6 +515,13 @@ impl WorkspaceService for Services {
         Ok(Response::new(ListExecsResponse { execs: Vec::new() }))
     }
 
+    async fn get_exec(
+        &self,
+        _: Request<GetExecRequest>,
+    ) -> Result<Response<GetExecResponse>, Status> {
+        Err(Status::not_found("the fake daemon has no commands"))
+    }
+
     async fn signal_exec(
         &self,
         _: Request<SignalExecRequest>,

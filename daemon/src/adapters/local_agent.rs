@@ -35,8 +35,8 @@ use crate::{
     domain::{
         egress::Policy,
         exec::{
-            Exec, ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, SignalTarget,
-            TerminalSize,
+            Exec, ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, Reading,
+            SignalTarget, TerminalSize,
         },
         files::{
             EditReceipt, FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepLine,
@@ -377,13 +377,14 @@ impl LocalAgent {
         &self,
         exec: Arc<LocalExec>,
         mut offsets: OutputOffsets,
+        reading: Reading,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>> {
         let (tx, rx) = mpsc::channel(16);
         let mut links = self.links.subscribe();
         self.tasks.spawn(async move {
             let mut state = exec.state.subscribe();
             if tx
-                .send(Ok(ExecEvent::Attached(exec.describe())))
+                .send(Ok(ExecEvent::Attached(Box::new(exec.describe()))))
                 .await
                 .is_err()
             {
@@ -395,6 +396,10 @@ impl LocalAgent {
                     .into_iter()
                     .chain(exit.clone().map(ExecEvent::Exited));
                 for event in events {
+                    let is_output = matches!(event, ExecEvent::Output { .. });
+                    if is_output && reading == Reading::ExitOnly {
+                        continue;
+                    }
                     if links.has_changed().unwrap_or(true) {
                         let text = "the link was cut".to_owned();
                         let _ = tx.send(Err(AgentError::Unreachable(text))).await;
@@ -404,7 +409,7 @@ impl LocalAgent {
                         return;
                     }
                 }
-                if exit.is_some() {
+                if exit.is_some() || reading == Reading::NoFollow {
                     return;
                 }
                 tokio::select! {
@@ -468,6 +473,7 @@ impl LocalExec {
             spec: self.spec.clone(),
             pid: self.pid.load(Ordering::SeqCst),
             started_at_ms: 0,
+            gaps: Vec::new(),
             stdout_bytes: state.stdout.len() as u64,
             stderr_bytes: state.stderr.len() as u64,
             stdin_bytes: 0,
@@ -619,7 +625,7 @@ impl AgentPort for LocalAgent {
         spec: &ExecSpec,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>> {
         match self.start_or_find(id, spec) {
-            Ok((exec, _)) => self.stream(exec, OutputOffsets::default()),
+            Ok((exec, _)) => self.stream(exec, OutputOffsets::default(), Reading::Follow),
             Err(error) => failed_stream(error),
         }
     }
@@ -628,9 +634,10 @@ impl AgentPort for LocalAgent {
         &self,
         id: &ExecId,
         offsets: OutputOffsets,
+        reading: Reading,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>> {
         match self.find(id) {
-            Ok(exec) => self.stream(exec, offsets),
+            Ok(exec) => self.stream(exec, offsets, reading),
             Err(error) => failed_stream(error),
         }
     }

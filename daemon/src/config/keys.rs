@@ -143,6 +143,21 @@ pub(super) const KEYS: &[Key] = &[
         "The static binary that runs in workspaces.",
     ),
     key(
+        "exec.stream_quota",
+        Default::Fixed("1GiB"),
+        "What is kept of each output of a command: its beginning and its end, half each.",
+    ),
+    key(
+        "exec.total_quota",
+        Default::Fixed("8GiB"),
+        "What the outputs of a workspace's commands may take together; the commands that ended first lose theirs.",
+    ),
+    key(
+        "exec.output_age",
+        Default::Fixed("7days"),
+        "How long output is kept after its command has ended; 0s: for ever.",
+    ),
+    key(
         "egress.default",
         Default::Fixed("none"),
         "What workspaces without a network reach that say nothing: none, allow (the hosts of egress.allow) or open.",

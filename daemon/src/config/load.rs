@@ -17,6 +17,7 @@ use super::{
 };
 use crate::domain::{
     egress::{HostPattern, Network, Policy},
+    exec::SpoolLimits,
     model_name::ModelName,
     secret::Secret,
     workspace::Limits,
@@ -360,6 +361,7 @@ impl Merged {
         let filter = self.one("log.filter", values::log_filter);
         let format = self.one("log.format", values::log_format);
         let workspace = self.parse_workspace();
+        let exec = self.parse_exec();
         let egress = self.parse_egress();
         let host = self.optional("engine.host", values::engine_host);
         let labels = self.many_or_none("engine.labels", values::label);
@@ -388,6 +390,7 @@ impl Merged {
             log,
             shutdown_grace: shutdown_grace?,
             workspace: workspace?,
+            exec: exec?,
             egress: egress?,
             engine: EngineSettings {
                 host: host?,
@@ -436,6 +439,28 @@ impl Merged {
             network: network?,
             extra_ca_file: extra_ca_file?,
             agent_file: agent_file?,
+        })
+    }
+
+    fn parse_exec(&mut self) -> Option<SpoolLimits> {
+        let at_least = |text: &str, least: u64, problem: &str| {
+            let bytes = values::bytes(text)?;
+            ((least << 20)..=(1 << 50))
+                .contains(&bytes)
+                .then_some(bytes)
+                .ok_or_else(|| problem.to_owned())
+        };
+        let stream_bytes = self.one("exec.stream_quota", |text| {
+            at_least(text, 1, "give a size from 1MiB to 1024TiB")
+        });
+        let total_bytes = self.one("exec.total_quota", |text| {
+            at_least(text, 2, "give a size from 2MiB to 1024TiB")
+        });
+        let age = self.one("exec.output_age", values::duration);
+        Some(SpoolLimits {
+            stream_bytes: stream_bytes?,
+            total_bytes: total_bytes?,
+            ended: age.map(|age| Some(age).filter(|age| !age.is_zero()))?,
         })
     }
 

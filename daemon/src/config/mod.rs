@@ -21,6 +21,7 @@ pub use self::{
 };
 use crate::domain::{
     egress::{Network, Policy},
+    exec::SpoolLimits,
     model_name::ModelName,
     secret::Secret,
     workspace::{Limits, NetworkMode},
@@ -41,6 +42,8 @@ pub struct Settings {
     pub workspace: WorkspaceSettings,
     /// What workspaces reach.
     pub egress: EgressSettings,
+    /// What the output of commands may take in a workspace.
+    pub exec: SpoolLimits,
     /// The container engine.
     pub engine: EngineSettings,
     /// Language models.

@@ -72,10 +72,12 @@ pub struct Exec {
     pub pid: u32,
     /// Milliseconds since the Unix epoch, by the container's clock.
     pub started_at_ms: i64,
-    /// Bytes of standard output so far.
+    /// Bytes of standard output so far, those dropped included.
     pub stdout_bytes: u64,
-    /// Bytes of standard error so far.
+    /// Bytes of standard error so far, those dropped included.
     pub stderr_bytes: u64,
+    /// Bytes that are not kept, one gap a stream at most.
+    pub gaps: Vec<OutputGap>,
     /// Bytes of standard input accepted so far.
     pub stdin_bytes: u64,
     /// Set once it has ended and its output is complete.
@@ -133,8 +135,8 @@ impl std::fmt::Display for ExitStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
     /// First: the command as it is.
-    Attached(Exec),
-    /// Bytes of one stream, in order and without gaps.
+    Attached(Box<Exec>),
+    /// Bytes of one stream, in order.
     Output {
         /// Which stream.
         stream: OutputStream,
@@ -143,17 +145,56 @@ pub enum ExecEvent {
         /// The bytes.
         data: bytes::Bytes,
     },
-    /// Bytes that a quota dropped.
-    Gap {
-        /// Which stream.
-        stream: OutputStream,
-        /// First byte dropped.
-        from: u64,
-        /// First byte kept after it.
-        to: u64,
-    },
+    /// Bytes that are not kept, in their place.
+    Gap(OutputGap),
     /// Last: how it ended.
     Exited(Exit),
+}
+
+/// Bytes of an output for which a quota or the disk had no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputGap {
+    /// Which stream.
+    pub stream: OutputStream,
+    /// First byte dropped.
+    pub from: u64,
+    /// First byte kept after it.
+    pub to: u64,
+}
+
+/// How far a reader of a command goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// To the command's exit.
+    #[default]
+    Follow,
+    /// To the exit, without the output.
+    ExitOnly,
+    /// To the end of the output there is; without an exit while it runs.
+    NoFollow,
+}
+
+/// What the output of commands may take in a workspace. A stream that has more
+/// keeps its beginning and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoolLimits {
+    /// Bytes kept of one stream of one command.
+    pub stream_bytes: u64,
+    /// Bytes kept of all streams; the commands that ended first lose theirs.
+    pub total_bytes: u64,
+    /// How long output is kept after the end of its command; `None` means for
+    /// ever.
+    pub ended: Option<std::time::Duration>,
+}
+
+impl Default for SpoolLimits {
+    fn default() -> Self {
+        Self {
+            stream_bytes: 1 << 30,
+            total_bytes: 8 << 30,
+            ended: None,
+        }
+    }
 }
 
 /// One of a command's outputs.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::domain::{
-    exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, SignalTarget, TerminalSize},
+    exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, Reading, SignalTarget, TerminalSize},
     files::{
         EditReceipt, FileEdit, FileInfo, FileText, FileWrite, GlobQuery, GrepLine, GrepQuery,
         Listing, ReadRange, Receipt,
@@ -39,11 +39,12 @@ pub trait AgentPort: Send + Sync {
         spec: &ExecSpec,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>>;
 
-    /// Streams a command from the given offsets to its exit.
+    /// Streams a command from the given offsets, as far as `reading` says.
     fn attach(
         &self,
         id: &ExecId,
         offsets: OutputOffsets,
+        reading: Reading,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>>;
 
     /// Feeds standard input; bytes below the offset already accepted are

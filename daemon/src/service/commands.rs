@@ -17,7 +17,10 @@ use super::artifacts::{ArtifactAbout, ArtifactError, ArtifactWriter, Artifacts};
 use crate::{
     domain::{
         artifact::Artifact,
-        exec::{ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, SignalTarget},
+        exec::{
+            ExecEvent, ExecSpec, Exit, ExitStatus, OutputOffsets, OutputStream, Reading,
+            SignalTarget,
+        },
         ids::{ExecId, StepId, WorkspaceId},
     },
     ports::{
@@ -195,8 +198,8 @@ impl Commands {
                             offset,
                             data,
                         })) => output.take(stream, offset, data).await?,
-                        Some(Ok(ExecEvent::Gap { stream, from, to })) => {
-                            output.gap(stream, from, to).await?;
+                        Some(Ok(ExecEvent::Gap(gap))) => {
+                            output.gap(gap.stream, gap.from, gap.to).await?;
                         }
                         Some(Ok(ExecEvent::Exited(exit))) => return Ok(exit),
                         Some(Err(error)) => break error.into(),
@@ -229,7 +232,7 @@ impl Commands {
             agent = self.workspaces.agent(&request.workspace) => agent?,
         };
         Ok(if attached {
-            agent.attach(&request.exec, offsets)
+            agent.attach(&request.exec, offsets, Reading::Follow)
         } else {
             agent.run(&request.exec, &request.spec)
         })
@@ -265,7 +268,7 @@ const LINK_PATIENCE: Duration = Duration::from_secs(120);
 const CANCEL_DEADLINE: Duration = Duration::from_secs(15);
 
 async fn wait_for_exit(agent: &dyn AgentPort, exec: &ExecId) -> Result<(), CommandError> {
-    let mut events = agent.attach(exec, OutputOffsets::default());
+    let mut events = agent.attach(exec, OutputOffsets::default(), Reading::ExitOnly);
     while let Some(event) = events.next().await {
         if matches!(event?, ExecEvent::Exited(_)) {
             break;

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::libc;
 use tokio::sync::watch;
 
+use super::extent::Extent;
 use super::progress::Progress;
 use super::spool::{ExecFiles, Output};
 use crate::errors::{AgentError, Reason};
@@ -52,11 +53,10 @@ struct Cursor {
     output: Output,
     offset: u64,
     file: Option<Arc<File>>,
-    gap_told: bool,
 }
 
 impl Reader {
-    /// Fails when an offset lies beyond what is spooled.
+    /// Fails when an offset lies beyond what was written.
     pub(super) fn new(
         exec: Exec,
         files: ExecFiles,
@@ -68,23 +68,22 @@ impl Reader {
             (Output::Stdout, wish.stdout_offset),
             (Output::Stderr, wish.stderr_offset),
         ] {
-            if offset > now.bytes(output) {
+            let bytes = now.extent(output).bytes;
+            if offset > bytes {
                 return Err(AgentError::new(
                     Reason::OffsetOutOfRange,
                     format!(
-                        "{output:?} of command {} has {} bytes so far; offset {offset} lies beyond them",
-                        exec.exec_id,
-                        now.bytes(output)
+                        "{output:?} of command {} has {bytes} bytes so far; offset {offset} lies beyond them",
+                        exec.exec_id
                     ),
                 )
-                .with("spooled_bytes", now.bytes(output)));
+                .with("spooled_bytes", bytes));
             }
         }
         let cursor = |output, offset| Cursor {
             output,
             offset,
             file: None,
-            gap_told: false,
         };
         Ok(Self {
             first: Some(exec),
@@ -96,7 +95,7 @@ impl Reader {
             exit_only: wish.exit_only,
             stop_at: wish
                 .no_follow
-                .then_some([now.stdout_bytes, now.stderr_bytes]),
+                .then_some([now.stdout.bytes, now.stderr.bytes]),
             turn: 0,
             over: false,
             progress,
@@ -152,43 +151,66 @@ impl Reader {
     async fn next_output(&mut self, now: &Progress) -> Result<Option<Event>, AgentError> {
         for _ in 0..self.cursors.len() {
             self.turn = 1 - self.turn;
+            let stop = self.stop_at.map_or(u64::MAX, |stop| stop[self.turn]);
             let cursor = &mut self.cursors[self.turn];
-            let spooled = now.bytes(cursor.output);
-            let limit = self
-                .stop_at
-                .map_or(spooled, |stop| stop[self.turn].min(spooled));
-            if cursor.offset < limit {
-                return cursor.read(&self.files, limit).await.map(Some);
+            // A gap that reaches the end may still grow, and is told as one.
+            let is_final = now.exit().is_some() || stop < u64::MAX;
+            let extent = now.extent(cursor.output);
+            if extent.lacks(cursor.offset) {
+                if is_final || extent.gap_to < extent.bytes {
+                    return Ok(Some(cursor.skip(extent)));
+                }
+                continue;
             }
-            let lost = now.lost(cursor.output);
-            if now.exit().is_some() && lost > 0 && !cursor.gap_told {
-                cursor.gap_told = true;
-                return Ok(Some(Event::Gap(Gap {
-                    stream: cursor.output.on_the_wire().into(),
-                    from: spooled,
-                    to: spooled + lost,
-                })));
+            let end = extent.end_of_kept(cursor.offset).min(stop);
+            if cursor.offset >= end {
+                continue;
             }
+            let read = cursor.read(&self.files, end).await;
+            // What was dropped meanwhile may have been read as zeros, or not
+            // at all.
+            let after = self.progress.borrow().extent(cursor.output);
+            if after.lacks(cursor.offset) {
+                return Ok(Some(cursor.skip(after)));
+            }
+            let mut data = read?;
+            let known = after.end_of_kept(cursor.offset) - cursor.offset;
+            data.truncate(usize::try_from(known).unwrap_or(data.len()));
+            return Ok(Some(cursor.take(data)));
         }
         Ok(None)
     }
 }
 
 impl Cursor {
-    async fn read(&mut self, files: &ExecFiles, limit: u64) -> Result<Event, AgentError> {
+    /// Tells of the rest of the gap that the offset lies in.
+    fn skip(&mut self, extent: Extent) -> Event {
+        let from = std::mem::replace(&mut self.offset, extent.gap_to);
+        Event::Gap(Gap {
+            stream: self.output.on_the_wire().into(),
+            from,
+            to: extent.gap_to,
+        })
+    }
+
+    fn take(&mut self, data: Bytes) -> Event {
         let offset = self.offset;
-        let length = usize::try_from((limit - offset).min(CHUNK_BYTES)).unwrap_or(0);
-        let data = self.read_at(files, offset, length).await.map_err(|error| {
+        self.offset += data.len() as u64;
+        let bytes = OutputBytes { offset, data };
+        match self.output {
+            Output::Stdout => Event::Stdout(bytes),
+            Output::Stderr => Event::Stderr(bytes),
+        }
+    }
+
+    async fn read(&mut self, files: &ExecFiles, end: u64) -> Result<Bytes, AgentError> {
+        let length = usize::try_from((end - self.offset).min(CHUNK_BYTES)).unwrap_or(0);
+        let data = self.read_at(files, self.offset, length).await;
+        data.map_err(|error| {
             AgentError::new(
                 Reason::Io,
                 format!("could not read the spooled {:?}: {error}", self.output),
             )
-        })?;
-        self.offset += data.len() as u64;
-        let bytes = OutputBytes { offset, data };
-        Ok(match self.output {
-            Output::Stdout => Event::Stdout(bytes),
-            Output::Stderr => Event::Stderr(bytes),
         })
     }
 

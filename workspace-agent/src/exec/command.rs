@@ -161,10 +161,36 @@ impl Command {
         })
     }
 
-    /// Whether there is output on disk.
-    pub(super) fn has_output(&self) -> bool {
-        let progress = self.progress.borrow();
-        progress.stdout_bytes + progress.stderr_bytes > 0
+    /// Bytes of output on disk.
+    pub(super) fn kept(&self) -> u64 {
+        self.progress.borrow().kept()
+    }
+
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub(super) fn ended_at_ms(&self) -> Option<i64> {
+        let duration = self.progress.borrow().exit()?.duration_ms;
+        Some(self.started_at_ms.saturating_add_unsigned(duration))
+    }
+
+    /// Lets go of the output of a command that has ended, on disk too; its
+    /// readers are told of a gap. Returns how much that was.
+    pub(super) fn drop_output(&self) -> u64 {
+        let mut freed = 0;
+        self.progress.send_if_modified(|progress| {
+            freed = progress.kept();
+            progress.stdout = progress.stdout.dropped();
+            progress.stderr = progress.stderr.dropped();
+            freed > 0
+        });
+        if let Some(files) = self.files.get()
+            && let Err(error) = files.remove_output()
+        {
+            eprintln!(
+                "compy-agent: could not free the output of {}: {error}",
+                self.id
+            );
+        }
+        freed
     }
 
     /// Waits until the command runs or has ended; fails when it was refused.
@@ -195,10 +221,11 @@ impl Command {
             spec,
             pid: progress.pid(),
             started_at_ms: self.started_at_ms,
-            stdout_bytes: progress.stdout_bytes,
-            stderr_bytes: progress.stderr_bytes,
+            stdout_bytes: progress.stdout.bytes,
+            stderr_bytes: progress.stderr.bytes,
             stdin_bytes,
             exit: progress.exit().map(|exit| exit.as_ref().clone()),
+            gaps: progress.gaps(),
         }
     }
 

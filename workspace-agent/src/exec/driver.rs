@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, Wanted};
+use super::keeper::Keeper;
 use super::orphans::Target;
 use super::output::{Pump, Pumped, discard};
 use super::pipe::Streams;
@@ -26,7 +27,7 @@ use super::records::EndRecord;
 use super::spool::{ExecFiles, Output};
 use super::start::start;
 use super::stdin::Stdin;
-use super::table::Shared;
+use super::table::{Shared, span};
 use super::timer::PausableTimer;
 use crate::tree;
 
@@ -117,8 +118,7 @@ impl Run {
                 let pumps = [(Some(stdout), Output::Stdout), (stderr, Output::Stderr)]
                     .into_iter()
                     .filter_map(|(pipe, output)| {
-                        let progress = Arc::clone(&self.command.progress);
-                        let pump = Pump::new(pipe?, output, self.files.clone(), progress);
+                        let pump = Pump::new(pipe?, self.keeper(output));
                         // On cancel: runs on to the end of its stream.
                         Some(self.shared.tracker.spawn(pump.run(leader_exited.clone())))
                     })
@@ -147,6 +147,16 @@ impl Run {
             });
         }
         self.await_empty().await;
+    }
+
+    fn keeper(&self, output: Output) -> Keeper {
+        let progress = Arc::clone(&self.command.progress);
+        Keeper::new(
+            Arc::clone(&self.shared),
+            self.files.clone(),
+            output,
+            progress,
+        )
     }
 
     /// The pid when the program runs, or the end there and then.
@@ -337,12 +347,12 @@ impl Run {
         let progress = self.command.progress.borrow().clone();
         let record = EndRecord {
             exit: Some(exit.clone()),
-            stdout_bytes: progress.stdout_bytes,
-            stderr_bytes: progress.stderr_bytes,
-            stdout_lost: progress.stdout_lost,
-            stderr_lost: progress.stderr_lost,
+            stdout_bytes: progress.stdout.bytes,
+            stderr_bytes: progress.stderr.bytes,
+            stdout_gap: span(progress.stdout),
+            stderr_gap: span(progress.stderr),
         };
-        if let Err(error) = self.files.write_end(&record) {
+        if let Err(error) = self.shared.with_room(|| self.files.write_end(&record)) {
             // Readers get the truth now; after a restart it will be unknown.
             eprintln!(
                 "compy-agent: could not record the end of {}: {error}",

@@ -1,26 +1,23 @@
-//! Output: from a command's pipe into its spool.
+//! Output: from a command's pipe to the keeper of its stream.
 //!
 //! One pump per stream. A trickle is written where it is read; a flood moves
 //! in blocking slices of a few megabytes, so that a slow disk never holds up
-//! the runtime. The disk gives the pace: when it is full the pump waits and the
-//! command with it, and no byte is lost.
+//! the runtime. The disk gives the pace, and what it has no room for the keeper
+//! drops: a full disk neither holds a command up nor ends it.
 //!
 //! When the leader has exited, everything it wrote is in the pipe already. The
 //! pump takes that, waits a little longer only while bytes keep coming, and is
 //! done, whether or not a background process still holds the other end.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Keeper;
 use super::pipe::Pipe;
-use super::progress::{Progress, add_bytes, add_lost};
-use super::spool::{ExecFiles, Output};
 
 const TRICKLE_BYTES: usize = 8 * 1024;
 const FLOOD_BYTES: usize = 256 * 1024;
@@ -30,24 +27,17 @@ const SLICE_BYTES: usize = 8 * 1024 * 1024;
 const GRACE: Duration = Duration::from_millis(100);
 /// Silence after which nothing more is expected.
 const QUIET: Duration = Duration::from_millis(10);
-/// Time between two tries on a full disk.
-const RETRY: Duration = Duration::from_millis(200);
 /// Pace at which late output of leftovers is thrown away.
 const DISCARD_PERIOD: Duration = Duration::from_millis(10);
 /// Reads between two pauses of throwing away.
 const DISCARD_READS: usize = 16;
 
 pub(super) struct Pump {
-    pub(super) pipe: Pipe,
-    pub(super) output: Output,
-    pub(super) files: ExecFiles,
-    pub(super) progress: Arc<watch::Sender<Progress>>,
-    file: Option<Arc<File>>,
+    pipe: Pipe,
+    /// Locked by the pump and its blocking slices, which take turns.
+    keeper: Arc<Mutex<Keeper>>,
     /// Whether the pipe has been made wide.
     wide: bool,
-    /// Set with the first lost byte: what follows a gap has no offset, so it
-    /// is lost too.
-    lossy: bool,
 }
 
 /// How a pump has ended.
@@ -59,20 +49,11 @@ pub(super) enum Pumped {
 }
 
 impl Pump {
-    pub(super) fn new(
-        pipe: Pipe,
-        output: Output,
-        files: ExecFiles,
-        progress: Arc<watch::Sender<Progress>>,
-    ) -> Self {
+    pub(super) fn new(pipe: Pipe, keeper: Keeper) -> Self {
         Self {
             pipe,
-            output,
-            files,
-            progress,
-            file: None,
+            keeper: Arc::new(Mutex::new(keeper)),
             wide: false,
-            lossy: false,
         }
     }
 
@@ -89,13 +70,13 @@ impl Pump {
                     }
                 }
             }
-            if let Moved::End = self.move_some(&leader_exited).await {
+            if let Moved::End = self.move_some().await {
                 return Pumped::AtEnd;
             }
         }
         let deadline = Instant::now() + GRACE;
         loop {
-            match self.move_some(&leader_exited).await {
+            match self.move_some().await {
                 Moved::End => return Pumped::AtEnd,
                 Moved::Some if Instant::now() < deadline => {}
                 Moved::Some => return Pumped::HeldOpen(self.pipe),
@@ -109,15 +90,17 @@ impl Pump {
         }
     }
 
-    async fn move_some(&mut self, leader_exited: &CancellationToken) -> Moved {
+    async fn move_some(&mut self) -> Moved {
         match self.trickle() {
-            Trickle::Moved(Moved::Some, length) if length == TRICKLE_BYTES && !self.lossy => {
-                self.move_slice(leader_exited).await
-            }
+            Trickle::Moved(Moved::Some, TRICKLE_BYTES) => self.move_slice().await,
             Trickle::Moved(moved, _) => moved,
             Trickle::Stuck(rest) => {
-                self.keep(&rest, leader_exited).await;
-                Moved::Some
+                let keeper = Arc::clone(&self.keeper);
+                let kept = tokio::task::spawn_blocking(move || lock(&keeper).append(&rest));
+                match kept.await {
+                    Ok(()) => Moved::Some,
+                    Err(_) => Moved::End,
+                }
             }
         }
     }
@@ -134,105 +117,48 @@ impl Pump {
             }
             Err(_) => return Trickle::Moved(Moved::End, 0),
         };
-        if self.lossy {
-            return Trickle::Stuck(buffer[..length].to_vec());
+        let taken = lock(&self.keeper).append_at_once(&buffer[..length]);
+        if taken == length {
+            Trickle::Moved(Moved::Some, length)
+        } else {
+            Trickle::Stuck(buffer[taken..length].to_vec())
         }
-        match self.write(&buffer[..length]) {
-            Ok(()) => Trickle::Moved(Moved::Some, length),
-            Err((written, _)) => Trickle::Stuck(buffer[written..length].to_vec()),
-        }
-    }
-
-    /// Writes a little, however long a full disk takes to have room again.
-    async fn keep(&mut self, mut bytes: &[u8], leader_exited: &CancellationToken) {
-        while !self.lossy {
-            match self.write(bytes) {
-                Ok(()) => return,
-                Err((written, error)) => {
-                    bytes = &bytes[written..];
-                    self.lossy = !self.wait_for_room(&error, leader_exited).await;
-                }
-            }
-        }
-        add_lost(&self.progress, self.output, bytes.len());
     }
 
     /// Moves up to a slice in a blocking thread.
-    async fn move_slice(&mut self, leader_exited: &CancellationToken) -> Moved {
+    async fn move_slice(&mut self) -> Moved {
         if !std::mem::replace(&mut self.wide, true) {
             self.pipe.widen();
         }
-        let (pipe, output) = (self.pipe.clone(), self.output);
-        let progress = Arc::clone(&self.progress);
-        let Ok(file) = self.file() else {
-            return Moved::Some;
-        };
+        let (pipe, keeper) = (self.pipe.clone(), Arc::clone(&self.keeper));
         let moved = tokio::task::spawn_blocking(move || {
+            let mut keeper = lock(&keeper);
             let mut buffer = vec![0; FLOOD_BYTES];
             let mut total = 0;
             while total < SLICE_BYTES {
                 match pipe.try_read(&mut buffer) {
-                    Ok(0) => return (Moved::End, None),
+                    Ok(0) => return Moved::End,
                     Ok(length) => {
-                        if let Err((written, error)) =
-                            write_counted(&file, &buffer[..length], output, &progress)
-                        {
-                            buffer.copy_within(written..length, 0);
-                            buffer.truncate(length - written);
-                            return (Moved::Some, Some((buffer, error)));
-                        }
+                        keeper.append(&buffer[..length]);
                         total += length;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => return (Moved::End, None),
+                    Err(_) => return Moved::End,
                 }
             }
-            (Moved::Some, None)
-        })
-        .await;
-        match moved {
-            Ok((moved, None)) => moved,
-            Ok((moved, Some((rest, error)))) => {
-                self.lossy = !self.wait_for_room(&error, leader_exited).await;
-                self.keep(&rest, leader_exited).await;
-                moved
-            }
-            Err(_) => Moved::End,
-        }
+            Moved::Some
+        });
+        moved.await.unwrap_or(Moved::End)
     }
+}
 
-    /// Waits a while on a full disk. False when the leader has exited: nobody
-    /// is left to be slowed down, and the call must return.
-    async fn wait_for_room(&self, error: &io::Error, leader_exited: &CancellationToken) -> bool {
-        if leader_exited.is_cancelled() {
-            eprintln!("compy-agent: output of a command was lost: {error}");
-            return false;
-        }
-        tokio::select! {
-            () = leader_exited.cancelled() => {}
-            () = tokio::time::sleep(RETRY) => {}
-        }
-        true
-    }
-
-    fn file(&mut self) -> io::Result<Arc<File>> {
-        if let Some(file) = &self.file {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.files.writer(self.output)?);
-        self.file = Some(Arc::clone(&file));
-        Ok(file)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
-        let file = self.file().map_err(|error| (0, error))?;
-        write_counted(&file, bytes, self.output, &self.progress)
-    }
+fn lock(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {
+    keeper.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum Trickle {
     Moved(Moved, usize),
-    /// Bytes that were read and have no place yet.
+    /// Bytes that were read and need room made for them.
     Stuck(Vec<u8>),
 }
 
@@ -240,29 +166,6 @@ enum Moved {
     Nothing,
     Some,
     End,
-}
-
-/// Appends to the spool and tells the readers; says how much was written
-/// before an error.
-fn write_counted(
-    mut file: &File,
-    bytes: &[u8],
-    output: Output,
-    progress: &watch::Sender<Progress>,
-) -> Result<(), (usize, io::Error)> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match file.write(&bytes[written..]) {
-            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
-            Ok(count) => {
-                written += count;
-                add_bytes(progress, output, count);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((written, error)),
-        }
-    }
-    Ok(())
 }
 
 /// Reads and drops what leftovers write after the end of the call, so that

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::libc;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, pipe2};
+use nix::unistd::{Gid, Uid, pipe2, tcgetpgrp};
 use tokio::io::unix::AsyncFd;
 
 use crate::accounts::Account;
@@ -109,18 +110,31 @@ fn into_owned(master: PtyMaster) -> io::Result<OwnedFd> {
     master.as_fd().try_clone_to_owned()
 }
 
-fn set_size(fd: i32, size: &PtySize) -> io::Result<()> {
-    let window = libc::winsize {
+fn window(size: &PtySize) -> libc::winsize {
+    libc::winsize {
         ws_row: u16::try_from(size.rows).unwrap_or(u16::MAX),
         ws_col: u16::try_from(size.cols).unwrap_or(u16::MAX),
         ws_xpixel: 0,
         ws_ypixel: 0,
-    };
+    }
+}
+
+fn set_size(fd: i32, size: &PtySize) -> io::Result<()> {
+    let window = window(size);
     // SAFETY: TIOCSWINSZ reads one winsize through the pointer.
     #[allow(unsafe_code)]
     let result = unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const window) };
     Errno::result(result)?;
     Ok(())
+}
+
+fn get_size(fd: i32) -> io::Result<libc::winsize> {
+    let mut window = window(&PtySize::default());
+    // SAFETY: TIOCGWINSZ writes one winsize through the pointer.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &raw mut window) };
+    Errno::result(result)?;
+    Ok(window)
 }
 
 impl Pipe {
@@ -163,9 +177,22 @@ impl Pipe {
             .await
     }
 
-    /// Sets a terminal's size; the foreground group is told by the kernel.
+    /// Sets a terminal's size. The foreground group is told by the kernel when
+    /// it is another, and by us when it is the same: whoever comes back to a
+    /// terminal wants it drawn.
     pub(super) fn resize(&self, size: &PtySize) -> io::Result<()> {
-        set_size(self.fd.get_ref().as_raw_fd(), size)
+        let fd = self.fd.get_ref();
+        if get_size(fd.as_raw_fd())? != window(size) {
+            return set_size(fd.as_raw_fd(), size);
+        }
+        match tcgetpgrp(fd) {
+            // Nobody may be there, and then nobody has to draw.
+            Ok(group) if group.as_raw() > 0 => {
+                let _ = killpg(group, Signal::SIGWINCH);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        Ok(())
     }
 
     /// The byte that a terminal takes for the end of input.

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use compyd_proto::agent::Exit;
-use tokio::sync::watch;
+use compyd_proto::agent::{Exit, Gap};
 
+use super::extent::Extent;
 use super::spool::Output;
 use crate::errors::AgentError;
 
@@ -18,10 +18,8 @@ use crate::errors::AgentError;
 /// ```
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
-    pub(crate) stdout_bytes: u64,
-    pub(crate) stderr_bytes: u64,
-    pub(crate) stdout_lost: u64,
-    pub(crate) stderr_lost: u64,
+    pub(crate) stdout: Extent,
+    pub(crate) stderr: Extent,
     pub(crate) phase: Phase,
 }
 
@@ -45,28 +43,49 @@ pub(crate) enum Phase {
 impl Default for Progress {
     fn default() -> Self {
         Self {
-            stdout_bytes: 0,
-            stderr_bytes: 0,
-            stdout_lost: 0,
-            stderr_lost: 0,
+            stdout: Extent::default(),
+            stderr: Extent::default(),
             phase: Phase::Starting,
         }
     }
 }
 
 impl Progress {
-    pub(crate) fn bytes(&self, output: Output) -> u64 {
+    pub(crate) fn extent(&self, output: Output) -> Extent {
         match output {
-            Output::Stdout => self.stdout_bytes,
-            Output::Stderr => self.stderr_bytes,
+            Output::Stdout => self.stdout,
+            Output::Stderr => self.stderr,
         }
     }
 
-    pub(crate) fn lost(&self, output: Output) -> u64 {
+    pub(super) fn extent_mut(&mut self, output: Output) -> &mut Extent {
         match output {
-            Output::Stdout => self.stdout_lost,
-            Output::Stderr => self.stderr_lost,
+            Output::Stdout => &mut self.stdout,
+            Output::Stderr => &mut self.stderr,
         }
+    }
+
+    /// Bytes that the command has written, on both streams.
+    pub(crate) fn written(&self) -> u64 {
+        self.stdout.bytes + self.stderr.bytes
+    }
+
+    /// What is not kept.
+    pub(crate) fn gaps(&self) -> Vec<Gap> {
+        [Output::Stdout, Output::Stderr]
+            .into_iter()
+            .filter(|output| self.extent(*output).has_gap())
+            .map(|output| Gap {
+                stream: output.on_the_wire().into(),
+                from: self.extent(output).gap_from,
+                to: self.extent(output).gap_to,
+            })
+            .collect()
+    }
+
+    /// Bytes on disk, of both streams.
+    pub(crate) fn kept(&self) -> u64 {
+        self.stdout.kept() + self.stderr.kept()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -82,20 +101,4 @@ impl Progress {
             Phase::Starting | Phase::Running { .. } | Phase::Refused(_) => None,
         }
     }
-}
-
-/// Counts output bytes that have reached the spool.
-pub(super) fn add_bytes(progress: &watch::Sender<Progress>, output: Output, count: usize) {
-    progress.send_modify(|progress| match output {
-        Output::Stdout => progress.stdout_bytes += count as u64,
-        Output::Stderr => progress.stderr_bytes += count as u64,
-    });
-}
-
-/// Counts output bytes that could not be kept.
-pub(super) fn add_lost(progress: &watch::Sender<Progress>, output: Output, count: usize) {
-    progress.send_modify(|progress| match output {
-        Output::Stdout => progress.stdout_lost += count as u64,
-        Output::Stderr => progress.stderr_lost += count as u64,
-    });
 }

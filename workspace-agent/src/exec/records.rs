@@ -23,12 +23,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compyd_proto::agent::{Exec, Exit};
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
 use prost::Message as _;
 
 use super::spool::private_dir_all;
 
 /// A segment that has grown beyond this is followed by the next.
 const SEGMENT_BYTES: u64 = 256 * 1024;
+/// Room in a segment for its last record.
+const SPARE_BYTES: u64 = 64 * 1024;
 const SEGMENTS_AT_MOST: usize = 4;
 /// Length of the payload, then the beginning of its blake3.
 const HEADER_BYTES: usize = 8;
@@ -42,12 +46,20 @@ pub(crate) struct EndRecord {
     pub(crate) stdout_bytes: u64,
     #[prost(uint64, tag = "3")]
     pub(crate) stderr_bytes: u64,
-    /// Bytes that came after `stdout_bytes` and could not be kept.
-    #[prost(uint64, tag = "4")]
-    pub(crate) stdout_lost: u64,
-    /// Bytes that came after `stderr_bytes` and could not be kept.
-    #[prost(uint64, tag = "5")]
-    pub(crate) stderr_lost: u64,
+    /// What of them is not kept. Tags 4 and 5 were bytes that followed.
+    #[prost(message, optional, tag = "6")]
+    pub(crate) stdout_gap: Option<Span>,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) stderr_gap: Option<Span>,
+}
+
+/// Bytes from one offset to before another.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct Span {
+    #[prost(uint64, tag = "1")]
+    pub(crate) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -233,6 +245,10 @@ impl Log {
             .create_new(true)
             .mode(0o600)
             .open(self.path(number))?;
+        // The end of a command must find room when its output has filled the
+        // disk. A file system that promises none is used without.
+        let room = libc::off_t::try_from(SEGMENT_BYTES + SPARE_BYTES).map_err(io::Error::other)?;
+        let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, room);
         self.segments.push_back(Segment {
             number,
             file,

@@ -1,5 +1,7 @@
 //! What is kept of a command on disk: its record in the log of [`Records`], and
-//! its output in `ID.stdout` and `ID.stderr`, made at the first byte.
+//! its output in `ID.stdout` and `ID.stderr`, made at the first byte. What is
+//! dropped of a stream is a hole in its file; a file that is missing was
+//! dropped whole.
 //!
 //! A record without an end after a restart is a command whose fate nobody
 //! knows. Nothing here is synced: the spool outlives every process of the
@@ -14,6 +16,8 @@ use std::sync::Arc;
 
 use compyd_proto::agent::{Exec, Stream};
 
+use super::extent::Extent;
+use super::holes;
 use super::records::{EndRecord, Kept, Records};
 
 /// All spools.
@@ -130,12 +134,17 @@ impl ExecFiles {
         self.records.end(&self.id, end)
     }
 
-    /// Opens a stream for appending; made at the first byte, because most
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Opens a stream for writing; made at the first byte, because most
     /// commands never write to both.
     pub(crate) fn writer(&self, output: Output) -> io::Result<File> {
         OpenOptions::new()
-            .append(true)
+            .write(true)
             .create(true)
+            .truncate(false)
             .mode(0o600)
             .open(self.path(output))
     }
@@ -145,22 +154,43 @@ impl ExecFiles {
         File::open(self.path(output))
     }
 
-    /// Bytes of a stream on disk.
-    pub(crate) fn length(&self, output: Output) -> u64 {
-        std::fs::metadata(self.path(output)).map_or(0, |meta| meta.len())
+    /// A stream as its file tells it, when nothing else does.
+    pub(crate) fn found(&self, output: Output) -> Extent {
+        self.reader(output)
+            .and_then(|file| holes::extent_of(&file))
+            .unwrap_or_default()
     }
 
-    /// Frees everything; the record last, so that a removal cut short is made
-    /// again.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    /// Whether anything of a stream is on disk.
+    pub(crate) fn has(&self, output: Output) -> bool {
+        self.path(output).exists()
+    }
+
+    /// Frees the output; the record stays.
+    pub(crate) fn remove_output(&self) -> io::Result<()> {
         for output in [Output::Stdout, Output::Stderr] {
             match std::fs::remove_file(self.path(output)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Frees everything; the record last, so that a removal cut short is made
+    /// again.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.remove_output()?;
         self.records.forget(&self.id)
     }
+}
+
+/// Whether an error says that there is no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Makes a directory that only the agent may enter.
@@ -220,8 +250,8 @@ mod tests {
         assert_eq!(ids, ["a", "..", "a.stdout"]);
         assert_eq!(found[0].end, None);
         assert_eq!(found[1].end, Some(end));
-        assert_eq!(found[1].files.length(Output::Stdout), 5);
-        assert_eq!(found[1].files.length(Output::Stderr), 0);
+        assert_eq!(found[1].files.found(Output::Stdout), Extent::whole(5));
+        assert!(!found[1].files.has(Output::Stderr));
         assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
     }
 
@@ -234,7 +264,7 @@ mod tests {
         first.remove().unwrap();
         first.remove().unwrap();
         let again = spool.create(&exec("a", 2)).unwrap();
-        assert_eq!(again.length(Output::Stderr), 0);
+        assert!(!again.has(Output::Stderr));
         again.remove().unwrap();
         assert!(Spool::open(state.path()).unwrap().1.is_empty());
     }

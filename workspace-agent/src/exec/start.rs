@@ -11,7 +11,7 @@ use super::pipe::Streams;
 use super::pool::Supervisor;
 use super::protocol::{Launch, Order, Report};
 use super::spec;
-use super::spool::ExecFiles;
+use super::spool::{ExecFiles, is_full};
 use super::table::Shared;
 use crate::accounts::Account;
 use crate::errors::{AgentError, Reason};
@@ -130,11 +130,9 @@ fn prepare(
         None => Streams::pipes(spec.stdin),
     }
     .map_err(|error| AgentError::io("open the streams of", Path::new(&exec.exec_id), &error))?;
-    let files = shared.spool.create(exec).map_err(|error| {
-        let full = matches!(
-            error.kind(),
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-        );
+    let files = shared.with_room(|| shared.spool.create(exec));
+    let files = files.map_err(|error| {
+        let full = is_full(&error);
         let reason = if full { Reason::SpoolFull } else { Reason::Io };
         AgentError::new(
             reason,

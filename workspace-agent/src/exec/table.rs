@@ -1,22 +1,25 @@
 //! Every command the agent knows, by the id its caller chose.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use compyd_proto::agent::exit::How;
-use compyd_proto::agent::{AttachExecResponse, Exec, ExecSpec, Exit, PtySize};
+use compyd_proto::agent::{AttachExecResponse, Exec, ExecSpec, Exit, PtySize, SpoolLimits};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attach::{Reader, Wish};
 use super::command::{Command, Wanted};
+use super::extent::Extent;
 use super::pool::Pool;
 use super::progress::{Phase, Progress};
-use super::records::EndRecord;
-use super::spool::{Found, Output, Spool};
+use super::quotas::Quotas;
+use super::records::{EndRecord, Span};
+use super::spool::{Found, Output, Spool, is_full};
 use super::{driver, spec};
 use crate::accounts::{Account, Accounts};
 use crate::errors::{AgentError, Reason};
@@ -25,6 +28,8 @@ use crate::reaper::Reaper;
 /// Ended commands kept; beyond them the oldest is forgotten. Each takes about
 /// 2.5 KiB of the few megabytes that an agent may use.
 const ENDED_AT_MOST: usize = 500;
+/// How often output is looked at that may be too old.
+const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 
 /// What does not change while the agent runs.
@@ -53,6 +58,7 @@ pub(super) struct Shared {
     pub(super) tracker: TaskTracker,
     /// Ends every tree.
     pub(super) shutdown: CancellationToken,
+    pub(super) quotas: Quotas,
     list: Mutex<List>,
 }
 
@@ -75,8 +81,10 @@ impl ExecTable {
         shutdown: CancellationToken,
     ) -> Self {
         let mut list = List::default();
+        let mut kept = 0;
         for found in found {
             let progress = settle(&found);
+            kept += progress.kept();
             let sequence = list.sequence();
             let command = Command::found(&found, progress, sequence);
             list.by_id.insert(command.id.clone(), Arc::clone(&command));
@@ -90,11 +98,22 @@ impl ExecTable {
                 reaper,
                 tracker,
                 shutdown,
+                quotas: Quotas::new(kept),
                 list: Mutex::new(list),
             }),
         };
         table.shared.forget_oldest();
+        // On cancel: ends with the agent.
+        let shared = Arc::clone(&table.shared);
+        table.shared.tracker.spawn(shared.expire_outputs());
         table
+    }
+
+    /// Limits the spools from now on.
+    pub(crate) async fn limit_spools(&self, limits: &SpoolLimits) {
+        self.shared.quotas.set(limits);
+        let shared = Arc::clone(&self.shared);
+        let _ = tokio::task::spawn_blocking(move || shared.drop_what_is_too_much()).await;
     }
 
     /// Starts a command or finds it, and waits until it runs.
@@ -208,6 +227,7 @@ impl ExecTable {
             command
         };
         let files = command.files()?;
+        self.shared.quotas.free(command.kept());
         tokio::task::spawn_blocking(move || files.remove())
             .await
             .map_err(|_| AgentError::lost_task("remove the command"))?
@@ -254,12 +274,71 @@ impl Shared {
                 oldest
             };
             let Ok(files) = oldest.files() else { continue };
-            if oldest.has_output() {
+            let kept = oldest.kept();
+            self.quotas.free(kept);
+            if kept > 0 {
                 // On cancel: runs on; what is left over is found again.
                 self.tracker.spawn_blocking(move || files.remove());
             } else if let Err(error) = files.remove() {
                 eprintln!("compy-agent: could not forget {}: {error}", oldest.id);
             }
+        }
+    }
+}
+
+/// Room for output.
+impl Shared {
+    /// Frees the output of the command that ended first of those that have
+    /// any; false when there is none.
+    pub(super) fn drop_oldest_output(&self) -> bool {
+        let oldest = {
+            let list = self.list();
+            list.ended.iter().find(|ended| ended.kept() > 0).cloned()
+        };
+        oldest.is_some_and(|oldest| {
+            self.drop_output(&oldest);
+            true
+        })
+    }
+
+    fn drop_output(&self, command: &Command) {
+        self.quotas.free(command.drop_output());
+    }
+
+    /// Does what needs a little room on the disk, after others have made it.
+    pub(super) fn with_room<T>(&self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match act() {
+                Err(error) if is_full(&error) && self.drop_oldest_output() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn drop_what_is_too_much(&self) {
+        while !self.quotas.has_room_for(0) && self.drop_oldest_output() {}
+        let Some(age) = self.quotas.age() else { return };
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let before = crate::now_ms().saturating_sub(age);
+        let old: Vec<_> = {
+            let list = self.list();
+            let is_old = |ended: &&Arc<Command>| ended.ended_at_ms().is_some_and(|at| at < before);
+            let old = list.ended.iter().filter(is_old);
+            old.filter(|ended| ended.kept() > 0).cloned().collect()
+        };
+        for command in old {
+            self.drop_output(&command);
+        }
+    }
+
+    async fn expire_outputs(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(EXPIRY_PERIOD) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            let shared = Arc::clone(&self);
+            let _ = tokio::task::spawn_blocking(move || shared.drop_what_is_too_much()).await;
         }
     }
 }
@@ -275,6 +354,7 @@ impl List {
 /// last agent ended, and that is all that can be said about it.
 fn settle(found: &Found) -> Progress {
     let end = found.end.clone().unwrap_or_else(|| {
+        let [stdout, stderr] = [Output::Stdout, Output::Stderr].map(|o| found.files.found(o));
         let end = EndRecord {
             exit: Some(Exit {
                 how: Some(How::Unknown(
@@ -282,25 +362,41 @@ fn settle(found: &Found) -> Progress {
                 )),
                 ..Exit::default()
             }),
-            stdout_bytes: found.files.length(Output::Stdout),
-            stderr_bytes: found.files.length(Output::Stderr),
-            ..EndRecord::default()
+            stdout_bytes: stdout.bytes,
+            stderr_bytes: stderr.bytes,
+            stdout_gap: span(stdout),
+            stderr_gap: span(stderr),
         };
         if let Err(error) = found.files.write_end(&end) {
             eprintln!("compy-agent: could not record an unknown end: {error}");
         }
         end
     });
+    let extent = |output, bytes, gap: Option<Span>| match gap {
+        _ if bytes > 0 && !found.files.has(output) => Extent::whole(bytes).dropped(),
+        None => Extent::whole(bytes),
+        Some(gap) => Extent {
+            bytes,
+            gap_from: gap.from,
+            gap_to: gap.to,
+        },
+    };
     Progress {
-        stdout_bytes: end.stdout_bytes,
-        stderr_bytes: end.stderr_bytes,
-        stdout_lost: end.stdout_lost,
-        stderr_lost: end.stderr_lost,
+        stdout: extent(Output::Stdout, end.stdout_bytes, end.stdout_gap),
+        stderr: extent(Output::Stderr, end.stderr_bytes, end.stderr_gap),
         phase: Phase::Ended {
             pid: 0,
             exit: Arc::new(end.exit.unwrap_or_default()),
         },
     }
+}
+
+/// The gap of a stream as it is recorded.
+pub(super) fn span(extent: Extent) -> Option<Span> {
+    extent.has_gap().then_some(Span {
+        from: extent.gap_from,
+        to: extent.gap_to,
+    })
 }
 
 /// One command that runs or has ended; what callers do to it.
@@ -317,9 +413,8 @@ impl CommandHandle {
     /// Waits until there is something to tell, output or an end, but not long.
     pub(crate) async fn has_news(&self, within: Duration) {
         let mut progress = self.command.progress.subscribe();
-        let news = progress.wait_for(|progress| {
-            progress.exit().is_some() || progress.stdout_bytes + progress.stderr_bytes > 0
-        });
+        let news =
+            progress.wait_for(|progress| progress.exit().is_some() || progress.written() > 0);
         let _ = tokio::time::timeout(within, news).await;
     }
 

@@ -82,9 +82,13 @@ fn check_chunk(what: &str, data: &[u8]) -> Result<(), AgentError> {
 #[tonic::async_trait]
 impl Agent for AgentService {
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Answer<wire::HelloResponse> {
-        let id = request.into_inner().workspace_id;
+        let request = request.into_inner();
+        let id = request.workspace_id;
         if id.len() > MAX_WORKSPACE_ID_BYTES {
             return Err(too_large("the workspace id", id.len(), MAX_WORKSPACE_ID_BYTES).into());
+        }
+        if let Some(limits) = request.spool_limits {
+            self.table.limit_spools(&limits).await;
         }
         Ok(Response::new(wire::HelloResponse {
             version: Some(wire::ProtocolVersion {

@@ -82,6 +82,31 @@ impl Rig {
         )
     }
 
+    /// Starts the agent on a state volume of its own of this size; nothing
+    /// where that is not allowed.
+    pub(crate) async fn start_on_small_state(size: &str) -> Option<Self> {
+        const MOUNT: &str = r#"size=$1; shift
+            for word; do [ "$last" = --state ] && state=$word; last=$word; done
+            mkdir -p "$state" && mount -t tmpfs -o size="$size" tmpfs "$state" && exec "$@""#;
+        let allowed = Command::new("unshare").args(["--mount", "true"]).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: nothing can be mounted here");
+            return None;
+        }
+        let wrapper = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", size];
+        Some(Self::start_below(&wrapper, &[]).await)
+    }
+
+    /// Says hello as a daemon that limits the spools.
+    pub(crate) async fn limit(&self, limits: SpoolLimits) {
+        let mut client = self.client.clone();
+        let hello = HelloRequest {
+            spool_limits: Some(limits),
+            ..HelloRequest::default()
+        };
+        client.hello(hello).await.unwrap();
+    }
+
     pub(crate) fn tunnel(&self) -> TunnelClient<Channel> {
         TunnelClient::new(self.channel.clone())
     }

@@ -16,6 +16,7 @@ async fn hello_tells_version_boot_user_and_memory() {
     let request = HelloRequest {
         version: Some(ProtocolVersion { major: 1, minor: 1 }),
         workspace_id: "w".into(),
+        ..HelloRequest::default()
     };
     let hello = rig.client.hello(request).await.unwrap().into_inner();
     let version = hello.version.unwrap();
@@ -34,6 +35,7 @@ async fn hello_tells_version_boot_user_and_memory() {
     let too_long = HelloRequest {
         version: None,
         workspace_id: "x".repeat(65),
+        ..HelloRequest::default()
     };
     assert_eq!(reason(rig.client.hello(too_long).await), "SPEC_INVALID");
 }

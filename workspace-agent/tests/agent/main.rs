@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod harness;
 mod link;
+mod spool;
 mod tree;
 mod tunnel;
 mod volume;

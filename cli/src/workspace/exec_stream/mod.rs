@@ -173,6 +173,7 @@ impl Attached {
                 exec_id: self.stream.exec_id().to_owned(),
                 stdout_offset: self.stdout_offset,
                 stderr_offset: self.stderr_offset,
+                ..ExecAttach::default()
             }),
         };
         requests

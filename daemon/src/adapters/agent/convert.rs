@@ -6,7 +6,10 @@ use compyd_proto::agent as wire;
 use super::refusal::broken;
 use crate::{
     domain::{
-        exec::{Exec, ExecSpec, Exit, ExitStatus, Leftovers, SignalTarget, TerminalSize},
+        exec::{
+            Exec, ExecSpec, Exit, ExitStatus, Leftovers, OutputGap, OutputStream, SignalTarget,
+            SpoolLimits, TerminalSize,
+        },
         files::{
             EditReceipt, FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepLine,
             GrepQuery, Listing, Receipt,
@@ -15,6 +18,9 @@ use crate::{
     },
     ports::agent::AgentError,
 };
+
+/// One for each stream.
+const MOST_GAPS: usize = 2;
 
 type Environment = [(String, Vec<u8>)];
 
@@ -116,8 +122,37 @@ pub(super) fn exec(
         stdout_bytes: exec.stdout_bytes,
         stderr_bytes: exec.stderr_bytes,
         stdin_bytes: exec.stdin_bytes,
+        gaps: exec
+            .gaps
+            .iter()
+            .take(MOST_GAPS)
+            .map(|gap| self::gap(call, gap))
+            .collect::<Result<_, _>>()?,
         exit: exec.exit.map(|exit| self::exit(call, exit)).transpose()?,
     })
+}
+
+/// Bytes that the agent has not kept.
+pub(super) fn gap(call: &'static str, gap: &wire::Gap) -> Result<OutputGap, AgentError> {
+    let stream = match wire::Stream::try_from(gap.stream) {
+        Ok(wire::Stream::Stdout) => OutputStream::Stdout,
+        Ok(wire::Stream::Stderr) => OutputStream::Stderr,
+        Ok(wire::Stream::Unspecified) | Err(_) => return Err(broken(call, "a gap in no stream")),
+    };
+    let (from, to) = (gap.from, gap.to);
+    if from >= to {
+        return Err(broken(call, format!("a gap from {from} to {to}")));
+    }
+    Ok(OutputGap { stream, from, to })
+}
+
+pub(super) fn spool_limits(limits: SpoolLimits) -> wire::SpoolLimits {
+    let ms = |age: std::time::Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
+    wire::SpoolLimits {
+        stream_bytes: limits.stream_bytes,
+        total_bytes: limits.total_bytes,
+        ended_ms: limits.ended.map_or(0, ms),
+    }
 }
 
 pub(super) fn exit(call: &'static str, exit: wire::Exit) -> Result<Exit, AgentError> {

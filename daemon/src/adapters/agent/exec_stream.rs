@@ -1,5 +1,6 @@
 //! A command's output as it comes from an agent, checked on the way: the right
-//! command, offsets without gaps, nothing after the exit.
+//! command, every byte at its offset or named as dropped, nothing after the
+//! exit.
 
 use std::{
     pin::Pin,
@@ -7,7 +8,7 @@ use std::{
 };
 
 use compyd_proto::{
-    agent::{AttachExecResponse, Gap, Output, Stream as WireStream, attach_exec_response::Event},
+    agent::{AttachExecResponse, Gap, Output, attach_exec_response::Event},
     link::MAX_CHUNK_BYTES,
 };
 use futures_util::Stream;
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::{
-        exec::{ExecEvent, OutputOffsets, OutputStream},
+        exec::{ExecEvent, OutputGap, OutputOffsets, OutputStream, Reading},
         ids::ExecId,
     },
     ports::agent::AgentError,
@@ -32,6 +33,7 @@ pub(super) struct ExecStream {
     id: ExecId,
     environment: std::sync::Arc<[(String, Vec<u8>)]>,
     next: OutputOffsets,
+    reading: Reading,
     phase: Phase,
 }
 
@@ -48,7 +50,7 @@ impl ExecStream {
         inner: Streaming<AttachExecResponse>,
         id: ExecId,
         environment: std::sync::Arc<[(String, Vec<u8>)]>,
-        from: OutputOffsets,
+        (from, reading): (OutputOffsets, Reading),
     ) -> Self {
         Self {
             call,
@@ -56,6 +58,7 @@ impl ExecStream {
             id,
             environment,
             next: from,
+            reading,
             phase: Phase::Opening,
         }
     }
@@ -65,7 +68,7 @@ impl ExecStream {
             (Phase::Opening, Some(Event::Attached(exec))) => {
                 self.phase = Phase::Following;
                 convert::exec(self.call, Some(exec), Some(&self.id), &self.environment)
-                    .map(ExecEvent::Attached)
+                    .map(|exec| ExecEvent::Attached(Box::new(exec)))
             }
             (Phase::Following, Some(Event::Stdout(output))) => {
                 self.output(OutputStream::Stdout, output)
@@ -110,24 +113,18 @@ impl ExecStream {
 
     fn gap(&mut self, gap: &Gap) -> Result<ExecEvent, AgentError> {
         let call = self.call;
-        let stream = match WireStream::try_from(gap.stream) {
-            Ok(WireStream::Stdout) => OutputStream::Stdout,
-            Ok(WireStream::Stderr) => OutputStream::Stderr,
-            Ok(WireStream::Unspecified) | Err(_) => {
-                return Err(broken(call, "a gap in no stream"));
-            }
-        };
+        let OutputGap { stream, .. } = convert::gap(call, gap)?;
         let next = self.next_of(stream);
         if gap.from != *next || gap.to <= gap.from {
             let message = format!("a gap from {} to {}, at {next}", gap.from, gap.to);
             return Err(broken(call, message));
         }
         *next = gap.to;
-        Ok(ExecEvent::Gap {
+        Ok(ExecEvent::Gap(OutputGap {
             stream,
             from: gap.from,
             to: gap.to,
-        })
+        }))
     }
 }
 
@@ -141,6 +138,10 @@ impl Stream for ExecStream {
         let item = match std::task::ready!(Pin::new(&mut self.inner).poll_next(cx)) {
             Some(Ok(message)) => self.check(message),
             Some(Err(status)) => Err(refusal::read(self.call, &status)),
+            None if self.phase == Phase::Following && self.reading == Reading::NoFollow => {
+                self.phase = Phase::Ended;
+                return Poll::Ready(None);
+            }
             None => Err(AgentError::Unreachable(
                 "the stream ended before the command".to_owned(),
             )),

@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{AgentLink, admission, link::LinkContext};
 use crate::{
-    domain::{ids::WorkspaceId, workspace::NetworkMode},
+    domain::{exec::SpoolLimits, ids::WorkspaceId, workspace::NetworkMode},
     ports::{
         agent::AgentPort,
         links::{LinkError, LinksPort},
@@ -52,6 +52,8 @@ pub struct LinkHubOptions {
     pub dir: PathBuf,
     /// Variables of every command, before its own: containers carry none.
     pub environment: Vec<(String, Vec<u8>)>,
+    /// What the output of commands may take in each workspace.
+    pub spool: SpoolLimits,
     /// Who is told of each link that can carry tunnels; `None` leaves programs
     /// without the world.
     pub tunnels: Option<mpsc::Sender<Linked>>,
@@ -287,6 +289,7 @@ impl Reception {
         let definition = container.definition.as_ref();
         let context = LinkContext {
             environment: self.inner.options.environment.clone(),
+            spool: self.inner.options.spool,
             network: definition.map_or(NetworkMode::None, |definition| definition.network),
         };
         let link = AgentLink::establish(stream, &self.workspace, context).await?;
@@ -368,6 +371,7 @@ mod tests {
         let options = LinkHubOptions {
             dir: dir.path().to_owned(),
             environment: Vec::new(),
+            spool: SpoolLimits::default(),
             tunnels: None,
         };
         let hub = LinkHub::new(

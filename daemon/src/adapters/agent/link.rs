@@ -46,7 +46,10 @@ use super::{
 use crate::{
     domain::{
         egress::proxy_environment,
-        exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, SignalTarget, TerminalSize},
+        exec::{
+            Exec, ExecEvent, ExecSpec, OutputOffsets, Reading, SignalTarget, SpoolLimits,
+            TerminalSize,
+        },
         files::{
             EditReceipt, FileEdit, FileInfo, FileText, FileWrite, GlobQuery, GrepLine, GrepQuery,
             Listing, ReadRange, Receipt,
@@ -91,6 +94,8 @@ pub struct AgentLink {
 pub(super) struct LinkContext {
     /// Variables of every command, before its own.
     pub(super) environment: Vec<(String, Vec<u8>)>,
+    /// What its commands' output may take.
+    pub(super) spool: SpoolLimits,
     /// Network of the workspace: one without is given its proxy.
     pub(super) network: NetworkMode,
 }
@@ -155,6 +160,7 @@ impl AgentLink {
                 minor: link::PROTOCOL_MINOR,
             }),
             workspace_id: workspace.to_string(),
+            spool_limits: Some(convert::spool_limits(context.spool)),
         };
         let hello = tokio::time::timeout(HELLO_DEADLINE, client.hello(request))
             .await
@@ -234,7 +240,7 @@ impl AgentLink {
         &self,
         call: &'static str,
         id: &ExecId,
-        from: OutputOffsets,
+        from: (OutputOffsets, Reading),
         answer: impl Future<
             Output = Result<Response<tonic::Streaming<wire::AttachExecResponse>>, Status>,
         > + Send
@@ -310,24 +316,25 @@ impl AgentPort for AgentLink {
         };
         let mut client = self.client();
         let answer = async move { client.run_exec(request).await };
-        self.exec_stream("run", id, OutputOffsets::default(), answer)
+        self.exec_stream("run", id, Default::default(), answer)
     }
 
     fn attach(
         &self,
         id: &ExecId,
         offsets: OutputOffsets,
+        reading: Reading,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>> {
         let request = wire::AttachExecRequest {
             exec_id: id.to_string(),
             stdout_offset: offsets.stdout,
             stderr_offset: offsets.stderr,
-            exit_only: false,
-            no_follow: false,
+            exit_only: reading == Reading::ExitOnly,
+            no_follow: reading == Reading::NoFollow,
         };
         let mut client = self.client();
         let answer = async move { client.attach_exec(request).await };
-        self.exec_stream("attach", id, offsets, answer)
+        self.exec_stream("attach", id, (offsets, reading), answer)
     }
 
     async fn write_stdin(

@@ -25,7 +25,7 @@ use crate::{
         world::SystemWorld,
     },
     domain::{
-        exec::{ExecEvent, ExecSpec, ExitStatus, OutputStream},
+        exec::{ExecEvent, ExecSpec, ExitStatus, OutputStream, SpoolLimits},
         ids::ExecId,
         workspace::{Limits, NetworkMode, Observed},
     },
@@ -113,6 +113,7 @@ impl Machine {
             LinkHubOptions {
                 dir: dir.path().join("links"),
                 environment: vec![("SSL_CERT_FILE".to_owned(), b"/ca".to_vec())],
+                spool: SpoolLimits::default(),
                 tunnels: None,
             },
             runtime.clone(),
@@ -235,7 +236,7 @@ async fn collect(
             },
             ExecEvent::Exited(exit) => ran.status = Some(exit.status),
             ExecEvent::Attached(_) => {}
-            gap @ ExecEvent::Gap { .. } => panic!("{gap:?}"),
+            gap @ ExecEvent::Gap(_) => panic!("{gap:?}"),
         }
     }
     ran.stdout = String::from_utf8(stdout).unwrap();
@@ -450,6 +451,7 @@ async fn a_lost_store_is_made_up_from_the_labels() {
         LinkHubOptions {
             dir: machine.dir.path().join("links"),
             environment: Vec::new(),
+            spool: SpoolLimits::default(),
             tunnels: None,
         },
         machine.runtime.clone(),
@@ -825,6 +827,7 @@ async fn a_client_feeds_leaves_and_finds_its_command_again() {
         exec_id,
         stdout_offset: 6,
         stderr_offset: 0,
+        ..ExecAttach::default()
     };
     // What was taken before is sent again and taken once.
     let said = tokio_stream::iter([

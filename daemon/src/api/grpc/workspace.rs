@@ -249,7 +249,7 @@ impl WorkspaceService for WorkspaceApi {
         };
         let workspace = self.resolve(&name_or_id)?;
         let exec = match &follow {
-            Follow::Run(exec, _) | Follow::Attach(exec, _) => exec.clone(),
+            Follow::Run(exec, _) | Follow::Attach(exec, ..) => exec.clone(),
         };
         let events = self.workspaces.follow(&workspace, follow).await;
         let mut events = events.map_err(refused)?;
@@ -308,6 +308,19 @@ impl WorkspaceService for WorkspaceApi {
             Poll::Ready(event.map(|event| event.map(convert::exec_event).map_err(refused)))
         });
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_exec(
+        &self,
+        request: Request<wire::GetExecRequest>,
+    ) -> Result<Response<wire::GetExecResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let exec_id = convert::exec_id(&request.exec_id)?;
+        let exec = self.workspaces.exec(&id, &exec_id).await.map_err(refused)?;
+        Ok(Response::new(wire::GetExecResponse {
+            exec: Some(convert::exec_info(exec)),
+        }))
     }
 
     async fn list_execs(

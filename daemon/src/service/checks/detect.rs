@@ -364,7 +364,7 @@ exit 0"#;
                 ..
             } if output.len() < 64 << 10 => output.extend_from_slice(&data),
             ExecEvent::Exited(_) => ended = true,
-            ExecEvent::Output { .. } | ExecEvent::Attached(_) | ExecEvent::Gap { .. } => {}
+            ExecEvent::Output { .. } | ExecEvent::Attached(_) | ExecEvent::Gap(_) => {}
         }
     }
     if !ended {

@@ -236,7 +236,7 @@ impl Checkouts<'_> {
                     kept.extend_from_slice(&data[..room]);
                 }
                 ExecEvent::Exited(how) => exit = Some(how.status),
-                ExecEvent::Attached(_) | ExecEvent::Gap { .. } => {}
+                ExecEvent::Attached(_) | ExecEvent::Gap(_) => {}
             }
         }
         // Nobody asks for this command again; a spool that stays is harmless.

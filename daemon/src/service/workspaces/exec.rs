@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
-        exec::{ExecEvent, ExecSpec, OutputOffsets, OutputStream},
+        exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, OutputStream, Reading},
         ids::{ExecId, WorkspaceId},
         workspace::Desired,
     },
@@ -27,14 +27,14 @@ pub enum Follow {
     /// A command to start, or to find: the id decides.
     Run(ExecId, Box<ExecSpec>),
     /// A command that was started before.
-    Attach(ExecId, OutputOffsets),
+    Attach(ExecId, OutputOffsets, Reading),
 }
 
 type Events = BoxStream<'static, Result<ExecEvent, AgentError>>;
 
 impl Workspaces {
-    /// Follows a command to its exit, over links that drop and come back. The
-    /// first event is [`ExecEvent::Attached`], once.
+    /// Follows a command, to its exit or as far as is asked for, over links that
+    /// drop and come back. The first event is [`ExecEvent::Attached`], once.
     ///
     /// # Errors
     /// A workspace that does not come up, what the agent refuses, or a link
@@ -45,9 +45,9 @@ impl Workspaces {
         what: Follow,
     ) -> Result<BoxStream<'static, Result<ExecEvent, WorkspacesError>>, WorkspacesError> {
         let agent = self.agent(id).await?;
-        let (exec, offsets) = match &what {
-            Follow::Run(exec, _) => (exec.clone(), OutputOffsets::default()),
-            Follow::Attach(exec, offsets) => (exec.clone(), *offsets),
+        let (exec, offsets, reading) = match &what {
+            Follow::Run(exec, _) => (exec.clone(), OutputOffsets::default(), Reading::Follow),
+            Follow::Attach(exec, offsets, reading) => (exec.clone(), *offsets, *reading),
         };
         let events = open(&*agent, &what);
         let reader = Reader {
@@ -56,18 +56,33 @@ impl Workspaces {
             what,
             exec,
             offsets,
+            reading,
             attached: false,
             events,
         };
         Ok(futures_util::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
-            match reader.next().await {
+            match reader.next().await? {
                 Ok(event @ ExecEvent::Exited(_)) => Some((Ok(event), None)),
                 Ok(event) => Some((Ok(event), Some(reader))),
                 Err(error) => Some((Err(error), None)),
             }
         })
         .boxed())
+    }
+
+    /// One command as it is now.
+    ///
+    /// # Errors
+    /// A workspace that does not come up, or a command that it does not know,
+    /// in the agent's words.
+    pub async fn exec(&self, id: &WorkspaceId, exec: &ExecId) -> Result<Exec, WorkspacesError> {
+        let found = self.agent(id).await?.get(exec).await?;
+        let unknown = || AgentError::Refused {
+            code: "EXEC_UNKNOWN".to_owned(),
+            message: format!("there is no command {exec} in this workspace"),
+        };
+        Ok(found.ok_or_else(unknown)?)
     }
 
     /// The agent of a workspace that should run, after its link was lost. Never
@@ -96,7 +111,7 @@ impl Workspaces {
 fn open(agent: &dyn AgentPort, what: &Follow) -> Events {
     match what {
         Follow::Run(id, spec) => agent.run(id, spec),
-        Follow::Attach(id, offsets) => agent.attach(id, *offsets),
+        Follow::Attach(id, offsets, reading) => agent.attach(id, *offsets, *reading),
     }
 }
 
@@ -107,26 +122,29 @@ struct Reader {
     exec: ExecId,
     /// The next byte of each output.
     offsets: OutputOffsets,
+    reading: Reading,
     /// Whether the reader has been told of the command.
     attached: bool,
     events: Events,
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<ExecEvent, WorkspacesError> {
+    /// Nothing at the end of what there is, where no more is asked for.
+    async fn next(&mut self) -> Option<Result<ExecEvent, WorkspacesError>> {
         loop {
-            match self.events.next().await {
-                Some(Ok(ExecEvent::Attached(_))) if self.attached => {}
+            let lost = match self.events.next().await {
+                Some(Ok(ExecEvent::Attached(_))) if self.attached => continue,
                 Some(Ok(event)) => {
                     self.note(&event);
-                    return Ok(event);
+                    return Some(Ok(event));
                 }
-                Some(Err(error)) if error.is_transient() => self.reopen(&error).await?,
-                Some(Err(error)) => return Err(error.into()),
-                None => {
-                    let error = AgentError::Unreachable("the stream ended".to_owned());
-                    self.reopen(&error).await?;
-                }
+                Some(Err(error)) if error.is_transient() => error,
+                Some(Err(error)) => return Some(Err(error.into())),
+                None if self.reading == Reading::NoFollow => return None,
+                None => AgentError::Unreachable("the stream ended".to_owned()),
+            };
+            if let Err(error) = self.reopen(&lost).await {
+                return Some(Err(error));
             }
         }
     }
@@ -143,7 +161,7 @@ impl Reader {
                 offset,
                 data,
             } => (stream, offset + data.len() as u64),
-            ExecEvent::Gap { stream, to, .. } => (stream, *to),
+            ExecEvent::Gap(gap) => (&gap.stream, gap.to),
         };
         match stream {
             OutputStream::Stdout => self.offsets.stdout = next,
@@ -162,7 +180,7 @@ impl Reader {
         tokio::time::sleep(PAUSE).await;
         let agent = self.service.agent_again(&self.workspace).await?;
         self.events = if self.attached {
-            agent.attach(&self.exec, self.offsets)
+            agent.attach(&self.exec, self.offsets, self.reading)
         } else {
             open(&*agent, &self.what)
         };

@@ -10,8 +10,8 @@ use crate::{
     domain::{
         egress::{Policy, PolicyKind},
         exec::{
-            Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputOffsets, OutputStream,
-            SignalTarget, TerminalSize,
+            Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputGap, OutputOffsets,
+            OutputStream, Reading, SignalTarget, TerminalSize,
         },
         ids::{ExecId, RequestId, StepId, WorkspaceId},
         workspace::{Limits, NetworkMode, Observed, Repository},
@@ -232,7 +232,12 @@ pub fn exec_attach(attach: &wire::ExecAttach) -> Result<Follow, Status> {
         stdout: attach.stdout_offset,
         stderr: attach.stderr_offset,
     };
-    Ok(Follow::Attach(id, offsets))
+    let reading = match (attach.exit_only, attach.no_follow) {
+        (true, _) => Reading::ExitOnly,
+        (false, true) => Reading::NoFollow,
+        (false, false) => Reading::Follow,
+    };
+    Ok(Follow::Attach(id, offsets, reading))
 }
 
 /// A command's id.
@@ -311,7 +316,7 @@ pub fn signal_number(signal: i32) -> Result<i32, Status> {
 pub fn exec_event(event: ExecEvent) -> wire::ExecResponse {
     use wire::exec_response::Event;
     let event = match event {
-        ExecEvent::Attached(exec) => Event::Attached(exec_info(exec)),
+        ExecEvent::Attached(exec) => Event::Attached(exec_info(*exec)),
         ExecEvent::Output {
             stream,
             offset,
@@ -323,14 +328,18 @@ pub fn exec_event(event: ExecEvent) -> wire::ExecResponse {
                 OutputStream::Stderr => Event::Stderr(output),
             }
         }
-        ExecEvent::Gap { stream, from, to } => Event::Gap(wire::ExecGap {
-            stderr: stream == OutputStream::Stderr,
-            from,
-            to,
-        }),
+        ExecEvent::Gap(gap) => Event::Gap(exec_gap(gap)),
         ExecEvent::Exited(exit) => Event::Exit(exec_exit(exit)),
     };
     wire::ExecResponse { event: Some(event) }
+}
+
+fn exec_gap(gap: OutputGap) -> wire::ExecGap {
+    wire::ExecGap {
+        stderr: gap.stream == OutputStream::Stderr,
+        from: gap.from,
+        to: gap.to,
+    }
 }
 
 /// A command, running or ended.
@@ -344,6 +353,8 @@ pub fn exec_info(exec: Exec) -> wire::ExecInfo {
         stdout_bytes: exec.stdout_bytes,
         stderr_bytes: exec.stderr_bytes,
         stdin_bytes: exec.stdin_bytes,
+        gaps: exec.gaps.into_iter().map(exec_gap).collect(),
+        terminal: exec.spec.terminal.is_some(),
         exit: exec.exit.map(exec_exit),
     }
 }
