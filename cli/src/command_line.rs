@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_needs_a_command_or_one_to_attach_to() {
+    fn what_is_needed_is_asked_for_and_what_contradicts_is_refused() {
         for wrong in [
             vec!["compyctl", "workspace", "exec", "w"],
             vec![
@@ -147,11 +147,13 @@ mod tests {
                 "workspace",
                 "exec",
                 "w",
-                "--attach",
-                "id",
+                "--detach",
+                "--interactive",
                 "--",
                 "ls",
             ],
+            vec!["compyctl", "workspace", "kill", "w", "id", "--tree"],
+            vec!["compyctl", "workspace", "attach", "w"],
             vec!["compyctl", "run"],
             vec!["compyctl", "run", "task"],
             vec!["compyctl", "run", "task", "--repo", ".", "--max-steps", "0"],

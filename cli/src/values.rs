@@ -61,6 +61,41 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Reads `15`, `TERM`, `SIGTERM` or `term`.
+pub(crate) fn signal(text: &str) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 16] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ABRT", 6),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("CHLD", 17),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("TSTP", 20),
+        ("WINCH", 28),
+    ];
+    if let Ok(number) = text.parse::<i32>() {
+        let problem = || "signals have the numbers 1 to 64".to_owned();
+        return (1..=64)
+            .contains(&number)
+            .then_some(number)
+            .ok_or_else(problem);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let known = NAMES.iter().find(|(known, _)| *known == name);
+    known
+        .map(|(_, number)| *number)
+        .ok_or_else(|| "write a number from 1 to 64, or a name such as TERM, INT or HUP".to_owned())
+}
+
 /// A duration as the protocol counts it.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -139,5 +174,15 @@ mod tests {
     fn the_reference_follows_the_last_hash() {
         assert_eq!(split_reference("https://h/r#v1"), ("https://h/r", "v1"));
         assert_eq!(split_reference("https://h/r"), ("https://h/r", ""));
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for text in ["15", "TERM", "SIGTERM", "term"] {
+            assert_eq!(signal(text), Ok(15));
+        }
+        for text in ["0", "65", "-1", "NONE", ""] {
+            assert!(signal(text).is_err(), "{text:?} was accepted");
+        }
     }
 }

@@ -4,11 +4,15 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
-use compyd_proto::v1::{EnvironmentVariable, ExecStart};
+use compyd_proto::v1::{
+    EnvironmentVariable, ExecInfo, ExecRequest, ExecStart, exec_request, exec_response,
+};
+use tonic::Status;
 
 use super::exec_stream::{ExecStream, Opening};
+use super::execs::print_exec;
 use crate::command_line::Context;
-use crate::connection::request_id;
+use crate::connection::{Daemon, request_id};
 use crate::exit::{Exit, Failure};
 use crate::{terminal, values};
 
@@ -18,7 +22,7 @@ pub(crate) struct ExecArguments {
     /// Name or id.
     workspace: String,
     /// Program and arguments; no shell is involved.
-    #[arg(last = true, required_unless_present = "attach", value_name = "ARGV")]
+    #[arg(last = true, required = true, value_name = "ARGV")]
     argv: Vec<std::ffi::OsString>,
     /// Working directory; default: /workspace.
     #[arg(
@@ -50,10 +54,9 @@ pub(crate) struct ExecArguments {
     /// Give the command a terminal; both outputs then arrive as one.
     #[arg(short, long)]
     tty: bool,
-    /// Attach to a command that runs or has ended, from its first byte of
-    /// output.
-    #[arg(long, conflicts_with_all = ["argv", "cwd", "environment", "user", "timeout"], value_name = "EXEC_ID")]
-    attach: Option<String>,
+    /// Start the command, print its id and leave it running; it gets no input.
+    #[arg(short, long, conflicts_with = "interactive")]
+    detach: bool,
 }
 
 impl ExecArguments {
@@ -62,33 +65,56 @@ impl ExecArguments {
 
         let input_is_terminal = std::io::stdin().is_terminal();
         let stdin = self.interactive || self.tty || !input_is_terminal;
-        let opening = match self.attach {
-            Some(exec_id) => Opening::Attach { exec_id },
-            None => Opening::Start(ExecStart {
-                request_id: request_id(),
-                workspace: self.workspace.clone(),
-                argv: self
-                    .argv
-                    .into_iter()
-                    .map(|argument| argument.into_vec().into())
-                    .collect(),
-                cwd: self.cwd,
-                environment: self.environment,
-                user: self.user,
-                timeout_ms: self.timeout.map_or(0, values::milliseconds),
-                stdin,
-                terminal: self.tty.then(terminal::size),
-            }),
+        let start = ExecStart {
+            request_id: request_id(),
+            workspace: self.workspace.clone(),
+            argv: self
+                .argv
+                .into_iter()
+                .map(|argument| argument.into_vec().into())
+                .collect(),
+            cwd: self.cwd,
+            environment: self.environment,
+            user: self.user,
+            timeout_ms: self.timeout.map_or(0, values::milliseconds),
+            // Who comes back to a terminal wants to type.
+            stdin: if self.detach { self.tty } else { stdin },
+            terminal: self.tty.then(terminal::size),
         };
         let daemon = context.daemon().await?;
+        if self.detach {
+            let info = start_detached(&daemon, start).await?;
+            return print_exec(context, info);
+        }
         ExecStream {
             daemon,
             workspace: self.workspace,
-            opening,
+            opening: Opening::Start(start),
             stdin,
             tty: self.tty && input_is_terminal,
         }
         .run()
         .await
     }
+}
+
+/// Starts a command and reads no more than that it was started.
+async fn start_detached(daemon: &Daemon, start: ExecStart) -> Result<ExecInfo, Failure> {
+    let response = daemon
+        .call(|| {
+            let mut client = daemon.workspaces();
+            let first = ExecRequest {
+                part: Some(exec_request::Part::Start(start.clone())),
+            };
+            async move {
+                let mut answers = client.exec(tokio_stream::once(first)).await?.into_inner();
+                let first = answers.message().await?.and_then(|message| message.event);
+                match first {
+                    Some(exec_response::Event::Attached(info)) => Ok(tonic::Response::new(info)),
+                    Some(_) | None => Err(Status::unavailable("the command was not told of")),
+                }
+            }
+        })
+        .await?;
+    Ok(response)
 }

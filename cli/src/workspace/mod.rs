@@ -1,13 +1,16 @@
 //! `compyctl workspace`: one file per verb.
 
 mod add_repo;
+mod attach;
 mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
 mod egress;
 mod exec;
 mod exec_stream;
+mod execs;
 mod fork;
+mod kill;
 mod list;
 mod port_forward;
 mod restore;
@@ -17,6 +20,7 @@ mod snapshot;
 mod snapshots;
 mod start;
 mod stop;
+mod wait;
 
 use clap::Subcommand;
 
@@ -44,7 +48,19 @@ pub(crate) enum WorkspaceVerb {
     /// Runs a command; input, outputs and exit status pass through untouched
     #[command(after_help = EXEC_EXIT_CODES_HELP)]
     Exec(exec::ExecArguments),
-    /// Opens an interactive shell; closing the terminal leaves it running
+    /// Lists the commands of a workspace, newest first
+    Execs(execs::ExecsArguments),
+    /// Joins a command that runs or has ended, from any byte of its output
+    #[command(after_help = EXEC_EXIT_CODES_HELP)]
+    Attach(attach::AttachArguments),
+    /// Waits for a command; exits as it does
+    #[command(after_help = EXEC_EXIT_CODES_HELP)]
+    Wait(wait::WaitArguments),
+    /// Ends a command and all it has started, or signals it
+    #[command(visible_alias = "signal")]
+    Kill(kill::KillArguments),
+    /// Opens an interactive shell, or comes back to one; closing the terminal
+    /// or typing Ctrl-] d leaves it running
     #[command(after_help = EXEC_EXIT_CODES_HELP)]
     Shell(shell::ShellArguments),
     /// Copies files between this machine and a workspace, either way
@@ -75,6 +91,10 @@ impl WorkspaceVerb {
             WorkspaceVerb::Stop(arguments) => arguments.run(context).await,
             WorkspaceVerb::Delete(arguments) => arguments.run(context).await,
             WorkspaceVerb::Exec(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Execs(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Attach(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Wait(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Kill(arguments) => arguments.run(context).await,
             WorkspaceVerb::Shell(arguments) => arguments.run(context).await,
             WorkspaceVerb::Cp(arguments) => arguments.run(context).await,
             WorkspaceVerb::AddRepo(arguments) => arguments.run(context).await,

@@ -3,9 +3,23 @@
 use compyd_proto::v1::{ExecExit, exec_exit::How};
 
 use crate::exit::Exit;
+use crate::terminal;
+
+/// What compyctl exits with; what there is to say about it goes to standard
+/// error.
+pub(crate) fn conclude(exit: ExecExit) -> Exit {
+    let (exit, explanation) = exit_of(exit);
+    if let Some(explanation) = explanation {
+        eprintln!(
+            "compyctl: {}",
+            terminal::printable(&explanation, terminal::Lines::Join)
+        );
+    }
+    exit
+}
 
 /// What compyctl exits with, and what it says about it.
-pub(super) fn exit_of(exit: ExecExit) -> (Exit, Option<String>) {
+fn exit_of(exit: ExecExit) -> (Exit, Option<String>) {
     match exit.how {
         Some(How::Code(code)) => (Exit(u8::try_from(code).unwrap_or(u8::MAX)), None),
         Some(How::Signal(signal)) => (

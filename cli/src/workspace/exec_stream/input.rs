@@ -7,7 +7,7 @@ use bytes::Bytes;
 use compyd_proto::v1::ExecInput;
 use tokio::sync::mpsc;
 
-use super::Opening;
+use super::{DETACH_KEYS, Opening};
 use crate::exit::Failure;
 
 /// Most input that is kept for a connection that may break.
@@ -48,9 +48,13 @@ enum Eof {
 }
 
 impl Input {
-    pub(super) fn new(passed_on: bool, opening: &Opening) -> Result<Self, Failure> {
+    pub(super) fn new(
+        passed_on: bool,
+        keys: Option<DetachKeys>,
+        opening: &Opening,
+    ) -> Result<Self, Failure> {
         Ok(Input {
-            reader: passed_on.then(spawn_reader).transpose()?,
+            reader: passed_on.then(|| spawn_reader(keys)).transpose()?,
             kept: VecDeque::new(),
             end: 0,
             sent: 0,
@@ -82,7 +86,7 @@ impl Input {
                     "the daemon has {stdin_bytes} bytes of standard input, between {} and {} were sent",
                     self.accepted, self.end
                 ),
-                "another client may feed the same command; its output can be followed with --attach and </dev/null",
+                "another client may feed the same command; its output can be followed with `compyctl workspace attach` and </dev/null",
             ));
         }
         self.accepted = stdin_bytes;
@@ -159,9 +163,54 @@ impl Input {
     }
 }
 
+/// Looks for [`DETACH_KEYS`] in what is typed.
+pub(super) struct DetachKeys {
+    /// Taken with the word that they were typed.
+    detach: Option<mpsc::Sender<()>>,
+    /// Whether the first of them was the last byte, which is held back.
+    half: bool,
+}
+
+impl DetachKeys {
+    pub(super) fn new(detach: mpsc::Sender<()>) -> Self {
+        Self {
+            detach: Some(detach),
+            half: false,
+        }
+    }
+
+    /// What goes on to the command; tells of the keys, after which nothing
+    /// does.
+    fn pass(&mut self, typed: &[u8]) -> Vec<u8> {
+        let [first, second] = DETACH_KEYS;
+        let mut passed = Vec::with_capacity(typed.len() + 1);
+        for byte in typed.iter().copied() {
+            if self.detach.is_none() {
+                break;
+            }
+            if std::mem::take(&mut self.half) {
+                if byte == second {
+                    if let Some(detach) = self.detach.take() {
+                        // The session may just have ended by itself.
+                        let _ = detach.try_send(());
+                    }
+                    continue;
+                }
+                passed.push(first);
+            }
+            if byte == first {
+                self.half = true;
+            } else {
+                passed.push(byte);
+            }
+        }
+        passed
+    }
+}
+
 /// Reads standard input until its end. The thread may stay in a read when the
 /// command has ended; the process's exit ends it.
-fn spawn_reader() -> Result<mpsc::Receiver<Bytes>, Failure> {
+fn spawn_reader(mut keys: Option<DetachKeys>) -> Result<mpsc::Receiver<Bytes>, Failure> {
     let (tx, rx) = mpsc::channel(2);
     std::thread::Builder::new()
         .name("stdin".into())
@@ -171,10 +220,12 @@ fn spawn_reader() -> Result<mpsc::Receiver<Bytes>, Failure> {
                 match std::io::stdin().lock().read(&mut buffer) {
                     Ok(0) => break,
                     Ok(length) => {
-                        if tx
-                            .blocking_send(Bytes::copy_from_slice(&buffer[..length]))
-                            .is_err()
-                        {
+                        let typed = &buffer[..length];
+                        let chunk = match &mut keys {
+                            None => Bytes::copy_from_slice(typed),
+                            Some(keys) => keys.pass(typed).into(),
+                        };
+                        if tx.blocking_send(chunk).is_err() {
                             break;
                         }
                     }
@@ -229,5 +280,16 @@ mod tests {
         assert_eq!(rest(&mut input), (vec![6], vec![], true));
         assert!(input.settle(5).is_err());
         assert!(input.settle(7).is_err());
+    }
+
+    #[test]
+    fn the_keys_that_detach_are_found_also_when_they_come_apart() {
+        let (detach, mut detached) = mpsc::channel(1);
+        let mut keys = DetachKeys::new(detach);
+        assert_eq!(keys.pass(b"a\x1d"), b"a");
+        assert_eq!(keys.pass(b"x\x1d\x1d"), b"\x1dx\x1d");
+        assert!(detached.try_recv().is_err());
+        assert_eq!(keys.pass(b"dlost"), b"");
+        assert!(detached.try_recv().is_ok());
     }
 }

@@ -29,8 +29,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use self::ending::exit_of;
-use self::input::Input;
+pub(super) use self::ending::conclude;
+use self::input::{DetachKeys, Input};
 use self::output::{Output, advance, spawn_writer};
 use crate::connection::{Backoff, Daemon, RESTART_GRACE};
 use crate::exit::{Exit, Failure, is_transient};
@@ -39,16 +39,16 @@ use crate::terminal::{self, RawMode};
 /// What a program that writes into a closed pipe is sent.
 const SIGPIPE: i32 = 13;
 
+/// What detaches a terminal from its command: Ctrl-], then d.
+pub(crate) const DETACH_KEYS: [u8; 2] = [0x1d, b'd'];
+
 /// How the stream begins.
 #[derive(Debug)]
 pub(crate) enum Opening {
     /// Starts a command, whose id is the request id.
     Start(ExecStart),
     /// Attaches to a command.
-    Attach {
-        /// Its id.
-        exec_id: String,
-    },
+    Attach(ExecAttach),
 }
 
 /// A command to run or to attach to.
@@ -59,7 +59,8 @@ pub(crate) struct ExecStream {
     pub(crate) opening: Opening,
     /// Whether standard input is passed on.
     pub(crate) stdin: bool,
-    /// Whether this side's terminal is set to raw mode and its size passed on.
+    /// Whether this side's terminal is set to raw mode and its size passed on;
+    /// typing [`DETACH_KEYS`] then leaves the command running.
     pub(crate) tty: bool,
 }
 
@@ -75,15 +76,23 @@ impl ExecStream {
             terminate: listen(SignalKind::terminate())?,
             resize: listen(SignalKind::window_change())?,
         };
+        let (stdout_offset, stderr_offset) = match &self.opening {
+            Opening::Start(_) => (0, 0),
+            Opening::Attach(attach) => (attach.stdout_offset, attach.stderr_offset),
+        };
         let _raw_mode = self.tty.then(RawMode::enter).transpose()?;
         let (output, written) = spawn_writer()?;
+        let (detach, detached) = mpsc::channel(1);
+        let keys = self.tty.then(|| DetachKeys::new(detach));
         let mut session = Attached {
-            input: Input::new(self.stdin, &self.opening)?,
-            stdout_offset: 0,
-            stderr_offset: 0,
-            is_known: matches!(self.opening, Opening::Attach { .. }),
+            input: Input::new(self.stdin, keys, &self.opening)?,
+            detached,
+            stdout_offset,
+            stderr_offset,
+            is_known: matches!(self.opening, Opening::Attach(_)),
             output,
             output_is_closed: false,
+            in_partial_line: self.tty && stdout_offset > 0,
             stream: self,
         };
         let exit = session.run_to_end(&mut signals).await?;
@@ -101,8 +110,24 @@ impl ExecStream {
     fn exec_id(&self) -> &str {
         match &self.opening {
             Opening::Start(start) => &start.request_id,
-            Opening::Attach { exec_id } => exec_id,
+            Opening::Attach(attach) => &attach.exec_id,
         }
+    }
+
+    /// What is asked for when the command is known.
+    fn attach(&self, stdout_offset: u64, stderr_offset: u64) -> ExecAttach {
+        ExecAttach {
+            workspace: self.workspace.clone(),
+            exec_id: self.exec_id().to_owned(),
+            stdout_offset,
+            stderr_offset,
+            exit_only: false,
+            no_follow: self.is_no_follow(),
+        }
+    }
+
+    fn is_no_follow(&self) -> bool {
+        matches!(&self.opening, Opening::Attach(attach) if attach.no_follow)
     }
 }
 
@@ -118,12 +143,18 @@ enum Break {
     Exited(ExecExit),
     /// The connection broke; what it said.
     Connection(Status),
+    /// The output that there is has been given, and no more was asked for.
+    EndOfOutput,
+    /// A person typed the keys that detach.
+    Detached,
 }
 
 /// What is known of the command over all connections.
 struct Attached {
     stream: ExecStream,
     input: Input,
+    /// Told when a person wants to detach.
+    detached: mpsc::Receiver<()>,
     /// Bytes of standard output that arrived.
     stdout_offset: u64,
     /// Bytes of standard error that arrived.
@@ -134,6 +165,9 @@ struct Attached {
     output: mpsc::Sender<Output>,
     /// Nobody reads standard output any more.
     output_is_closed: bool,
+    /// Whether what arrives may begin within a line that a terminal could take
+    /// for anything.
+    in_partial_line: bool,
 }
 
 impl Attached {
@@ -144,6 +178,12 @@ impl Attached {
             let status = match self.connect_and_pump(signals).await? {
                 Break::Exited(exit) => return self.conclude(exit).await,
                 Break::Connection(status) => status,
+                Break::EndOfOutput => return Ok(Exit::OK),
+                Break::Detached => {
+                    eprint!("\r\n");
+                    self.explain_how_to_attach();
+                    return Ok(Exit::OK);
+                }
             };
             if !is_transient(&status) {
                 return Err(self.stream.daemon.failure(status));
@@ -168,13 +208,10 @@ impl Attached {
         let (requests, receiver) = mpsc::channel::<ExecRequest>(4);
         let first = match &self.stream.opening {
             Opening::Start(start) if !self.is_known => exec_request::Part::Start(start.clone()),
-            Opening::Start(_) | Opening::Attach { .. } => exec_request::Part::Attach(ExecAttach {
-                workspace: self.stream.workspace.clone(),
-                exec_id: self.stream.exec_id().to_owned(),
-                stdout_offset: self.stdout_offset,
-                stderr_offset: self.stderr_offset,
-                ..ExecAttach::default()
-            }),
+            Opening::Start(_) | Opening::Attach(_) => {
+                let attach = self.stream.attach(self.stdout_offset, self.stderr_offset);
+                exec_request::Part::Attach(attach)
+            }
         };
         requests
             .try_send(ExecRequest { part: Some(first) })
@@ -239,6 +276,7 @@ impl Attached {
                         Taken::Exited(exit) => return Ok(Break::Exited(exit)),
                     },
                     Ok(Some(ExecResponse { event: None })) => {}
+                    Ok(None) if self.stream.is_no_follow() => return Ok(Break::EndOfOutput),
                     Ok(None) => return Ok(Break::Connection(Status::unavailable(
                         "the stream ended before the command did",
                     ))),
@@ -264,6 +302,7 @@ impl Attached {
                     }
                 }
                 () = self.input.read(), if self.input.wants_more() => {}
+                Some(()) = self.detached.recv() => return Ok(Break::Detached),
             }
         }
     }
@@ -276,7 +315,13 @@ impl Attached {
                 Ok(Taken::Output(None))
             }
             exec_response::Event::Stdout(chunk) => {
-                let data = advance(&mut self.stdout_offset, chunk, "standard output")?;
+                let mut data = advance(&mut self.stdout_offset, chunk, "standard output")?;
+                if self.in_partial_line
+                    && let Some(end) = data.iter().position(|byte| *byte == b'\n')
+                {
+                    data = data.slice(end + 1..);
+                    self.in_partial_line = false;
+                }
                 Ok(Taken::Output(self.to_write(false, data)))
             }
             exec_response::Event::Stderr(chunk) => {
@@ -289,12 +334,14 @@ impl Attached {
                 } else {
                     ("standard output", &mut self.stdout_offset)
                 };
-                eprintln!(
-                    "compyctl: bytes {} to {} of {name} were dropped by the workspace's quota",
-                    gap.from, gap.to
-                );
+                let lost = gap.to.saturating_sub(gap.from.max(*offset));
                 *offset = gap.to.max(*offset);
-                Ok(Taken::Output(None))
+                // Through the writer, so that it stands where the bytes would.
+                let note = format!(
+                    "\n[compyctl: {lost} bytes of {name} were dropped here, up to byte {}]\n",
+                    gap.to
+                );
+                Ok(Taken::Output(self.to_write(true, note.into())))
             }
             exec_response::Event::Exit(exit) => Ok(Taken::Exited(exit)),
         }
@@ -328,14 +375,7 @@ impl Attached {
         if exit.leftover_processes > 0 && self.stream.tty {
             eprint!("{} processes of it still run\r\n", exit.leftover_processes);
         }
-        let (exit, explanation) = exit_of(exit);
-        if let Some(explanation) = explanation {
-            eprintln!(
-                "compyctl: {}",
-                terminal::printable(&explanation, terminal::Lines::Join)
-            );
-        }
-        Ok(exit)
+        Ok(conclude(exit))
     }
 
     fn given_up(&self) -> Failure {
@@ -346,7 +386,7 @@ impl Attached {
     fn explain_how_to_attach(&self) {
         if self.is_known {
             eprintln!(
-                "the command goes on; attach to it with `compyctl workspace exec {} --attach {}`",
+                "the command goes on; attach to it with `compyctl workspace attach {} {}`",
                 self.stream.workspace,
                 self.stream.exec_id()
             );
