@@ -13,6 +13,7 @@ mod disk;
 mod durability;
 mod egress;
 mod engine_trouble;
+mod exec;
 mod main_job;
 mod model_http;
 mod model_trouble;

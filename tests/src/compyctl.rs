@@ -125,6 +125,13 @@ impl Compyctl {
         self
     }
 
+    /// Program, arguments and variables, for who starts it in a way of their
+    /// own.
+    #[must_use]
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Starts it, with its standard output to read from.
     ///
     /// # Panics

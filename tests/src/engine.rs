@@ -8,7 +8,7 @@ use bollard::{
     models::ContainerInspectResponse,
     query_parameters::{
         KillContainerOptions, ListContainersOptions, ListImagesOptions, ListVolumesOptions,
-        RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
+        RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions, TopOptions,
     },
 };
 
@@ -61,6 +61,23 @@ impl Engine {
             .inspect_container(container, None)
             .await
             .unwrap_or_else(|error| panic!("inspect {container}: {error}"))
+    }
+
+    /// Command lines of a container's processes, as the engine sees them; a
+    /// process that nobody waited for has `<defunct>` in its own.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub async fn top(&self, container: &str) -> Vec<String> {
+        let options = TopOptions {
+            ps_args: "-eo pid,args".to_owned(),
+        };
+        let top = self.docker.top_processes(container, Some(options)).await;
+        let top = top.unwrap_or_else(|error| panic!("top {container}: {error}"));
+        let processes = top.processes.unwrap_or_default().into_iter();
+        processes
+            .map(|columns| columns.into_iter().skip(1).collect::<Vec<_>>().join(" "))
+            .collect()
     }
 
     /// Kills a container's processes.

@@ -1,8 +1,8 @@
 //! Commands in workspaces, by gRPC.
 
 use compyd_proto::v1::{
-    ExecExit, ExecInfo, ExecInput, ExecRequest, ExecResponse, ExecStart, exec_exit::How,
-    exec_request, exec_response::Event,
+    ExecAttach, ExecExit, ExecInfo, ExecInput, ExecRequest, ExecResponse, ExecStart,
+    exec_exit::How, exec_request, exec_response::Event,
 };
 use tonic::{Status, Streaming};
 
@@ -83,6 +83,20 @@ pub fn start(start: ExecStart) -> ExecRequest {
     }
 }
 
+/// The message that attaches to a command from these bytes on.
+#[must_use]
+pub fn attach(workspace: &str, id: &str, stdout_offset: u64, stderr_offset: u64) -> ExecRequest {
+    ExecRequest {
+        part: Some(exec_request::Part::Attach(ExecAttach {
+            workspace: workspace.to_owned(),
+            exec_id: id.to_owned(),
+            stdout_offset,
+            stderr_offset,
+            ..ExecAttach::default()
+        })),
+    }
+}
+
 /// Reads a command's answers to their end.
 ///
 /// # Errors
@@ -138,6 +152,15 @@ impl Daemon {
         let stream = tokio_stream::iter(messages);
         let answer = self.workspaces().exec(stream).await?;
         collect(answer.into_inner()).await
+    }
+
+    /// Follows a command that is opened by this message, and feeds it nothing.
+    ///
+    /// # Errors
+    /// What the daemon refused with.
+    pub async fn follow(&self, first: ExecRequest) -> Result<Streaming<ExecResponse>, Status> {
+        let stream = tokio_stream::once(first);
+        Ok(self.workspaces().exec(stream).await?.into_inner())
     }
 
     /// Runs a shell script in a workspace and gives what it left.

@@ -19,6 +19,7 @@ pub mod script;
 pub mod second_engine;
 pub mod sessions;
 pub mod skip;
+pub mod terminal;
 pub mod wait;
 pub mod world;
 
