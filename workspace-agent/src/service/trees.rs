@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answer, Replies};
 use crate::errors::{AgentError, Reason};
-use crate::volume_tree::{Remembered, Restore, capture};
+use crate::volume_tree::{Content, Remembered, Restore, capture, fingerprint};
 
 /// Messages between the link and the disk; each holds up to a megabyte.
 const QUEUE: usize = 4;
@@ -42,15 +42,29 @@ impl Trees for TreesService {
                 remembered.add(file);
             }
         }
+        let content = match header.without_content {
+            true => Content::LeaveOut,
+            false => Content::Read,
+        };
         let (tx, rx) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || {
             let send = |message| tx.blocking_send(Ok(message)).map_err(drop);
-            if let Err(error) = capture(&header.directory, &remembered, send) {
+            if let Err(error) = capture(&header.directory, &remembered, content, send) {
                 let _ = tx.blocking_send(Err(Status::from(error)));
             }
         });
         let replies: Replies<_> = Box::pin(ReceiverStream::new(rx));
         Ok(Response::new(replies))
+    }
+
+    async fn fingerprint(
+        &self,
+        request: Request<wire::FingerprintRequest>,
+    ) -> Answer<wire::FingerprintResponse> {
+        let request = request.into_inner();
+        let taken = tokio::task::spawn_blocking(move || fingerprint(&request)).await;
+        let taken = taken.unwrap_or_else(|_| Err(AgentError::lost_task("take the fingerprint")));
+        Ok(Response::new(taken?))
     }
 
     type RestoreTreeStream = Replies<wire::RestoreTreeResponse>;

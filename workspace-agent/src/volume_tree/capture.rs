@@ -16,7 +16,7 @@ use super::chunks::{self, Claims, Job, Packed};
 use super::content::Piece;
 use super::node::Node;
 use super::queue::{CloseOnDrop, Closed, Queue};
-use super::walk::Walk;
+use super::walk::{Content, Walk};
 use super::{failed, open_root, stamp_now_ns};
 use crate::errors::AgentError;
 
@@ -180,6 +180,7 @@ impl Outlet<'_> {
 pub(crate) fn capture(
     directory: &[u8],
     remembered: &Remembered,
+    content: Content,
     send: impl FnMut(CaptureTreeResponse) -> Result<(), ()>,
 ) -> Result<(), AgentError> {
     let root = open_root(directory)?;
@@ -206,7 +207,7 @@ pub(crate) fn capture(
         }
         let walking = scope.spawn(|| {
             let _ends = (CloseOnDrop(&batches), CloseOnDrop(&jobs));
-            Walk::new(outlet, remembered, &node).run(root)
+            Walk::new(outlet, remembered, content, &node).run(root)
         });
         let sent = {
             let _end = CloseOnDrop(&batches);

@@ -20,6 +20,7 @@ mod chunks;
 mod content;
 mod entry;
 mod file;
+mod fingerprint;
 mod node;
 mod place;
 mod queue;
@@ -34,10 +35,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 pub(crate) use capture::{Remembered, capture};
+pub(crate) use fingerprint::fingerprint;
 pub(crate) use restore::Restore;
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
+pub(crate) use walk::Content;
 
 use crate::errors::{AgentError, Reason};
 

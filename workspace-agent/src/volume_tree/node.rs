@@ -51,6 +51,30 @@ impl Node {
         self.kind() == Some(TreeEntryKind::Directory)
     }
 
+    pub(super) fn is_file(&self) -> bool {
+        self.kind() == Some(TreeEntryKind::File)
+    }
+
+    /// All that tells whether it is still what it was.
+    pub(super) fn print(&self) -> [u8; 64] {
+        let (stat, key) = (&self.0, self.key());
+        let numbers = [
+            u64::from(stat.stx_mode),
+            u64::from(stat.stx_uid) << 32 | u64::from(stat.stx_gid),
+            u64::from(stat.stx_rdev_major) << 32 | u64::from(stat.stx_rdev_minor),
+            u64::from(stat.stx_nlink),
+            key.inode,
+            key.size_bytes,
+            key.mtime_ns.cast_unsigned(),
+            key.ctime_ns.cast_unsigned(),
+        ];
+        let mut print = [0; 64];
+        for (at, number) in print.chunks_exact_mut(8).zip(numbers) {
+            at.copy_from_slice(&number.to_le_bytes());
+        }
+        print
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.0.stx_size
     }

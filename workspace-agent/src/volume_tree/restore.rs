@@ -364,7 +364,7 @@ fn set_mtime(descriptor_path: &[u8], mtime: Timespec) -> Result<(), Errno> {
 
 /// The first tick of the clock that is not this one, so that no key is too
 /// young to be trusted. Most often it has long come.
-fn tick_after(tick_ns: i64) -> i64 {
+pub(super) fn tick_after(tick_ns: i64) -> i64 {
     loop {
         let now_ns = stamp_now_ns();
         if now_ns != tick_ns {

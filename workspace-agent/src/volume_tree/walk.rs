@@ -27,11 +27,20 @@ const MAX_EXTENTS: usize = 400_000;
 pub(super) struct Walk<'a> {
     outlet: Outlet<'a>,
     remembered: &'a Remembered,
+    content: Content,
     mount: MountId,
     /// The path that was sent for each file with several names.
     first_names: HashMap<(u32, u32, u64), Bytes>,
     /// Filled in but for what the sender knows.
     summary: CaptureSummary,
+}
+
+/// Whether files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Read,
+    /// Entries have neither extents nor hashes.
+    LeaveOut,
 }
 
 /// What became of a name.
@@ -45,10 +54,16 @@ enum Visit {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(outlet: Outlet<'a>, remembered: &'a Remembered, root: &Node) -> Self {
+    pub(super) fn new(
+        outlet: Outlet<'a>,
+        remembered: &'a Remembered,
+        content: Content,
+        root: &Node,
+    ) -> Self {
         Self {
             outlet,
             remembered,
+            content,
             mount: root.mount(),
             first_names: HashMap::new(),
             summary: CaptureSummary::default(),
@@ -158,7 +173,11 @@ impl<'a> Walk<'a> {
         let node = Node::of(open).map_err(|errno| unreadable(path, errno))?;
         let mut entry = node.entry(Bytes::copy_from_slice(path), TreeEntryKind::Directory);
         entry.xattrs = xattrs::read(open).map_err(|errno| unreadable(path, errno))?;
-        self.send_plain(entry)?;
+        self.send(CapturedEntry {
+            entry: Some(entry),
+            mount: !node.is_on(self.mount),
+            ..CapturedEntry::default()
+        })?;
         Ok(node)
     }
 
@@ -203,7 +222,20 @@ impl<'a> Walk<'a> {
                 entry: Some(entry),
                 same: true,
                 key: Some(key),
-                torn: false,
+                ..CapturedEntry::default()
+            })?;
+            return Ok(Visit::Sent);
+        }
+        if self.content == Content::LeaveOut {
+            let xattrs = xattrs::read_at(&name_path(directory, name));
+            let Some(xattrs) = unless_gone(xattrs, &entry.path)? else {
+                return Ok(Visit::Replaced);
+            };
+            entry.xattrs = xattrs;
+            self.send(CapturedEntry {
+                entry: Some(entry),
+                key: Some(key),
+                ..CapturedEntry::default()
             })?;
             return Ok(Visit::Sent);
         }
@@ -238,9 +270,9 @@ impl<'a> Walk<'a> {
             };
             self.send(CapturedEntry {
                 entry: Some(entry),
-                same: false,
                 key: (!torn).then_some(key),
                 torn,
+                ..CapturedEntry::default()
             })?;
             break;
         }

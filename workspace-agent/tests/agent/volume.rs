@@ -22,6 +22,7 @@ pub(crate) struct Captured {
     pub(crate) chunks: HashMap<Bytes, ChunkContent>,
     pub(crate) keys: Vec<KeyedFile>,
     pub(crate) torn: Vec<Bytes>,
+    pub(crate) mounts: Vec<Bytes>,
     pub(crate) summary: CaptureSummary,
 }
 
@@ -86,11 +87,26 @@ pub(crate) async fn capture(
     directory: &Path,
     earlier: Option<&Captured>,
 ) -> Result<Captured, Status> {
+    capture_with(trees, directory, earlier, false).await
+}
+
+/// Looks at a directory: keys, and no content.
+pub(crate) async fn look(trees: &Trees, directory: &Path) -> Result<Captured, Status> {
+    capture_with(trees, directory, None, true).await
+}
+
+async fn capture_with(
+    trees: &Trees,
+    directory: &Path,
+    earlier: Option<&Captured>,
+    without_content: bool,
+) -> Result<Captured, Status> {
     use capture_tree_request::Message as Ask;
     use capture_tree_response::Message as Answer;
     let mut requests = vec![Ask::Header(CaptureHeader {
         directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
         keys_as_of_ns: earlier.map_or(0, |earlier| earlier.summary.keys_as_of_ns),
+        without_content,
     })];
     for keys in earlier
         .map_or(&[][..], |earlier| &earlier.keys)
@@ -137,6 +153,7 @@ pub(crate) async fn capture(
                     same,
                     key,
                     torn,
+                    mount,
                 } in entries.entries
                 {
                     let mut entry = entry.unwrap();
@@ -146,6 +163,9 @@ pub(crate) async fn capture(
                     }
                     if torn {
                         captured.torn.push(entry.path.clone());
+                    }
+                    if mount {
+                        captured.mounts.push(entry.path.clone());
                     }
                     let path = entry.path.clone();
                     captured.keys.extend(key.map(|key| KeyedFile {

@@ -240,6 +240,24 @@ async fn a_second_capture_reads_only_what_changed() {
 }
 
 #[tokio::test]
+async fn the_keys_of_a_look_make_a_capture_read_what_came_after_it() {
+    let pair = Pair::start().await;
+    std::fs::write(pair.from.join("kept"), "kept").unwrap();
+    std::fs::hard_link(pair.from.join("kept"), pair.from.join("other")).unwrap();
+    next_tick().await;
+    let looked = look(&pair.rig.trees(), &pair.from).await.unwrap();
+    assert_eq!(looked.paths(), ["", "kept", "other"]);
+    assert_eq!(looked.entry("kept").size_bytes, 4);
+    assert_eq!(looked.entry("kept").extents, []);
+    assert_eq!(looked.summary.chunk_bytes, 0);
+    std::fs::write(pair.from.join("new"), "new").unwrap();
+    let captured = pair.capture(Some(&looked)).await;
+    assert_eq!(captured.summary.same_files, 1);
+    assert_eq!(captured.summary.chunk_bytes, 3);
+    assert_eq!(captured.content("new"), b"new");
+}
+
+#[tokio::test]
 async fn a_key_as_young_as_its_capture_is_not_trusted() {
     let pair = Pair::start().await;
     let path = pair.from.join("racy");
@@ -330,6 +348,7 @@ async fn other_mounts_are_neither_read_nor_emptied() {
     let captured = pair.capture(None).await;
     assert_eq!(captured.paths(), ["", "mounted"]);
     assert_eq!(captured.summary.mounts_skipped, 1);
+    assert_eq!(captured.mounts, ["mounted"]);
     let steps = captured.steps(&[], &captured.entries);
     let refused = restore(&pair.rig.trees(), &pair.to, RestoreMode::Whole, steps).await;
     assert_eq!(reason(refused), "PATH_INVALID");

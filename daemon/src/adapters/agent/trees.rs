@@ -69,6 +69,7 @@ impl TreesPort for TreeLink {
         let header = Message::Header(wire::CaptureHeader {
             directory: Bytes::copy_from_slice(directory.as_bytes()),
             keys_as_of_ns: known.as_of_ns,
+            without_content: false,
         });
         let mut messages = vec![header];
         let mut files = known.files.into_iter();
