@@ -1,6 +1,8 @@
 //! Snapshots, restores and forks on the real engine, and what a kill in the
 //! middle of one leaves.
 
+mod root;
+
 use std::time::Duration;
 
 use compyd_proto::v1::{
@@ -129,9 +131,14 @@ async fn volumes_fit(daemon: &Daemon, workspaces: usize) {
 pub(super) async fn leftovers(daemon: &Daemon, workspaces: usize, images: usize) {
     let engine = daemon.engine().await;
     let run = Some(daemon.run_name());
-    let made = engine.images(run).await;
-    assert_eq!(made.len(), images, "{made:?}");
     volumes_fit(daemon, workspaces).await;
+    // One that several snapshots share has a name for each.
+    let names = engine.image_names(daemon.run_name()).await;
+    assert_eq!(names.len(), images, "{names:?}");
+    assert!(
+        names.iter().all(|name| name.starts_with("compy/")),
+        "{names:?}"
+    );
     let containers = engine.containers(run).await;
     assert_eq!(containers.len(), workspaces, "{containers:?}");
     for (container, _) in containers {

@@ -195,6 +195,27 @@ impl Engine {
             .collect()
     }
 
+    /// Names of the images that a run made; of one without any, its id.
+    pub async fn image_names(&self, run: &str) -> Vec<String> {
+        let options = ListImagesOptions {
+            filters: Some(filter(Some(run))),
+            ..Default::default()
+        };
+        let listed = self.docker.list_images(Some(options)).await;
+        listed
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|image| {
+                let mut names = image.repo_tags;
+                names.retain(|name| name != "<none>:<none>");
+                if names.is_empty() {
+                    names.push(image.id);
+                }
+                names
+            })
+            .collect()
+    }
+
     async fn remove_image(&self, id: &str) {
         let options = RemoveImageOptions {
             force: true,

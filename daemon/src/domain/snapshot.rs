@@ -14,12 +14,16 @@
 pub mod copies;
 pub mod hash;
 pub mod journal;
+pub mod root;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::hash::{ChunkHash, TreeHash};
+use self::{
+    hash::{ChunkHash, TreeHash},
+    root::RootLook,
+};
 use super::{
     ids::{SessionId, SnapshotId, SnapshotLabel, WorkspaceId},
     stage::Stage,
@@ -62,6 +66,10 @@ pub struct Snapshot {
     /// Milliseconds for which processes stood still for it; 0 when they did
     /// not.
     pub pause_ms: u64,
+    /// What the container had changed of its image's files; `None` where the
+    /// engine does not let that be looked at.
+    #[serde(default)]
+    pub root: Option<RootLook>,
 }
 
 /// Why a snapshot was taken.

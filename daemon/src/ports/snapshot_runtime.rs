@@ -38,6 +38,19 @@ pub trait SnapshotRuntimePort: Send + Sync {
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError>;
 
+    /// Where the engine keeps what a container changed of its image's files;
+    /// `None` when it does not keep it in a directory.
+    async fn root_changes(&self, id: &ContainerId) -> Result<Option<RootChanges>, RuntimeError>;
+
+    /// Gives the image of a snapshot to another one as well, tagged
+    /// [`ImageRef::of`] it. Nothing is copied, and each tag can be removed
+    /// without the other. Fails with [`RuntimeError::ImageMissing`].
+    async fn share(
+        &self,
+        image: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError>;
+
     /// Images that [`commit`](Self::commit) made for this daemon.
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError>;
 
@@ -120,6 +133,21 @@ pub struct CopyVolume {
     pub in_use: bool,
 }
 
+/// Where a container's changes are, on the engine's host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootChanges {
+    /// What it changed, and marks for what it removed.
+    pub directory: PathBuf,
+    /// Where the container's whole root file system is shown by a program that
+    /// keeps writes back; `None` when there is none.
+    pub shown_at: Option<PathBuf>,
+}
+
+/// Where a helper sees what a container changed.
+pub const ROOT_CHANGES_DIRECTORY: &str = "/root-changes";
+/// Where it sees the container's whole root file system.
+pub const ROOT_SHOWN_DIRECTORY: &str = "/root-shown";
+
 /// What a helper is made from. It has no network and runs nothing but the
 /// agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,6 +162,8 @@ pub struct HelperPlan {
     pub link_dir: PathBuf,
     /// What it may do.
     pub access: VolumeAccess,
+    /// What a container changed of its image's files, to be read too.
+    pub root: Option<RootChanges>,
 }
 
 /// Which volumes a helper reaches, and how.

@@ -10,6 +10,7 @@ pub use compyd_proto::agent::{Extent, FileKey, KeyedFile, TreeEntry, TreeEntryKi
 use futures_util::stream::BoxStream;
 
 use super::{agent::AgentError, chunks::Chunk};
+use crate::domain::snapshot::hash::Fingerprint;
 
 /// An agent that reads and writes trees, as root, in any directory it sees.
 #[async_trait]
@@ -30,6 +31,24 @@ pub trait TreesPort: Send + Sync {
         extent: RestoreExtent,
         items: BoxStream<'static, RestoreItem>,
     ) -> Result<RestoredTree, AgentError>;
+
+    /// Looks at everything in a directory. Where another file system shows the
+    /// same files and holds back what is written, `shown_at` is where: it is made
+    /// to write that out first, and what it says of files counts.
+    async fn fingerprint(
+        &self,
+        directory: &str,
+        shown_at: Option<&str>,
+    ) -> Result<TreeFingerprint, AgentError>;
+}
+
+/// What tells whether a tree has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeFingerprint {
+    /// Compared with another of the same directory.
+    pub fingerprint: Fingerprint,
+    /// What is in it, and the directory itself.
+    pub entries: u64,
 }
 
 /// How much of a directory a restore replaces.

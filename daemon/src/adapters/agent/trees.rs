@@ -21,13 +21,13 @@ use tonic::transport::Channel;
 
 use super::refusal::{self, broken};
 use crate::{
-    domain::snapshot::hash::ChunkHash,
+    domain::snapshot::hash::{ChunkHash, Fingerprint},
     ports::{
         agent::AgentError,
         chunks::{CHUNK_BYTES_MAX, Chunk, ChunkEncoding},
         trees::{
             CaptureEvent, CapturedEntry, KnownFiles, RestoreExtent, RestoreItem, RestoredTree,
-            TreesPort,
+            TreeFingerprint, TreesPort,
         },
     },
 };
@@ -43,6 +43,9 @@ const CAPTURE_SILENCE_MAX: Duration = Duration::from_secs(30);
 const RESTORE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const CAPTURE: &str = "capture";
 const RESTORE: &str = "restore";
+/// Nothing is read for it, and the workspace may stand still meanwhile.
+const FINGERPRINT_DEADLINE: Duration = Duration::from_secs(30);
+const FINGERPRINT: &str = "fingerprint";
 
 /// The part of an agent that reads and writes trees.
 pub(super) struct TreeLink {
@@ -142,6 +145,31 @@ impl TreesPort for TreeLink {
             }
         }
         Err(broken(RESTORE, "it ended without a summary".to_owned()))
+    }
+
+    async fn fingerprint(
+        &self,
+        directory: &str,
+        shown_at: Option<&str>,
+    ) -> Result<TreeFingerprint, AgentError> {
+        let bytes = |path: &str| Bytes::copy_from_slice(path.as_bytes());
+        let request = wire::FingerprintRequest {
+            directory: bytes(directory),
+            shown_at: shown_at.map_or_else(Bytes::new, bytes),
+        };
+        let mut client = self.client.clone();
+        let answer = tokio::time::timeout(FINGERPRINT_DEADLINE, client.fingerprint(request)).await;
+        let answer = answer
+            .map_err(|_| refusal::deadline(FINGERPRINT, FINGERPRINT_DEADLINE))?
+            .map_err(|status| refusal::read(FINGERPRINT, &status))?
+            .into_inner();
+        let hash: [u8; 32] = answer.hash[..]
+            .try_into()
+            .map_err(|_| broken(FINGERPRINT, "a hash that is not 32 bytes".to_owned()))?;
+        Ok(TreeFingerprint {
+            fingerprint: Fingerprint::from_bytes(hash),
+            entries: answer.entries,
+        })
     }
 }
 

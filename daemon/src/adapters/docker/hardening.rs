@@ -61,13 +61,23 @@ pub(super) fn without_copy(mount: Mount) -> Mount {
 
 /// A file or directory of the host, read-only.
 pub(super) fn bind(source: &Path, target: &str) -> Mount {
+    bind_as(source, target, MountBindOptionsPropagationEnum::RPRIVATE)
+}
+
+/// The same of the engine's own directories, which it hands out in no other
+/// way: what it unmounts later is not to be held by the container.
+pub(super) fn bind_of_engine(source: &Path, target: &str) -> Mount {
+    bind_as(source, target, MountBindOptionsPropagationEnum::RSLAVE)
+}
+
+fn bind_as(source: &Path, target: &str, how: MountBindOptionsPropagationEnum) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
         source: Some(source.display().to_string()),
         target: Some(target.to_owned()),
         read_only: Some(true),
         bind_options: Some(MountBindOptions {
-            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            propagation: Some(how),
             ..Default::default()
         }),
         ..Default::default()

@@ -1,14 +1,17 @@
 //! What snapshots need of the engine: frozen containers, committed images, and
 //! helpers that reach volumes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf};
 
 use async_trait::async_trait;
 use bollard::{
     Docker,
-    models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageConfig},
+    models::{
+        ContainerConfig, ContainerCreateBody, DriverData, HostConfig, ImageConfig, ImageInspect,
+    },
     query_parameters::{
         CommitContainerOptions, CreateContainerOptions, ListImagesOptions, RemoveImageOptions,
+        TagImageOptions,
     },
 };
 use compyd_proto::link;
@@ -17,7 +20,7 @@ use super::{
     DockerRuntime, LABEL_BASE, LABEL_DAEMON, LABEL_DEFINITION, LABEL_GENERATION, LABEL_WORKSPACE,
     VolumeKind,
     errors::{self, conflict, not_found, refused},
-    hardening::{bind, tmpfs, volume, without_copy},
+    hardening::{bind, bind_of_engine, tmpfs, volume, without_copy},
     helper, object_name, volumes,
 };
 use crate::{
@@ -33,8 +36,8 @@ use crate::{
     ports::{
         runtime::{ContainerId, ContainerPlan, RuntimeError, RuntimePort as _},
         snapshot_runtime::{
-            CommittedImage, CopyVolume, HelperPlan, NewVolume, SnapshotRuntimePort, VolumeAccess,
-            volume_directory,
+            CommittedImage, CopyVolume, HelperPlan, NewVolume, ROOT_CHANGES_DIRECTORY,
+            ROOT_SHOWN_DIRECTORY, RootChanges, SnapshotRuntimePort, VolumeAccess, volume_directory,
         },
     },
 };
@@ -55,6 +58,8 @@ const CAPABILITIES: [&str; 6] = [
     "MKNOD",
     "SETFCAP",
 ];
+/// The storage driver whose file system is a program with a cache of writes.
+const KEEPS_WRITES_BACK: &str = "fuse-overlayfs";
 /// Threads of the agent, and a few to spare.
 const HELPER_PIDS: i64 = 512;
 
@@ -102,10 +107,18 @@ impl DockerRuntime {
     }
 }
 
-async fn size_of(docker: &Docker, image: &str) -> Result<u64, RuntimeError> {
+async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
     let inspected = docker.inspect_image(image).await;
-    let size = inspected.map_err(|error| refused("inspect the image", image, &error))?;
-    Ok(size.size.and_then(|n| n.try_into().ok()).unwrap_or(0))
+    inspected.map_err(|error| refused("inspect the image", image, &error))
+}
+
+/// Bytes of an image with all its layers.
+fn size_of(image: &ImageInspect) -> u64 {
+    image.size.and_then(|n| n.try_into().ok()).unwrap_or(0)
+}
+
+fn repository_and_tag(image: &ImageRef) -> (&str, &str) {
+    image.0.rsplit_once(':').unwrap_or((&image.0, "latest"))
 }
 
 #[async_trait]
@@ -135,15 +148,11 @@ impl SnapshotRuntimePort for DockerRuntime {
             .inspect_container(&id.0, None)
             .await
             .map_err(|error| errors::container("commit", id, &error))?;
-        let before = container.image.unwrap_or_default();
-        let inspected = docker
-            .inspect_image(&before)
-            .await
-            .map_err(|error| refused("inspect the image", &before, &error))?;
-        let before_bytes = inspected.size.and_then(|n| n.try_into().ok()).unwrap_or(0);
-        let config = self.image_config(inspected.config.unwrap_or_default(), snapshot);
+        let before = inspect(&docker, &container.image.unwrap_or_default()).await?;
+        let before_bytes = size_of(&before);
+        let config = self.image_config(before.config.unwrap_or_default(), snapshot);
         let tag = ImageRef::of(snapshot);
-        let (repository, version) = tag.0.rsplit_once(':').unwrap_or((&tag.0, "latest"));
+        let (repository, version) = repository_and_tag(&tag);
         let options = CommitContainerOptions {
             container: Some(id.0.clone()),
             repo: Some(repository.to_owned()),
@@ -155,11 +164,54 @@ impl SnapshotRuntimePort for DockerRuntime {
             .commit_container(options, config)
             .await
             .map_err(|error| errors::container("commit", id, &error))?;
-        let size_bytes = size_of(&docker, &tag.0).await?;
+        let size_bytes = size_of(&inspect(&docker, &tag.0).await?);
         Ok(CommittedImage {
             id: committed.id,
             size_bytes,
             new_bytes: size_bytes.saturating_sub(before_bytes),
+        })
+    }
+
+    async fn root_changes(&self, id: &ContainerId) -> Result<Option<RootChanges>, RuntimeError> {
+        let container = (self.connect()?.inspect_container(&id.0, None).await)
+            .map_err(|error| errors::container("inspect", id, &error))?;
+        let runs = container.state.and_then(|state| state.running) == Some(true);
+        let Some(DriverData { name, mut data }) = container.graph_driver else {
+            return Ok(None);
+        };
+        let shown = data
+            .remove("MergedDir")
+            .filter(|_| runs && name == KEEPS_WRITES_BACK);
+        Ok(data.remove("UpperDir").map(|directory| RootChanges {
+            directory: directory.into(),
+            shown_at: shown.map(PathBuf::from),
+        }))
+    }
+
+    async fn share(
+        &self,
+        image: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        let docker = self.connect()?;
+        let tag = ImageRef::of(snapshot);
+        let (repository, version) = repository_and_tag(&tag);
+        let options = TagImageOptions {
+            repo: Some(repository.to_owned()),
+            tag: Some(version.to_owned()),
+        };
+        match docker.tag_image(&image.0, Some(options)).await {
+            Ok(()) => {}
+            Err(error) if not_found(&error) => {
+                return Err(RuntimeError::ImageMissing(image.0.clone()));
+            }
+            Err(error) => return Err(refused("tag the image", &image.0, &error)),
+        }
+        let shared = inspect(&docker, &tag.0).await?;
+        Ok(CommittedImage {
+            size_bytes: size_of(&shared),
+            id: shared.id.unwrap_or_default(),
+            new_bytes: 0,
         })
     }
 
@@ -240,6 +292,11 @@ impl SnapshotRuntimePort for DockerRuntime {
             };
             let mount = volume(&name, volume_directory(captured), read_only);
             mounts.push(without_copy(mount));
+        }
+        if let Some(root) = &plan.root {
+            mounts.push(bind_of_engine(&root.directory, ROOT_CHANGES_DIRECTORY));
+            let shown = root.shown_at.as_deref();
+            mounts.extend(shown.map(|shown| bind_of_engine(shown, ROOT_SHOWN_DIRECTORY)));
         }
         let body = ContainerCreateBody {
             image: Some(plan.image.clone()),

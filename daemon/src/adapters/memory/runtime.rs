@@ -22,7 +22,7 @@ use crate::{
             OverlayVolumes, RuntimeError, RuntimePort,
         },
         snapshot_runtime::{
-            CommittedImage, CopyVolume, HelperPlan, NewVolume, SnapshotRuntimePort,
+            CommittedImage, CopyVolume, HelperPlan, NewVolume, RootChanges, SnapshotRuntimePort,
         },
     },
 };
@@ -305,6 +305,30 @@ impl SnapshotRuntimePort for MemoryRuntime {
             id: format!("memory:{snapshot}"),
             size_bytes: 2,
             new_bytes: 1,
+        })
+    }
+
+    async fn root_changes(&self, id: &ContainerId) -> Result<Option<RootChanges>, RuntimeError> {
+        self.up()?.container(id)?;
+        Ok(Some(RootChanges {
+            directory: "/nonexistent".into(),
+            shown_at: None,
+        }))
+    }
+
+    async fn share(
+        &self,
+        image: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        if !self.up()?.images.contains(&image.0) {
+            return Err(RuntimeError::ImageMissing(image.0.clone()));
+        }
+        self.add_committed(snapshot);
+        Ok(CommittedImage {
+            id: format!("memory:{}", image.0),
+            size_bytes: 2,
+            new_bytes: 0,
         })
     }
 

@@ -87,6 +87,12 @@ content_hash!(
     TreeHash, "the hash of a tree"
 );
 
+content_hash!(
+    /// Tells whether a directory tree is what it was: blake3 of what the kernel
+    /// says of everything in it. Of use on one machine only.
+    Fingerprint, "the fingerprint of a tree"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

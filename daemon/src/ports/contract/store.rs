@@ -105,6 +105,7 @@ pub fn snapshot(number: u128, of: u128) -> Snapshot {
             new_bytes: 40_000,
         },
         pause_ms: 12,
+        root: None,
     }
 }
 

@@ -273,7 +273,7 @@ impl Snapshots {
             return Ok(());
         }
         let access = VolumeAccess::Copies(wanted.clone());
-        let trees = self.open_helper(helper, of, access).await?;
+        let trees = self.open_helper(helper, of, access, None).await?;
         let mut filled = Vec::new();
         for one in making.iter_mut() {
             let Some(volume) = wanted.remove(&one.volume) else {
@@ -311,7 +311,10 @@ impl Snapshots {
     ) -> Result<BTreeMap<CapturedVolume, Captured>, SnapshotsError> {
         let mut known = BTreeMap::new();
         let trees = match making.iter().any(Making::writes) {
-            true => Some(self.open_helper(helper, of, VolumeAccess::Write).await?),
+            true => Some(
+                self.open_helper(helper, of, VolumeAccess::Write, None)
+                    .await?,
+            ),
             false => None,
         };
         let chunks = &*self.inner.chunks;

@@ -7,7 +7,7 @@ use crate::{
     domain::{ids::WorkspaceId, snapshot::journal::ContainerRef, workspace::Workspace},
     ports::{
         runtime::ContainerId,
-        snapshot_runtime::{HelperPlan, VolumeAccess, helper_id},
+        snapshot_runtime::{HelperPlan, RootChanges, VolumeAccess, helper_id},
         trees::TreesPort,
     },
 };
@@ -22,6 +22,7 @@ impl Snapshots {
         id: &WorkspaceId,
         of: &Workspace,
         access: VolumeAccess,
+        root: Option<RootChanges>,
     ) -> Result<Arc<dyn TreesPort>, SnapshotsError> {
         let workspaces = &self.inner.workspaces;
         let link_dir = workspaces.links().prepare(id).await?;
@@ -31,6 +32,7 @@ impl Snapshots {
             image: of.image().to_owned(),
             link_dir,
             access,
+            root,
         };
         let container = self.inner.runtime.create_helper(&plan).await?;
         workspaces.runtime().start(&container).await?;

@@ -23,6 +23,7 @@ mod fork;
 mod helper;
 mod listing;
 mod restore;
+mod root;
 mod settle;
 mod take;
 mod upkeep;

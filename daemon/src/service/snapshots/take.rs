@@ -7,13 +7,14 @@ use uuid::Uuid;
 
 use super::{
     Remembered, Snapshots, SnapshotsError, listing,
+    root::{HeldRoot, Reader},
     volumes::{self, Captured},
 };
 use crate::{
     domain::{
         ids::{SnapshotId, SnapshotLabel, WorkspaceId},
         snapshot::{
-            CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
+            CapturedState, CapturedVolume, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes,
             journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
         },
@@ -23,8 +24,7 @@ use crate::{
     ports::{
         chunks::{ChunkPin, ChunkWriter},
         runtime::{ContainerState, ContainerStatus},
-        snapshot_runtime::{CommittedImage, VolumeAccess, helper_container},
-        trees::TreesPort,
+        snapshot_runtime::helper_container,
     },
 };
 
@@ -37,12 +37,14 @@ const REMEMBERED_WORKSPACES: usize = 8;
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 
 /// A snapshot being taken.
-struct Taking<'a> {
-    workspace: &'a Workspace,
-    container: ContainerState,
+pub(super) struct Taking<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) container: ContainerState,
     state: CapturedState,
-    snapshot: SnapshotId,
-    helper: WorkspaceId,
+    pub(super) snapshot: SnapshotId,
+    pub(super) helper: WorkspaceId,
+    /// The snapshot that the workspace was at before, unless it is gone.
+    pub(super) last: Option<Snapshot>,
     label: Option<SnapshotLabel>,
     reason: SnapshotReason,
 }
@@ -86,8 +88,13 @@ impl Snapshots {
             ContainerStatus::Created | ContainerStatus::Exited => CapturedState::Stopped,
             ContainerStatus::Restarting | ContainerStatus::Broken => return Err(no_container()),
         };
+        let last = match &workspace.snapshot {
+            Some(last) => workspaces.store().snapshot(last).await?,
+            None => None,
+        };
         let taking = Taking {
             workspace: &workspace,
+            last,
             container,
             state,
             snapshot: SnapshotId::from_uuid(Uuid::now_v7()),
@@ -137,29 +144,28 @@ impl Snapshots {
         operation: &mut Operation,
     ) -> Result<(Snapshot, ChunkPin), SnapshotsError> {
         let created_at_ms = self.inner.workspaces.now_ms();
-        let (helper, of) = (&taking.helper, taking.workspace);
-        let trees = self.open_helper(helper, of, VolumeAccess::Read).await?;
+        let of = taking.workspace;
+        let reader = self.open_reader(taking).await?;
         let mut writer = self.inner.chunks.writer().await?;
         let mut seen = BTreeMap::new();
         let mut remembered = self.recall(of);
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
             let before = before.only_stored(&mut *writer).await?;
-            let now = volumes::capture(&*trees, volume, &before, &mut *writer).await?;
+            let now = volumes::capture(&*reader.trees, volume, &before, &mut *writer).await?;
             seen.insert(volume, now);
         }
-        let (image, seen, pause_ms) = match taking.state {
+        let (root, seen, pause_ms) = match taking.state {
             CapturedState::Running => {
-                self.pause_and_commit(taking, operation, &*trees, seen, &mut *writer)
+                self.read_paused(taking, operation, &reader, seen, &mut *writer)
                     .await?
             }
             CapturedState::Paused | CapturedState::Stopped => {
-                let image = self.commit(taking).await?;
-                (image, seen, 0)
+                (self.hold_root(taking, &reader).await?, seen, 0)
             }
         };
         let mut volumes = BTreeMap::new();
-        let mut bytes = image.size_bytes;
+        let mut bytes = root.image.size_bytes;
         for (volume, captured) in &seen {
             let tree = listing::write(&captured.entries, &mut *writer).await?;
             bytes += tree.bytes;
@@ -179,15 +185,16 @@ impl Snapshots {
             definition: of.definition.clone(),
             repositories: of.repositories.clone(),
             image: SnapshotImage {
-                id: image.id,
-                origin: ImageOrigin::Committed,
+                id: root.image.id,
+                origin: root.origin,
             },
             volumes,
             sizes: SnapshotSizes {
                 bytes,
-                new_bytes: stored.stored_bytes + image.new_bytes,
+                new_bytes: stored.stored_bytes + root.image.new_bytes,
             },
             pause_ms,
+            root: root.look,
         };
         let storing = SnapshotStep::Storing {
             manifest: Box::new(manifest.clone()),
@@ -198,14 +205,16 @@ impl Snapshots {
 
     /// Freezes the workspace for what changed in its volumes and for its root
     /// file system.
-    async fn pause_and_commit(
+    async fn read_paused(
         &self,
         taking: &Taking<'_>,
         operation: &mut Operation,
-        trees: &dyn TreesPort,
+        reader: &Reader,
         seen: BTreeMap<CapturedVolume, Captured>,
         writer: &mut dyn ChunkWriter,
-    ) -> Result<(CommittedImage, BTreeMap<CapturedVolume, Captured>, u64), SnapshotsError> {
+    ) -> Result<(HeldRoot, BTreeMap<CapturedVolume, Captured>, u64), SnapshotsError> {
+        // What it reads now and writes out it finds done when it counts.
+        self.look_at_root(taking, reader).await;
         let container = ContainerRef(taking.container.id.0.clone());
         let pausing = SnapshotStep::Pausing {
             container: container.clone(),
@@ -216,15 +225,15 @@ impl Snapshots {
         let changes = async {
             let mut now = BTreeMap::new();
             for (volume, before) in &seen {
-                let captured = volumes::capture(trees, *volume, before, writer).await?;
+                let captured = volumes::capture(&*reader.trees, *volume, before, writer).await?;
                 now.insert(*volume, captured);
             }
             Ok::<_, SnapshotsError>(now)
         };
         // Both to their ends: a commit that is dropped goes on in the engine,
         // and what it makes is found among the images that nothing needs.
-        let both = async { tokio::join!(self.commit(taking), changes) };
-        let (image, changes) =
+        let both = async { tokio::join!(self.hold_root(taking, reader), changes) };
+        let (root, changes) =
             timeout(PAUSE_MAX, both)
                 .await
                 .map_err(|_| SnapshotsError::PausedTooLong {
@@ -234,12 +243,7 @@ impl Snapshots {
         let pause_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.advance(operation, taking.progress(SnapshotStep::Resumed))
             .await?;
-        Ok((image?, changes?, pause_ms))
-    }
-
-    async fn commit(&self, taking: &Taking<'_>) -> Result<CommittedImage, SnapshotsError> {
-        let (container, snapshot) = (&taking.container.id, &taking.snapshot);
-        Ok(self.inner.runtime.commit(container, snapshot).await?)
+        Ok((root?, changes?, pause_ms))
     }
 
     /// What is remembered of the volumes that a workspace has now.

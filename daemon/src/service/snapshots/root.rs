@@ -1,0 +1,136 @@
+//! The root file system of a workspace, as an image: one that holds it already,
+//! or a new one.
+
+use std::sync::Arc;
+
+use super::{Snapshots, SnapshotsError, take::Taking};
+use crate::{
+    domain::snapshot::{ImageOrigin, root::RootLook},
+    ports::{
+        runtime::RuntimeError,
+        snapshot_runtime::{
+            CommittedImage, ROOT_CHANGES_DIRECTORY, ROOT_SHOWN_DIRECTORY, RootChanges,
+            VolumeAccess, helper_container,
+        },
+        trees::TreesPort,
+    },
+    service::workspaces::WorkspacesError,
+};
+
+/// A helper that reads what a snapshot is made of.
+pub(super) struct Reader {
+    pub(super) trees: Arc<dyn TreesPort>,
+    root: RootView,
+}
+
+/// Whether a helper sees what the container changed of its image's files.
+#[derive(Debug, Clone, Copy)]
+enum RootView {
+    /// It cannot be had here.
+    None,
+    Changes,
+    /// And the container's whole root file system, which holds writes back.
+    ChangesAndShown,
+}
+
+/// A root file system that an image holds.
+pub(super) struct HeldRoot {
+    pub(super) image: CommittedImage,
+    pub(super) origin: ImageOrigin,
+    pub(super) look: Option<RootLook>,
+}
+
+impl Snapshots {
+    /// Starts the helper of a snapshot. It reads the volumes, and what the
+    /// container changed of its image's files where the engine lets it.
+    pub(super) async fn open_reader(&self, taking: &Taking<'_>) -> Result<Reader, SnapshotsError> {
+        let (id, of) = (&taking.helper, taking.workspace);
+        let open = |root: Option<RootChanges>| self.open_helper(id, of, VolumeAccess::Read, root);
+        let changes = self
+            .inner
+            .runtime
+            .root_changes(&taking.container.id)
+            .await?;
+        let Some(changes) = changes else {
+            let (trees, root) = (open(None).await?, RootView::None);
+            return Ok(Reader { trees, root });
+        };
+        let root = match changes.shown_at {
+            Some(_) => RootView::ChangesAndShown,
+            None => RootView::Changes,
+        };
+        match open(Some(changes)).await {
+            Ok(trees) => Ok(Reader { trees, root }),
+            // An engine elsewhere or without root may not have that directory.
+            Err(SnapshotsError::Workspaces(WorkspacesError::Runtime(
+                error @ RuntimeError::Refused { .. },
+            ))) => {
+                tracing::info!(workspace_id = %of.id, %error,
+                    "the engine does not show what the container changed; it is committed");
+                self.remove_container(&helper_container(id)).await?;
+                let (trees, root) = (open(None).await?, RootView::None);
+                Ok(Reader { trees, root })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the container has changed of its image's files by now; `None`
+    /// where that cannot be seen.
+    pub(super) async fn look_at_root(
+        &self,
+        taking: &Taking<'_>,
+        reader: &Reader,
+    ) -> Option<RootLook> {
+        let shown_at = match reader.root {
+            RootView::None => return None,
+            RootView::Changes => None,
+            RootView::ChangesAndShown => Some(ROOT_SHOWN_DIRECTORY),
+        };
+        let looked = reader.trees.fingerprint(ROOT_CHANGES_DIRECTORY, shown_at);
+        match looked.await {
+            Ok(looked) => Some(RootLook {
+                container: taking.container.id.0.clone(),
+                fingerprint: looked.fingerprint,
+                entries: looked.entries,
+            }),
+            Err(error) => {
+                tracing::warn!(workspace_id = %taking.workspace.id, %error,
+                    "the root file system cannot be compared; it is committed");
+                None
+            }
+        }
+    }
+
+    /// Finds an image that holds the root file system as it is now, or makes
+    /// one. Nobody may change it meanwhile.
+    pub(super) async fn hold_root(
+        &self,
+        taking: &Taking<'_>,
+        reader: &Reader,
+    ) -> Result<HeldRoot, SnapshotsError> {
+        let look = self.look_at_root(taking, reader).await;
+        let (base, last) = (taking.container.base.as_ref(), taking.last.as_ref());
+        let held = look.as_ref().and_then(|look| look.held_by(base, last));
+        if let Some(held) = held {
+            match self.inner.runtime.share(&held, &taking.snapshot).await {
+                Ok(image) => {
+                    return Ok(HeldRoot {
+                        image,
+                        origin: ImageOrigin::Shared,
+                        look,
+                    });
+                }
+                // It went with a snapshot that was deleted since.
+                Err(RuntimeError::ImageMissing(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (container, snapshot) = (&taking.container.id, &taking.snapshot);
+        Ok(HeldRoot {
+            image: self.inner.runtime.commit(container, snapshot).await?,
+            origin: ImageOrigin::Committed,
+            look,
+        })
+    }
+}
