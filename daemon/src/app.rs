@@ -337,6 +337,7 @@ fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sna
     let options = SnapshotsOptions {
         overlays: settings.snapshots.overlays,
         copies_max_bytes: settings.snapshots.copies_max_bytes,
+        layers_max: settings.snapshots.layers_max,
     };
     Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options)
 }

@@ -1,6 +1,7 @@
 //! Snapshots, restores and forks on the real engine, and what a kill in the
 //! middle of one leaves.
 
+mod layers;
 mod root;
 
 use std::time::Duration;

@@ -50,6 +50,7 @@ use crate::{
     },
     ports::{
         agent::{AgentError, AgentPort, Uploaded},
+        trees::TreesPort,
         workspaces::{WorkspaceAccessError, WorkspacesPort},
     },
 };
@@ -235,6 +236,7 @@ pub struct LocalAgent {
     started: AtomicU64,
     /// The search path of commands, where it is not this machine's own.
     search_path: Mutex<Option<String>>,
+    trees: Option<Arc<dyn TreesPort>>,
     tasks: TaskTracker,
 }
 
@@ -248,7 +250,19 @@ impl LocalAgent {
             refusals: AtomicU32::new(0),
             started: AtomicU64::new(0),
             search_path: Mutex::default(),
+            trees: None,
             tasks: TaskTracker::new(),
+        })
+    }
+
+    /// An agent that serves these trees.
+    ///
+    /// # Errors
+    /// No temporary directory can be made for it.
+    pub fn with_trees(trees: Arc<dyn TreesPort>) -> std::io::Result<Self> {
+        Ok(Self {
+            trees: Some(trees),
+            ..Self::new()?
         })
     }
 
@@ -610,6 +624,10 @@ fn info(path: String, metadata: &std::fs::Metadata) -> FileInfo {
 
 #[async_trait]
 impl AgentPort for LocalAgent {
+    fn trees(&self) -> Option<Arc<dyn TreesPort>> {
+        self.trees.clone()
+    }
+
     async fn ping(&self) -> Result<(), AgentError> {
         Ok(())
     }

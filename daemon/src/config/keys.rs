@@ -273,6 +273,11 @@ pub(super) const KEYS: &[Key] = &[
         "Room for copies of volumes that restores and forks lie over; 0 keeps only those in use.",
     ),
     key(
+        "snapshots.layers_max",
+        Default::Fixed("40"),
+        "Layers, 1 to 90, that snapshots may put on an image before they are made one.",
+    ),
+    key(
         "repository.allow_file_urls",
         Default::Fixed("false"),
         "Whether the daemon fetches from file:// URLs, which are its own host's files.",

@@ -373,6 +373,9 @@ impl Merged {
         let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
         let overlays = self.one("snapshots.overlays", values::yes_or_no);
         let copies_max_bytes = self.one("snapshots.copies_max", values::bytes);
+        let layers_max = self.one("snapshots.layers_max", |text| {
+            values::number(text, 1, 90, "1 to 90")
+        });
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
         let log = LogSettings {
@@ -401,6 +404,7 @@ impl Merged {
             snapshots: SnapshotsSettings {
                 overlays: overlays?,
                 copies_max_bytes: copies_max_bytes?,
+                layers_max: layers_max?,
             },
             repository: RepositorySettings {
                 allow_file_urls: allow_file_urls?,

@@ -174,6 +174,8 @@ pub struct SnapshotsSettings {
     pub overlays: bool,
     /// What copies of trees may take on disk that nothing lies over.
     pub copies_max_bytes: u64,
+    /// Layers that snapshots may put on an image before they are made one.
+    pub layers_max: u32,
 }
 
 /// Repositories.

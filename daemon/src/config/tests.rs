@@ -227,6 +227,7 @@ const BAD: &[(&str, &str)] = &[
     ("session.bundle_max", "much"),
     ("snapshots.overlays", "maybe"),
     ("snapshots.copies_max", "plenty"),
+    ("snapshots.layers_max", "91"),
     ("repository.allow_file_urls", "maybe"),
     ("disk.low_water", "some"),
     ("no_such_key", "1"),

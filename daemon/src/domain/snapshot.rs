@@ -14,6 +14,7 @@
 pub mod copies;
 pub mod hash;
 pub mod journal;
+pub mod layers;
 pub mod root;
 
 use std::collections::BTreeMap;

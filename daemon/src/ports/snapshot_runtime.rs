@@ -15,6 +15,7 @@ use crate::domain::{
         copies::VolumeRef,
         hash::TreeHash,
         journal::{ContainerRef, Generation, ImageRef},
+        layers::ImageLayers,
     },
 };
 
@@ -50,6 +51,26 @@ pub trait SnapshotRuntimePort: Send + Sync {
         image: &ImageRef,
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError>;
+
+    /// As [`commit`](Self::commit), with the settings of this image; the tag
+    /// is taken from whatever has it.
+    async fn commit_like(
+        &self,
+        id: &ContainerId,
+        like: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError>;
+
+    /// The layers of an image that was committed, and what it was begun with:
+    /// that is recorded in it, or else it is `made_from` if that is below it.
+    async fn layers(&self, image: &str, made_from: &str) -> Result<ImageLayers, RuntimeError>;
+
+    /// Makes a container, not started, whose agent sees the files of an image
+    /// and no volumes.
+    async fn create_image_helper(
+        &self,
+        plan: &ImageHelperPlan,
+    ) -> Result<ContainerId, RuntimeError>;
 
     /// Images that [`commit`](Self::commit) made for this daemon.
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError>;
@@ -164,6 +185,29 @@ pub struct HelperPlan {
     pub access: VolumeAccess,
     /// What a container changed of its image's files, to be read too.
     pub root: Option<RootChanges>,
+}
+
+/// What a helper is made from that sees the files of an image. It has no network
+/// and runs nothing but the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageHelperPlan {
+    /// Its own id: the link is made under it, and no workspace has it.
+    pub id: WorkspaceId,
+    /// The image.
+    pub image: String,
+    /// Directory on the host that holds its link's socket.
+    pub link_dir: PathBuf,
+    /// What it may do with the files.
+    pub access: FileAccess,
+}
+
+/// What a helper may do with the files of its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAccess {
+    /// Read them.
+    Read,
+    /// Change them, for a commit.
+    Write,
 }
 
 /// Which volumes a helper reaches, and how.

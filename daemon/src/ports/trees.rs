@@ -23,6 +23,10 @@ pub trait TreesPort: Send + Sync {
         known: KnownFiles,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>>;
 
+    /// Looks at a tree as [`capture`](Self::capture) does and reads nothing:
+    /// files come with keys and without extents.
+    fn look(&self, directory: &str) -> BoxStream<'static, Result<CaptureEvent, AgentError>>;
+
     /// Writes into a directory, durably. The items are paths to remove, then
     /// entries in walk order, each followed by the content of its chunks.
     async fn restore(
@@ -101,6 +105,9 @@ pub struct CapturedEntry {
     pub same: bool,
     /// The key to remember; `None` for what has to be read again.
     pub key: Option<FileKey>,
+    /// Whether it is a directory on which something else is mounted. What it
+    /// looks like is the mount's.
+    pub mount: bool,
 }
 
 /// What a tree is made of again.

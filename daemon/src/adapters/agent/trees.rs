@@ -26,8 +26,8 @@ use crate::{
         agent::AgentError,
         chunks::{CHUNK_BYTES_MAX, Chunk, ChunkEncoding},
         trees::{
-            CaptureEvent, CapturedEntry, KnownFiles, RestoreExtent, RestoreItem, RestoredTree,
-            TreeFingerprint, TreesPort,
+            CaptureEvent, CapturedEntry, KeyedFile, KnownFiles, RestoreExtent, RestoreItem,
+            RestoredTree, TreeFingerprint, TreesPort,
         },
     },
 };
@@ -59,23 +59,15 @@ impl TreeLink {
             .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
         Self { client }
     }
-}
 
-#[async_trait]
-impl TreesPort for TreeLink {
-    fn capture(
+    fn walk(
         &self,
-        directory: &str,
-        known: KnownFiles,
+        header: wire::CaptureHeader,
+        known: Vec<KeyedFile>,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
         use capture_tree_request::Message;
-        let header = Message::Header(wire::CaptureHeader {
-            directory: Bytes::copy_from_slice(directory.as_bytes()),
-            keys_as_of_ns: known.as_of_ns,
-            without_content: false,
-        });
-        let mut messages = vec![header];
-        let mut files = known.files.into_iter();
+        let mut messages = vec![Message::Header(header)];
+        let mut files = known.into_iter();
         loop {
             let files: Vec<_> = files.by_ref().take(KEYS_AT_ONCE).collect();
             if files.is_empty() {
@@ -101,6 +93,31 @@ impl TreesPort for TreeLink {
         .map(|part| stream::iter(part.map_or_else(|error| vec![Err(error)], events)))
         .flatten()
         .boxed()
+    }
+}
+
+#[async_trait]
+impl TreesPort for TreeLink {
+    fn capture(
+        &self,
+        directory: &str,
+        known: KnownFiles,
+    ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
+        let header = wire::CaptureHeader {
+            directory: Bytes::copy_from_slice(directory.as_bytes()),
+            keys_as_of_ns: known.as_of_ns,
+            without_content: false,
+        };
+        self.walk(header, known.files)
+    }
+
+    fn look(&self, directory: &str) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
+        let header = wire::CaptureHeader {
+            directory: Bytes::copy_from_slice(directory.as_bytes()),
+            keys_as_of_ns: 0,
+            without_content: true,
+        };
+        self.walk(header, Vec::new())
     }
 
     async fn restore(
@@ -261,6 +278,7 @@ fn entry(captured: wire::CapturedEntry) -> Result<CapturedEntry, AgentError> {
         entry,
         same: captured.same,
         key: captured.key.filter(|_| !captured.torn),
+        mount: captured.mount,
     })
 }
 

@@ -8,6 +8,7 @@ use bollard::{
     Docker,
     models::{
         ContainerConfig, ContainerCreateBody, DriverData, HostConfig, ImageConfig, ImageInspect,
+        Mount,
     },
     query_parameters::{
         CommitContainerOptions, CreateContainerOptions, ListImagesOptions, RemoveImageOptions,
@@ -31,19 +32,24 @@ use crate::{
             copies::VolumeRef,
             hash::TreeHash,
             journal::{ContainerRef, Generation, ImageRef},
+            layers::{BaseImage, ImageLayers},
         },
     },
     ports::{
         runtime::{ContainerId, ContainerPlan, RuntimeError, RuntimePort as _},
         snapshot_runtime::{
-            CommittedImage, CopyVolume, HelperPlan, NewVolume, ROOT_CHANGES_DIRECTORY,
-            ROOT_SHOWN_DIRECTORY, RootChanges, SnapshotRuntimePort, VolumeAccess, volume_directory,
+            CommittedImage, CopyVolume, FileAccess, HelperPlan, ImageHelperPlan, NewVolume,
+            ROOT_CHANGES_DIRECTORY, ROOT_SHOWN_DIRECTORY, RootChanges, SnapshotRuntimePort,
+            VolumeAccess, helper_container, volume_directory,
         },
     },
 };
 
 /// Label of a committed image with the daemon that made it.
 const LABEL_IMAGES: &str = "compy.daemon.snapshots";
+/// Label of a committed image with the id of the one that its layers begin
+/// with: what somebody brought, and no snapshot made.
+const LABEL_BEGUN_WITH: &str = "compy.snapshot.begun-with";
 /// Label of a committed image with its snapshot's id.
 const LABEL_SNAPSHOT: &str = "compy.snapshot";
 
@@ -64,17 +70,117 @@ const KEEPS_WRITES_BACK: &str = "fuse-overlayfs";
 const HELPER_PIDS: i64 = 512;
 
 impl DockerRuntime {
-    fn helper_labels(&self, plan: &HelperPlan) -> HashMap<String, String> {
+    fn helper_labels(&self, id: &WorkspaceId) -> HashMap<String, String> {
         let mut labels = helper::labels(&self.options);
-        labels.insert(LABEL_WORKSPACE.to_owned(), plan.id.to_string());
+        labels.insert(LABEL_WORKSPACE.to_owned(), id.to_string());
         labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
         labels
+    }
+
+    /// Makes a container, not started, that runs nothing but the agent.
+    async fn create_agent(
+        &self,
+        docker: &Docker,
+        id: &WorkspaceId,
+        image: &str,
+        mounts: Vec<Mount>,
+        files: FileAccess,
+    ) -> Result<ContainerId, RuntimeError> {
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            user: Some("0:0".to_owned()),
+            entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
+            cmd: Some(
+                [
+                    "serve",
+                    "--workspace-id",
+                    id.as_str(),
+                    "--user",
+                    "0:0",
+                    "--root",
+                    "/volumes",
+                    "--state",
+                    "/run/compy/state",
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+            ),
+            working_dir: Some("/".to_owned()),
+            labels: Some(self.helper_labels(id)),
+            host_config: Some(HostConfig {
+                pids_limit: Some(HELPER_PIDS),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+                security_opt: Some(vec!["no-new-privileges".to_owned()]),
+                network_mode: Some("none".to_owned()),
+                readonly_rootfs: Some(files == FileAccess::Read),
+                mounts: Some(mounts),
+                tmpfs: Some(tmpfs()),
+                init: Some(false),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let name = helper_container(id).0;
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..Default::default()
+        };
+        match docker.create_container(Some(options), body).await {
+            Ok(created) => Ok(ContainerId(created.id)),
+            Err(error) if errors::is_missing_image(&error) => {
+                Err(RuntimeError::ImageMissing(image.to_owned()))
+            }
+            Err(error) => Err(refused("create the container", &name, &error)),
+        }
+    }
+
+    /// Commits a container with the settings of an image.
+    async fn commit_as(
+        &self,
+        docker: &Docker,
+        id: &ContainerId,
+        like: ImageInspect,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        let like_bytes = size_of(&like);
+        // An image of ours hands on what it was begun with.
+        let begun_with = match label_of(&like, LABEL_IMAGES) {
+            Some(_) => label_of(&like, LABEL_BEGUN_WITH).unwrap_or_default(),
+            None => like.id.as_deref().unwrap_or_default(),
+        };
+        let begun_with = begun_with.to_owned();
+        let config = self.image_config(like.config.unwrap_or_default(), snapshot, begun_with);
+        let tag = ImageRef::of(snapshot);
+        let (repository, version) = repository_and_tag(&tag);
+        let options = CommitContainerOptions {
+            container: Some(id.0.clone()),
+            repo: Some(repository.to_owned()),
+            tag: Some(version.to_owned()),
+            pause: false,
+            ..Default::default()
+        };
+        let committed = docker
+            .commit_container(options, config)
+            .await
+            .map_err(|error| errors::container("commit", id, &error))?;
+        let size_bytes = size_of(&inspect(docker, &tag.0).await?);
+        Ok(CommittedImage {
+            id: committed.id,
+            size_bytes,
+            new_bytes: size_bytes.saturating_sub(like_bytes),
+        })
     }
 
     /// The settings of a committed image. The engine fills what is empty from
     /// the container, whose settings are the agent's: so whatever differs is
     /// set here, and our labels are blanked.
-    fn image_config(&self, before: ImageConfig, snapshot: &SnapshotId) -> ContainerConfig {
+    fn image_config(
+        &self,
+        before: ImageConfig,
+        snapshot: &SnapshotId,
+        begun_with: String,
+    ) -> ContainerConfig {
         let mut labels: HashMap<String, String> = self.options.labels.clone().into_iter().collect();
         for label in [
             LABEL_WORKSPACE,
@@ -87,6 +193,7 @@ impl DockerRuntime {
         }
         labels.insert(LABEL_IMAGES.to_owned(), self.options.daemon.clone());
         labels.insert(LABEL_SNAPSHOT.to_owned(), snapshot.to_string());
+        labels.insert(LABEL_BEGUN_WITH.to_owned(), begun_with);
         let or = |given: Option<String>, default: &str| {
             given
                 .filter(|text| !text.is_empty())
@@ -105,6 +212,35 @@ impl DockerRuntime {
             ..Default::default()
         }
     }
+}
+
+/// Content id of the image that a container was made from.
+async fn image_of(docker: &Docker, id: &ContainerId) -> Result<String, RuntimeError> {
+    let container = docker.inspect_container(&id.0, None).await;
+    let container = container.map_err(|error| errors::container("commit", id, &error))?;
+    Ok(container.image.unwrap_or_default())
+}
+
+/// The layers of an image, the lowest first.
+fn layers_of(image: &ImageInspect) -> Vec<String> {
+    let layers = image.root_fs.as_ref().and_then(|root| root.layers.clone());
+    layers.unwrap_or_default()
+}
+
+fn count(layers: &[String]) -> u32 {
+    u32::try_from(layers.len()).unwrap_or(u32::MAX)
+}
+
+fn is_below(below: &[String], layers: &[String]) -> bool {
+    !below.is_empty() && below.len() < layers.len() && layers.starts_with(below)
+}
+
+fn label_of<'a>(image: &'a ImageInspect, label: &str) -> Option<&'a str> {
+    let labels = image.config.as_ref()?.labels.as_ref()?;
+    labels
+        .get(label)
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
 }
 
 async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
@@ -144,31 +280,51 @@ impl SnapshotRuntimePort for DockerRuntime {
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError> {
         let docker = self.connect()?;
-        let container = docker
-            .inspect_container(&id.0, None)
-            .await
-            .map_err(|error| errors::container("commit", id, &error))?;
-        let before = inspect(&docker, &container.image.unwrap_or_default()).await?;
-        let before_bytes = size_of(&before);
-        let config = self.image_config(before.config.unwrap_or_default(), snapshot);
-        let tag = ImageRef::of(snapshot);
-        let (repository, version) = repository_and_tag(&tag);
-        let options = CommitContainerOptions {
-            container: Some(id.0.clone()),
-            repo: Some(repository.to_owned()),
-            tag: Some(version.to_owned()),
-            pause: false,
-            ..Default::default()
-        };
-        let committed = docker
-            .commit_container(options, config)
-            .await
-            .map_err(|error| errors::container("commit", id, &error))?;
-        let size_bytes = size_of(&inspect(&docker, &tag.0).await?);
+        let before = image_of(&docker, id).await?;
+        let before = inspect(&docker, &before).await?;
+        self.commit_as(&docker, id, before, snapshot).await
+    }
+
+    async fn commit_like(
+        &self,
+        id: &ContainerId,
+        like: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        let docker = self.connect()?;
+        let before_bytes = size_of(&inspect(&docker, &image_of(&docker, id).await?).await?);
+        let like = inspect(&docker, &like.0).await?;
+        let committed = self.commit_as(&docker, id, like, snapshot).await?;
         Ok(CommittedImage {
-            id: committed.id,
-            size_bytes,
-            new_bytes: size_bytes.saturating_sub(before_bytes),
+            new_bytes: committed.size_bytes.saturating_sub(before_bytes),
+            ..committed
+        })
+    }
+
+    async fn layers(&self, image: &str, made_from: &str) -> Result<ImageLayers, RuntimeError> {
+        let docker = self.connect()?;
+        let image = inspect(&docker, image).await?;
+        let (mut base, layers) = (None, layers_of(&image));
+        for candidate in label_of(&image, LABEL_BEGUN_WITH)
+            .into_iter()
+            .chain([made_from])
+        {
+            match docker.inspect_image(candidate).await {
+                Ok(below) if is_below(&layers_of(&below), &layers) => {
+                    base = Some(BaseImage {
+                        count: count(&layers_of(&below)),
+                        id: below.id.unwrap_or_default(),
+                    });
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) if not_found(&error) => {}
+                Err(error) => return Err(refused("inspect the image", candidate, &error)),
+            }
+        }
+        Ok(ImageLayers {
+            count: count(&layers),
+            base,
         })
     }
 
@@ -298,53 +454,23 @@ impl SnapshotRuntimePort for DockerRuntime {
             let shown = root.shown_at.as_deref();
             mounts.extend(shown.map(|shown| bind_of_engine(shown, ROOT_SHOWN_DIRECTORY)));
         }
-        let body = ContainerCreateBody {
-            image: Some(plan.image.clone()),
-            user: Some("0:0".to_owned()),
-            entrypoint: Some(vec![link::AGENT_BINARY.to_owned()]),
-            cmd: Some(
-                [
-                    "serve",
-                    "--workspace-id",
-                    plan.id.as_str(),
-                    "--user",
-                    "0:0",
-                    "--root",
-                    "/volumes",
-                    "--state",
-                    "/run/compy/state",
-                ]
-                .map(str::to_owned)
-                .to_vec(),
-            ),
-            working_dir: Some("/".to_owned()),
-            labels: Some(self.helper_labels(plan)),
-            host_config: Some(HostConfig {
-                pids_limit: Some(HELPER_PIDS),
-                cap_drop: Some(vec!["ALL".to_owned()]),
-                cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
-                security_opt: Some(vec!["no-new-privileges".to_owned()]),
-                network_mode: Some("none".to_owned()),
-                readonly_rootfs: Some(true),
-                mounts: Some(mounts),
-                tmpfs: Some(tmpfs()),
-                init: Some(false),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let name = plan.container().0;
-        let options = CreateContainerOptions {
-            name: Some(name.clone()),
-            ..Default::default()
-        };
-        match docker.create_container(Some(options), body).await {
-            Ok(created) => Ok(ContainerId(created.id)),
-            Err(error) if errors::is_missing_image(&error) => {
-                Err(RuntimeError::ImageMissing(plan.image.clone()))
-            }
-            Err(error) => Err(refused("create the container", &name, &error)),
-        }
+        self.create_agent(&docker, &plan.id, &plan.image, mounts, FileAccess::Read)
+            .await
+    }
+
+    async fn create_image_helper(
+        &self,
+        plan: &ImageHelperPlan,
+    ) -> Result<ContainerId, RuntimeError> {
+        let docker = self.connect()?;
+        let _turn = self.turn().await?;
+        let agent_volume = self.agent_volume(&docker, &plan.image).await?;
+        let mounts = vec![
+            volume(&agent_volume, link::AGENT_DIR, true),
+            bind(&plan.link_dir, link::LINK_DIR),
+        ];
+        self.create_agent(&docker, &plan.id, &plan.image, mounts, plan.access)
+            .await
     }
 
     async fn sweep_helpers(&self) -> Result<(), RuntimeError> {

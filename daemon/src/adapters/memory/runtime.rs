@@ -14,6 +14,7 @@ use crate::{
             copies::VolumeRef,
             hash::TreeHash,
             journal::{ContainerRef, Generation, ImageRef},
+            layers::{BaseImage, ImageLayers},
         },
     },
     ports::{
@@ -22,7 +23,8 @@ use crate::{
             OverlayVolumes, RuntimeError, RuntimePort,
         },
         snapshot_runtime::{
-            CommittedImage, CopyVolume, HelperPlan, NewVolume, RootChanges, SnapshotRuntimePort,
+            CommittedImage, CopyVolume, HelperPlan, ImageHelperPlan, NewVolume, RootChanges,
+            SnapshotRuntimePort, helper_container,
         },
     },
 };
@@ -46,6 +48,10 @@ struct State {
     committed: BTreeSet<ImageRef>,
     /// Copies of trees, and which generations lie over each.
     copies: BTreeMap<VolumeRef, BTreeSet<(WorkspaceId, Generation)>>,
+    /// Layers of images, where there are more than one.
+    layers: BTreeMap<String, u32>,
+    /// Names of helpers, and the images of those that see one.
+    helpers: BTreeMap<String, Option<String>>,
     made: u32,
     starts: u32,
 }
@@ -125,12 +131,22 @@ impl MemoryRuntime {
         self.lock().volumes.len()
     }
 
-    /// Puts an image of a snapshot there, as a commit does.
+    /// How many helpers are there.
+    #[must_use]
+    pub fn helpers(&self) -> usize {
+        self.lock().helpers.len()
+    }
+
+    /// How many layers an image has.
+    #[must_use]
+    pub fn layers_of(&self, image: &ImageRef) -> u32 {
+        self.lock().layers_of(&image.0)
+    }
+
+    /// Puts an image of a snapshot there, as a commit of a container does that
+    /// was made from an image with one layer.
     pub fn add_committed(&self, snapshot: &SnapshotId) {
-        let image = ImageRef::of(snapshot);
-        let mut state = self.lock();
-        state.images.insert(image.0.clone());
-        state.committed.insert(image);
+        self.lock().commit(snapshot, 2);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,6 +179,17 @@ impl State {
         self.containers
             .get_mut(&id.0)
             .ok_or_else(|| RuntimeError::ContainerMissing(id.0.clone()))
+    }
+
+    fn layers_of(&self, image: &str) -> u32 {
+        self.layers.get(image).copied().unwrap_or(1)
+    }
+
+    fn commit(&mut self, snapshot: &SnapshotId, layers: u32) {
+        let image = ImageRef::of(snapshot);
+        self.images.insert(image.0.clone());
+        self.layers.insert(image.0.clone(), layers);
+        self.committed.insert(image);
     }
 }
 
@@ -226,6 +253,9 @@ impl RuntimePort for MemoryRuntime {
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
         let pid = state.made + 1_000;
+        if state.helpers.contains_key(&id.0) {
+            return Ok(());
+        }
         let container = state.container(id)?;
         if container.status != ContainerStatus::Running {
             container.status = ContainerStatus::Running;
@@ -246,7 +276,9 @@ impl RuntimePort for MemoryRuntime {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        self.up()?.containers.remove(&id.0);
+        let mut state = self.up()?;
+        state.containers.remove(&id.0);
+        state.helpers.remove(&id.0);
         Ok(())
     }
 
@@ -277,6 +309,14 @@ impl RuntimePort for MemoryRuntime {
     }
 }
 
+fn committed_of(snapshot: &SnapshotId) -> CommittedImage {
+    CommittedImage {
+        id: format!("memory:{snapshot}"),
+        size_bytes: 2,
+        new_bytes: 1,
+    }
+}
+
 #[async_trait]
 impl SnapshotRuntimePort for MemoryRuntime {
     async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -299,13 +339,54 @@ impl SnapshotRuntimePort for MemoryRuntime {
         id: &ContainerId,
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError> {
-        self.up()?.container(id)?;
-        self.add_committed(snapshot);
-        Ok(CommittedImage {
-            id: format!("memory:{snapshot}"),
-            size_bytes: 2,
-            new_bytes: 1,
+        let mut state = self.up()?;
+        let container = state.container(id)?;
+        let base = container.base.clone().map(|base| base.0);
+        let layers = base.map_or(1, |base| state.layers_of(&base)) + 1;
+        state.commit(snapshot, layers);
+        Ok(committed_of(snapshot))
+    }
+
+    async fn commit_like(
+        &self,
+        id: &ContainerId,
+        _like: &ImageRef,
+        snapshot: &SnapshotId,
+    ) -> Result<CommittedImage, RuntimeError> {
+        let mut state = self.up()?;
+        let image = state.helpers.get(&id.0).cloned().flatten();
+        let image = image.ok_or_else(|| RuntimeError::ContainerMissing(id.0.clone()))?;
+        let layers = state.layers_of(&image) + 1;
+        state.commit(snapshot, layers);
+        Ok(committed_of(snapshot))
+    }
+
+    async fn layers(&self, image: &str, made_from: &str) -> Result<ImageLayers, RuntimeError> {
+        let state = self.up()?;
+        if !state.images.contains(image) {
+            return Err(RuntimeError::ImageMissing(image.to_owned()));
+        }
+        let base = BaseImage {
+            id: made_from.to_owned(),
+            count: 1,
+        };
+        Ok(ImageLayers {
+            count: state.layers_of(image),
+            base: Some(base),
         })
+    }
+
+    async fn create_image_helper(
+        &self,
+        plan: &ImageHelperPlan,
+    ) -> Result<ContainerId, RuntimeError> {
+        let mut state = self.up()?;
+        if !state.images.contains(&plan.image) {
+            return Err(RuntimeError::ImageMissing(plan.image.clone()));
+        }
+        let name = helper_container(&plan.id).0;
+        state.helpers.insert(name.clone(), Some(plan.image.clone()));
+        Ok(ContainerId(name))
     }
 
     async fn root_changes(&self, id: &ContainerId) -> Result<Option<RootChanges>, RuntimeError> {
@@ -321,10 +402,12 @@ impl SnapshotRuntimePort for MemoryRuntime {
         image: &ImageRef,
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError> {
-        if !self.up()?.images.contains(&image.0) {
+        let mut state = self.up()?;
+        if !state.images.contains(&image.0) {
             return Err(RuntimeError::ImageMissing(image.0.clone()));
         }
-        self.add_committed(snapshot);
+        let layers = state.layers_of(&image.0);
+        state.commit(snapshot, layers);
         Ok(CommittedImage {
             id: format!("memory:{}", image.0),
             size_bytes: 2,
@@ -399,7 +482,9 @@ impl SnapshotRuntimePort for MemoryRuntime {
         if !state.images.contains(&plan.image) {
             return Err(RuntimeError::ImageMissing(plan.image.clone()));
         }
-        Ok(ContainerId(plan.container().0))
+        let name = plan.container().0;
+        state.helpers.insert(name.clone(), None);
+        Ok(ContainerId(name))
     }
 
     async fn sweep_helpers(&self) -> Result<(), RuntimeError> {

@@ -9,6 +9,7 @@
 //!            cut off here: undone               cut off here: finished
 //! snapshot   Begun ---> Pausing ---> Resumed -> Storing
 //!              '---- nothing to pause --------> Storing
+//!            Flattening, before Storing, when the image has many layers
 //! restore    Begun ---> Filled ---------------> Swapping ---> Cleaning
 //! fork       Begun ---> Filled ---------------> Adding
 //! delete                                        Begun ------> Unlisted
@@ -96,6 +97,7 @@ impl Progress {
                 SnapshotStep::Begun => "snapshot begun",
                 SnapshotStep::Pausing { .. } => "snapshot pausing",
                 SnapshotStep::Resumed => "snapshot resumed",
+                SnapshotStep::Flattening { .. } => "snapshot flattening",
                 SnapshotStep::Storing { .. } => "snapshot storing",
             },
             Self::Restore { step, .. } => match step {
@@ -130,6 +132,16 @@ pub enum SnapshotStep {
     },
     /// The workspace runs again; what pauses it from now on is somebody else.
     Resumed,
+    /// The layers of the image are being made one. The snapshot's tag is the
+    /// committed image's or the new one's.
+    Flattening {
+        /// The container that sees the committed image.
+        read: ContainerRef,
+        /// The container that becomes the new image.
+        write: ContainerRef,
+        /// The committed image, by the engine's id.
+        image: ImageRef,
+    },
     /// Everything is durable; the manifest may be stored.
     Storing {
         /// What is to be stored.
@@ -318,6 +330,13 @@ fn settle_snapshot(helper: &ContainerRef, image: &ImageRef, step: &SnapshotStep)
             let unpause = Effect::Unpause(container.clone());
             undone([unpause].into_iter().chain(nothing_left))
         }
+        SnapshotStep::Flattening { read, write, image } => undone(
+            [read, write]
+                .map(|helper| Effect::RemoveContainer(helper.clone()))
+                .into_iter()
+                .chain(nothing_left)
+                .chain([Effect::RemoveImage(image.clone())]),
+        ),
         SnapshotStep::Storing { manifest } => finished([
             Effect::PutSnapshot(manifest.clone()),
             Effect::RemoveContainer(helper.clone()),
@@ -453,6 +472,20 @@ mod tests {
             (
                 taking(SnapshotStep::Resumed),
                 undone([no_helper(), no_image()]),
+            ),
+            (
+                taking(SnapshotStep::Flattening {
+                    read: ContainerRef("read".to_owned()),
+                    write: ContainerRef("write".to_owned()),
+                    image: ImageRef("sha256:1".to_owned()),
+                }),
+                undone([
+                    Effect::RemoveContainer(ContainerRef("read".to_owned())),
+                    Effect::RemoveContainer(ContainerRef("write".to_owned())),
+                    no_helper(),
+                    no_image(),
+                    Effect::RemoveImage(ImageRef("sha256:1".to_owned())),
+                ]),
             ),
             (
                 taking(SnapshotStep::Storing {

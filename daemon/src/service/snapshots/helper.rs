@@ -35,7 +35,17 @@ impl Snapshots {
             root,
         };
         let container = self.inner.runtime.create_helper(&plan).await?;
-        workspaces.runtime().start(&container).await?;
+        self.start_helper(id, &container).await
+    }
+
+    /// Starts a helper that was made, and waits for its agent.
+    pub(super) async fn start_helper(
+        &self,
+        id: &WorkspaceId,
+        container: &ContainerId,
+    ) -> Result<Arc<dyn TreesPort>, SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        workspaces.runtime().start(container).await?;
         let agent = workspaces.links().connected(id, HELPER_TIMEOUT).await?;
         let trees = agent.trees();
         trees.ok_or(SnapshotsError::Agent("it does not serve trees"))

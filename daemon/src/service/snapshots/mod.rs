@@ -19,6 +19,7 @@
 
 mod copies;
 mod delete;
+mod flatten;
 mod fork;
 mod helper;
 mod listing;
@@ -29,6 +30,8 @@ mod take;
 mod upkeep;
 mod volumes;
 
+#[cfg(test)]
+mod take_tests;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +59,7 @@ use crate::{
             CapturedVolume, Snapshot,
             copies::VolumeRef,
             journal::{Generation, ImageRef, Operation, Progress},
+            layers::{ENGINE_LAYERS_MAX, LAYERS_MAX},
         },
     },
     ports::{
@@ -84,6 +88,14 @@ pub enum SnapshotsError {
     /// not answer since.
     #[error("operations that were cut off are not settled yet, as the engine does not answer")]
     Unsettled,
+    /// The engine puts no layer on the image of the workspace any more.
+    #[error(
+        "the image of workspace {name} has {ENGINE_LAYERS_MAX} layers, and the engine makes no more"
+    )]
+    TooManyLayers {
+        /// The workspace.
+        name: WorkspaceName,
+    },
     /// The workspace may not stand still any longer.
     #[error("reading what changed and committing the root file system took over {seconds} s")]
     PausedTooLong {
@@ -151,6 +163,8 @@ pub struct SnapshotsOptions {
     /// What copies of trees that nothing lies over may take on disk, in bytes,
     /// together with those that something lies over.
     pub copies_max_bytes: u64,
+    /// Layers that snapshots may put on an image before they are made one.
+    pub layers_max: u32,
 }
 
 impl Default for SnapshotsOptions {
@@ -158,6 +172,7 @@ impl Default for SnapshotsOptions {
         Self {
             overlays: true,
             copies_max_bytes: 20 << 30,
+            layers_max: LAYERS_MAX,
         }
     }
 }

@@ -126,6 +126,14 @@ impl Snapshots {
                 Err(error) => return Err(error.into()),
             }
         }
+        if let Some(base) = base {
+            let made_from = &taking.workspace.definition.image;
+            let layers = self.inner.runtime.layers(&base.0, made_from).await?;
+            if layers.is_full() {
+                let name = taking.workspace.definition.name.clone();
+                return Err(SnapshotsError::TooManyLayers { name });
+            }
+        }
         let (container, snapshot) = (&taking.container.id, &taking.snapshot);
         Ok(HeldRoot {
             image: self.inner.runtime.commit(container, snapshot).await?,

@@ -14,7 +14,7 @@ use crate::{
     domain::{
         ids::{SnapshotId, SnapshotLabel, WorkspaceId},
         snapshot::{
-            CapturedState, CapturedVolume, MANIFEST_FORMAT, Snapshot, SnapshotImage,
+            CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes,
             journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
         },
@@ -164,6 +164,13 @@ impl Snapshots {
                 (self.hold_root(taking, &reader).await?, seen, 0)
             }
         };
+        let root = match root.origin {
+            ImageOrigin::Shared => root,
+            ImageOrigin::Committed => HeldRoot {
+                image: self.flatten_if_due(taking, operation, root.image).await?,
+                ..root
+            },
+        };
         let mut volumes = BTreeMap::new();
         let mut bytes = root.image.size_bytes;
         for (volume, captured) in &seen {
@@ -278,7 +285,7 @@ impl Snapshots {
 }
 
 impl Taking<'_> {
-    fn progress(&self, step: SnapshotStep) -> Progress {
+    pub(super) fn progress(&self, step: SnapshotStep) -> Progress {
         Progress::Snapshot {
             snapshot: self.snapshot.clone(),
             helper: helper_container(&self.helper),

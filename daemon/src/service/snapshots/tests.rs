@@ -66,17 +66,21 @@ impl LinksPort for NoLinks {
     }
 }
 
-struct World {
-    store: Arc<MemoryStore>,
-    runtime: Arc<MemoryRuntime>,
+pub(super) struct World {
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) runtime: Arc<MemoryRuntime>,
     workspaces: Workspaces,
     chunks: Arc<MemoryChunks>,
-    snapshots: Snapshots,
-    workspace: Workspace,
+    pub(super) snapshots: Snapshots,
+    pub(super) workspace: Workspace,
+}
+
+async fn world() -> World {
+    world_of(Arc::new(NoLinks), SnapshotsOptions::default()).await
 }
 
 /// A running workspace at its first generation, with a snapshot.
-async fn world() -> World {
+pub(super) async fn world_of(links: Arc<dyn LinksPort>, options: SnapshotsOptions) -> World {
     let store = Arc::new(MemoryStore::default());
     let workspace = workspace(1, "w");
     store.add_workspace(&workspace).await.unwrap();
@@ -86,22 +90,17 @@ async fn world() -> World {
     let ports = WorkspacePorts {
         store: store.clone(),
         runtime: runtime.clone(),
-        links: Arc::new(NoLinks),
+        links,
         clock: Arc::new(ManualClock::at(1)),
     };
-    let options = WorkspacesOptions::default();
-    let workspaces = Workspaces::open(options, ports, TaskTracker::new());
+    let workspaces = WorkspacesOptions::default();
+    let workspaces = Workspaces::open(workspaces, ports, TaskTracker::new());
     let workspaces = workspaces.await.unwrap();
     let plan = workspaces.plan(&workspace, "/links".into());
     let container = runtime.create(&plan).await.unwrap();
     runtime.start(&container).await.unwrap();
     let chunks = Arc::new(MemoryChunks::default());
-    let snapshots = Snapshots::new(
-        workspaces.clone(),
-        runtime.clone(),
-        chunks.clone(),
-        SnapshotsOptions::default(),
-    );
+    let snapshots = Snapshots::new(workspaces.clone(), runtime.clone(), chunks.clone(), options);
     World {
         store,
         runtime,
@@ -142,6 +141,15 @@ impl World {
             self.runtime.committed().await.unwrap().len(),
             self.store.snapshots(None).await.unwrap().len(),
         )
+    }
+
+    /// Makes the workspace's container from the snapshot.
+    pub(super) async fn use_snapshot(&self) {
+        let next = self.next();
+        self.workspaces.save(next.clone()).await.unwrap();
+        let plan = self.workspaces.plan(&next, "/links".into());
+        let container = self.runtime.create(&plan).await.unwrap();
+        self.runtime.start(&container).await.unwrap();
     }
 
     fn next(&self) -> Workspace {

@@ -176,7 +176,14 @@ pub(super) async fn fill(
         removes: Vec::new(),
         entries: entries.iter().collect(),
     };
-    let files = restore(trees, volume, RestoreExtent::Whole, &all, chunks).await?;
+    let files = restore(
+        trees,
+        volume_directory(volume),
+        RestoreExtent::Whole,
+        &all,
+        chunks,
+    )
+    .await?;
     Ok(Captured::restored(entries, files))
 }
 
@@ -187,14 +194,16 @@ pub(super) async fn change(
     delta: &Delta<'_>,
     chunks: &dyn ChunkPort,
 ) -> Result<(), SnapshotsError> {
-    restore(trees, volume, RestoreExtent::Delta, delta, chunks)
+    let directory = volume_directory(volume);
+    restore(trees, directory, RestoreExtent::Delta, delta, chunks)
         .await
         .map(drop)
 }
 
-async fn restore(
+/// Does these steps in a directory. Every chunk that they name is stored.
+pub(super) async fn restore(
     trees: &dyn TreesPort,
-    volume: CapturedVolume,
+    directory: &str,
     extent: RestoreExtent,
     steps: &Delta<'_>,
     chunks: &dyn ChunkPort,
@@ -233,7 +242,7 @@ async fn restore(
         },
     );
     let items = stream::iter(removes).chain(items).boxed();
-    let restored = trees.restore(volume_directory(volume), extent, items).await;
+    let restored = trees.restore(directory, extent, items).await;
     let failure = failure
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

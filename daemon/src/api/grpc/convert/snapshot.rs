@@ -129,6 +129,14 @@ pub fn error(error: &SnapshotsError) -> Status {
             "start the container engine; `compyctl doctor` says what it sees",
             SOON,
         ),
+        SnapshotsError::TooManyLayers { .. } => refusal(
+            Code::FailedPrecondition,
+            "TOO_MANY_LAYERS",
+            message,
+            "use an image with fewer layers: `docker export` and `docker import` make all of an \
+             image's one",
+            Retry::No,
+        ),
         SnapshotsError::PausedTooLong { .. } => refusal(
             Code::DeadlineExceeded,
             "PAUSED_TOO_LONG",
