@@ -54,6 +54,8 @@ enum Noun {
     /// What sessions leave behind
     #[command(subcommand)]
     Artifact(artifact::ArtifactVerb),
+    /// Removes everything that Compy made and nothing needs any more
+    Gc(system::gc::GcArguments),
     /// Checks engine, images, disk and configuration, and says what to do
     Doctor,
     /// Versions of compyctl and of the daemon
@@ -95,6 +97,7 @@ impl CommandLine {
             Noun::Session(verb) => verb.run(&context).await,
             Noun::Snapshot(verb) => verb.run(&context).await,
             Noun::Artifact(verb) => verb.run(&context).await,
+            Noun::Gc(arguments) => arguments.run(&context).await,
             Noun::Doctor => system::doctor::run(&context).await,
             Noun::Version => system::version::run(&context).await,
         }

@@ -66,6 +66,7 @@ use crate::{
         doctor::{Doctor, Keys, Subjects},
         egress::{Egress, EgressOptions},
         events::record_connections,
+        garbage::Garbage,
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
@@ -311,6 +312,11 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     parts
         .tasks
         .spawn(repair(snapshots.clone(), workspaces.clone(), stop));
+    let (collector, every, stop) = (snapshots.clone(), settings.gc.every, parts.stop.clone());
+    // On cancel: nothing that is needed is ever missing in between.
+    parts
+        .tasks
+        .spawn(async move { collector.run_collector(every, stop).await });
 
     let sessions = sessions(settings, parts, &workspaces);
     workspaces.set_users(Arc::new(sessions.clone()));
@@ -324,7 +330,12 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
         default_image: settings.workspace.image.clone(),
     };
     Ok(Services {
-        system: SystemApi::new(info, Arc::new(doctor_of(settings, parts.runtime.clone()))),
+        system: SystemApi::new(
+            info,
+            Arc::new(doctor_of(settings, parts.runtime.clone())),
+            Garbage::new(snapshots.clone()),
+            requests.clone(),
+        ),
         artifact: ArtifactApi::new(store.clone(), blobs),
         snapshot: SnapshotApi::new(snapshots, workspaces.clone(), requests.clone()),
         workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),

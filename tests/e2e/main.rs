@@ -18,6 +18,7 @@ mod main_job;
 mod model_http;
 mod model_trouble;
 mod overlays;
+mod prune;
 mod published_library;
 mod requests;
 mod snapshots;

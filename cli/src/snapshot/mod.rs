@@ -1,6 +1,7 @@
 //! `compyctl snapshot`: one file per verb.
 
 mod delete;
+mod prune;
 mod show;
 
 use clap::Subcommand;
@@ -15,6 +16,8 @@ pub(crate) enum SnapshotVerb {
     Show(show::ShowArguments),
     /// Deletes a snapshot; workspaces made from it stay as they are
     Delete(delete::DeleteArguments),
+    /// Removes what no snapshot names any more, and snapshots that are let go
+    Prune(prune::PruneArguments),
 }
 
 impl SnapshotVerb {
@@ -22,6 +25,7 @@ impl SnapshotVerb {
         match self {
             SnapshotVerb::Show(arguments) => arguments.run(context).await,
             SnapshotVerb::Delete(arguments) => arguments.run(context).await,
+            SnapshotVerb::Prune(arguments) => arguments.run(context).await,
         }
     }
 }

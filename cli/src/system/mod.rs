@@ -1,4 +1,5 @@
 //! Verbs about the daemon itself.
 
 pub(crate) mod doctor;
+pub(crate) mod gc;
 pub(crate) mod version;

@@ -728,6 +728,13 @@ impl SystemService for Services {
         let checks = self.state().checks.clone();
         Ok(Response::new(DiagnoseResponse { checks }))
     }
+
+    async fn collect_garbage(
+        &self,
+        _: Request<CollectGarbageRequest>,
+    ) -> Result<Response<CollectGarbageResponse>, Status> {
+        Ok(Response::new(CollectGarbageResponse::default()))
+    }
 }
 
 /// A socket between client and daemon that can go away and come back, as a

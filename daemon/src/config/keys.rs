@@ -287,4 +287,9 @@ pub(super) const KEYS: &[Key] = &[
         Default::Fixed("256MiB"),
         "Free space below which nothing more is written.",
     ),
+    key(
+        "gc.every",
+        Default::Fixed("1h"),
+        "How often content that no snapshot names any more is removed.",
+    ),
 ];

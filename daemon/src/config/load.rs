@@ -9,9 +9,9 @@ use std::{
 use compyd_proto::endpoint::default_socket_path;
 
 use super::{
-    ConfigError, DiskSettings, EgressSettings, EngineSettings, LogSettings, Mistake, ModelSettings,
-    Origin, RepositorySettings, SessionSettings, Settings, SnapshotsSettings, Source,
-    WorkspaceSettings,
+    ConfigError, DiskSettings, EgressSettings, EngineSettings, GcSettings, LogSettings, Mistake,
+    ModelSettings, Origin, RepositorySettings, SessionSettings, Settings, SnapshotsSettings,
+    Source, WorkspaceSettings,
     keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
     values,
 };
@@ -182,6 +182,7 @@ impl Merged {
             "snapshots",
             "repository",
             "disk",
+            "gc",
         ];
         let known = KEYS.iter().map(|key| key.name).chain(tables);
         self.mistakes.push(Mistake::Unknown {
@@ -378,6 +379,7 @@ impl Merged {
         });
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
+        let every = self.one("gc.every", values::duration);
         let log = LogSettings {
             filter: filter?,
             format: format?,
@@ -412,6 +414,7 @@ impl Merged {
             disk: DiskSettings {
                 low_water_bytes: low_water_bytes?,
             },
+            gc: GcSettings { every: every? },
             warnings: std::mem::take(&mut self.warnings),
             origins: self.origins(),
         })

@@ -56,6 +56,8 @@ pub struct Settings {
     pub repository: RepositorySettings,
     /// The disk with the data.
     pub disk: DiskSettings,
+    /// Garbage.
+    pub gc: GcSettings,
     /// What is odd and was accepted, for people.
     pub warnings: Vec<String>,
     /// Each key with its value and where it came from, secrets hidden.
@@ -191,6 +193,13 @@ pub struct RepositorySettings {
 pub struct DiskSettings {
     /// Free bytes below which work is paused.
     pub low_water_bytes: u64,
+}
+
+/// What nothing needs any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcSettings {
+    /// How often it is collected.
+    pub every: Duration,
 }
 
 /// A key's value and where it came from.

@@ -230,6 +230,7 @@ const BAD: &[(&str, &str)] = &[
     ("snapshots.layers_max", "91"),
     ("repository.allow_file_urls", "maybe"),
     ("disk.low_water", "some"),
+    ("gc.every", "often"),
     ("no_such_key", "1"),
 ];
 

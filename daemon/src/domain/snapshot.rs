@@ -16,6 +16,7 @@ pub mod hash;
 pub mod journal;
 pub mod layers;
 pub mod root;
+pub mod retention;
 
 use std::collections::BTreeMap;
 

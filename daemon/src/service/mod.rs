@@ -7,6 +7,7 @@ pub mod commands;
 pub mod doctor;
 pub mod egress;
 pub mod events;
+pub mod garbage;
 pub mod git;
 pub mod proof;
 pub mod sessions;

@@ -9,9 +9,13 @@ use super::{
     status::invalid_id,
 };
 use crate::{
-    domain::{ids::WorkspaceId, snapshot::SnapshotReason},
+    domain::{
+        ids::WorkspaceId,
+        snapshot::{SnapshotReason, retention::Retention},
+    },
+    ports::chunks::PruneMode,
     service::{
-        snapshots::{Before, Fork, Restore, RunningSessions, Snapshots, SnapshotsError},
+        snapshots::{Before, Fork, Prune, Restore, RunningSessions, Snapshots, SnapshotsError},
         workspaces::Workspaces,
     },
 };
@@ -40,6 +44,15 @@ impl SnapshotApi {
         found
             .map(|workspace| workspace.id.clone())
             .map_err(|error| workspace::error(&error))
+    }
+
+    /// The same where a workspace that is gone will do: snapshots outlive it,
+    /// and its id still names them.
+    fn resolve_past(&self, name_or_id: &str) -> Result<WorkspaceId, Status> {
+        match (self.resolve(name_or_id), name_or_id.parse()) {
+            (Ok(id), _) | (Err(_), Ok(id)) => Ok(id),
+            (Err(status), Err(_)) => Err(status),
+        }
     }
 }
 
@@ -85,12 +98,7 @@ impl SnapshotService for SnapshotApi {
         &self,
         request: Request<wire::ListSnapshotsRequest>,
     ) -> Result<Response<wire::ListSnapshotsResponse>, Status> {
-        let asked = &request.get_ref().workspace;
-        // Snapshots outlive their workspace, whose id still names them.
-        let id = match (self.resolve(asked), asked.parse()) {
-            (Ok(id), _) | (Err(_), Ok(id)) => id,
-            (Err(status), Err(_)) => return Err(status),
-        };
+        let id = self.resolve_past(&request.get_ref().workspace)?;
         let snapshots = self.snapshots.list(&id).await.map_err(refused)?;
         Ok(Response::new(wire::ListSnapshotsResponse {
             snapshots: snapshots.iter().map(convert::snapshot).collect(),
@@ -168,6 +176,43 @@ impl SnapshotService for SnapshotApi {
             })
         };
         let method = "ForkWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn prune_snapshots(
+        &self,
+        request: Request<wire::PruneSnapshotsRequest>,
+    ) -> Result<Response<wire::PruneSnapshotsResponse>, Status> {
+        let request = request.into_inner();
+        let older_than_ms = (request.older_than_seconds)
+            .saturating_mul(1_000)
+            .try_into()
+            .unwrap_or(i64::MAX);
+        let retention = Retention {
+            workspace: match request.workspace.as_str() {
+                "" => None,
+                given => Some(self.resolve_past(given)?),
+            },
+            keep_last: (request.keep_last > 0).then_some(request.keep_last),
+            older_than_ms: (older_than_ms > 0).then_some(older_than_ms),
+        };
+        let mode = match request.dry_run {
+            true => PruneMode::Measure,
+            false => PruneMode::Remove,
+        };
+        let what = Prune {
+            retention,
+            ..Prune::everything(mode)
+        };
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            let report = snapshots.prune(what).await.map_err(refused)?;
+            Ok(convert::pruned(&report))
+        };
+        let method = "PruneSnapshots";
         let answer = self
             .requests
             .once(method, &request.request_id, &request, work);

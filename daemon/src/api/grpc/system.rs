@@ -4,13 +4,24 @@
 use std::{path::PathBuf, sync::Arc};
 
 use compyd_proto::v1::{
-    Check, CheckVerdict, DiagnoseRequest, DiagnoseResponse, GetInfoRequest, GetInfoResponse,
+    Check, CheckVerdict, CollectGarbageRequest, CollectGarbageResponse, CollectedGarbage,
+    DiagnoseRequest, DiagnoseResponse, GetInfoRequest, GetInfoResponse,
     system_service_server::SystemService,
 };
 use tonic::{Request, Response, Status};
 
-use super::time::{millis, timestamp};
-use crate::service::doctor::{self, Doctor};
+use super::{
+    convert::snapshot,
+    requests::Requests,
+    time::{millis, timestamp},
+};
+use crate::{
+    ports::chunks::PruneMode,
+    service::{
+        doctor::{self, Doctor},
+        garbage::{Collected, Garbage},
+    },
+};
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -29,13 +40,25 @@ pub struct DaemonInfo {
 pub struct SystemApi {
     info: DaemonInfo,
     doctor: Arc<Doctor>,
+    garbage: Garbage,
+    requests: Requests,
 }
 
 impl SystemApi {
     /// A service that tells this.
     #[must_use]
-    pub fn new(info: DaemonInfo, doctor: Arc<Doctor>) -> Self {
-        Self { info, doctor }
+    pub fn new(
+        info: DaemonInfo,
+        doctor: Arc<Doctor>,
+        garbage: Garbage,
+        requests: Requests,
+    ) -> Self {
+        Self {
+            info,
+            doctor,
+            garbage,
+            requests,
+        }
     }
 }
 
@@ -65,6 +88,38 @@ impl SystemService for SystemApi {
         let checks = self.doctor.examine(client_time_ms).await;
         let checks = checks.into_iter().map(check).collect();
         Ok(Response::new(DiagnoseResponse { checks }))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<CollectGarbageRequest>,
+    ) -> Result<Response<CollectGarbageResponse>, Status> {
+        let request = request.into_inner();
+        let mode = match request.dry_run {
+            true => PruneMode::Measure,
+            false => PruneMode::Remove,
+        };
+        let garbage = self.garbage.clone();
+        let work = move || async move {
+            let collected = garbage.collect(mode).await;
+            let collected = collected.map_err(|error| snapshot::error(&error))?;
+            Ok(CollectGarbageResponse {
+                collected: collected.into_iter().map(self::collected).collect(),
+            })
+        };
+        let method = "CollectGarbage";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+}
+
+fn collected(collected: Collected) -> CollectedGarbage {
+    CollectedGarbage {
+        kind: collected.kind.to_owned(),
+        count: collected.count,
+        freed_bytes: collected.freed_bytes,
     }
 }
 

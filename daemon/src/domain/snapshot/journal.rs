@@ -89,6 +89,19 @@ pub enum Progress {
 }
 
 impl Progress {
+    /// The manifest that this is about to store: until then nothing else keeps
+    /// what it names.
+    #[must_use]
+    pub fn unstored(&self) -> Option<&Snapshot> {
+        match self {
+            Self::Snapshot { step, .. } => match step {
+                SnapshotStep::Storing { manifest } => Some(manifest),
+                SnapshotStep::Begun | SnapshotStep::Pausing { .. } | SnapshotStep::Resumed => None,
+            },
+            Self::Restore { .. } | Self::Fork { .. } | Self::Delete { .. } => None,
+        }
+    }
+
     /// What it is and its step, for the log.
     #[must_use]
     pub fn step(&self) -> &'static str {

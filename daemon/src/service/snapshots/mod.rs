@@ -5,6 +5,7 @@
 //! restore  fill new volumes beside the old -> stop -> swap the record -> start -> remove the old
 //! fork     fill volumes -> add the record -> start
 //! delete   manifest -> image; chunks are left to pruning
+//! prune    images and chunks that nothing names
 //! ```
 //!
 //! Each operation is journaled before it acts (see
@@ -23,6 +24,7 @@ mod flatten;
 mod fork;
 mod helper;
 mod listing;
+mod prune;
 mod restore;
 mod root;
 mod settle;
@@ -49,6 +51,7 @@ use uuid::Uuid;
 use self::volumes::Captured;
 pub use self::{
     fork::Fork,
+    prune::{Prune, PruneReport},
     restore::{Before, Restore, Restored, RunningSessions},
 };
 use super::workspaces::{Workspaces, WorkspacesError};
@@ -108,6 +111,14 @@ pub enum SnapshotsError {
     /// A stored snapshot is not what it was.
     #[error("the snapshot is damaged: {0}")]
     Damaged(&'static str),
+    /// What a snapshot names cannot be told, so nothing can be pruned.
+    #[error("snapshot {snapshot} cannot be read, so what it needs is not known: {cause}")]
+    Unreadable {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What is wrong with it.
+        cause: Box<SnapshotsError>,
+    },
     /// The store of chunks.
     #[error(transparent)]
     Chunks(#[from] ChunkError),

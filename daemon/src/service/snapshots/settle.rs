@@ -146,23 +146,25 @@ impl Snapshots {
     /// kill came between two removals, and where a workspace outlived the
     /// snapshot that it was made from.
     ///
-    /// One image may keep another, so it goes on while fewer are left.
-    pub(super) async fn remove_unused_images(&self) -> Result<(), SnapshotsError> {
+    /// One image may keep another, so it goes on while fewer are left. Returns
+    /// how many are gone.
+    pub(super) async fn remove_unused_images(&self) -> Result<u64, SnapshotsError> {
+        let mut unused = self.unused_images().await?;
+        let found = unused.len();
         let mut left = usize::MAX;
-        loop {
-            let unused = self.unused_images().await?;
-            if unused.is_empty() || unused.len() >= left {
-                return Ok(());
-            }
+        while !unused.is_empty() && unused.len() < left {
             left = unused.len();
-            for image in unused {
+            for image in &unused {
                 tracing::info!(image = %image.0, "removing an image that nothing needs");
-                self.inner.runtime.remove_image(&image).await?;
+                self.inner.runtime.remove_image(image).await?;
             }
+            unused = self.unused_images().await?;
         }
+        Ok(found.saturating_sub(unused.len()) as u64)
     }
 
-    async fn unused_images(&self) -> Result<Vec<ImageRef>, SnapshotsError> {
+    /// The images that nothing needs any more.
+    pub(super) async fn unused_images(&self) -> Result<Vec<ImageRef>, SnapshotsError> {
         let store = self.inner.workspaces.store();
         // The images first: what is made after this is not among them.
         let images = self.inner.runtime.committed().await?;

@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -13,20 +14,23 @@ use crate::{
     adapters::memory::{ManualClock, MemoryChunks, MemoryRuntime, MemoryStore},
     domain::{
         snapshot::{
-            SnapshotReason,
+            SnapshotReason, VolumeTree,
             copies::TreeCopy,
+            hash::TreeHash,
             journal::{ContainerRef, DeleteStep, ForkStep, RestoreStep, SnapshotStep},
+            retention::Retention,
         },
         workspace::{Desired, Workspace},
     },
     ports::{
         agent::AgentPort,
+        chunks::{Chunk, ChunkPin, PruneMode},
         contract::store::{snapshot, workspace},
         links::LinksPort,
         runtime::{ContainerStatus, RuntimePort as _},
         snapshot_runtime::CopyVolume,
         store::StorePort,
-        trees::{TreeEntry, TreeEntryKind},
+        trees::{Extent, TreeEntry, TreeEntryKind},
         tunnel::TunnelPort,
     },
     service::workspaces::{WorkspacePorts, WorkspacesOptions},
@@ -389,6 +393,136 @@ async fn what_could_not_be_undone_is_undone_while_the_daemon_runs() {
     world.snapshots.keep_up().await;
     let expected = (ContainerStatus::Running, 1, 1, 1, 1);
     assert_eq!(world.seen().await, expected);
+}
+
+/// A tree with one file of these bytes, stored; its chunks are kept by the pin.
+async fn stored_tree(chunks: &MemoryChunks, content: &[u8]) -> (VolumeTree, ChunkPin) {
+    let mut writer = chunks.writer().await.unwrap();
+    let chunk = Chunk::of(Bytes::copy_from_slice(content)).unwrap();
+    let root = TreeEntry {
+        kind: TreeEntryKind::Directory.into(),
+        mode: 0o755,
+        ..TreeEntry::default()
+    };
+    let file = TreeEntry {
+        path: Bytes::from_static(b"file"),
+        kind: TreeEntryKind::File.into(),
+        mode: 0o644,
+        size_bytes: content.len() as u64,
+        extents: vec![Extent {
+            length: content.len() as u64,
+            hash: Bytes::copy_from_slice(chunk.hash.as_bytes()),
+        }],
+        ..TreeEntry::default()
+    };
+    writer.put(chunk).await.unwrap();
+    let tree = listing::write(&[root, file], &mut *writer).await.unwrap();
+    (tree, writer.finish().await.unwrap().pin)
+}
+
+/// A snapshot whose volumes hold what the chunks have, and nothing else.
+fn with_tree(number: u128, tree: &VolumeTree) -> Snapshot {
+    Snapshot {
+        volumes: BTreeMap::from([(CapturedVolume::Work, tree.clone())]),
+        created_at_ms: number as i64,
+        label: None,
+        ..snapshot(number, 1)
+    }
+}
+
+#[tokio::test]
+async fn pruning_takes_what_nothing_names_and_leaves_all_that_something_does() {
+    let world = world().await;
+    let refused = world.snapshots.prune(Prune::everything(PruneMode::Remove));
+    assert!(matches!(refused.await, Err(SnapshotsError::Unsettled)));
+    world.snapshots.settle().await.unwrap();
+    let (listed, _) = stored_tree(&world.chunks, b"of a snapshot").await;
+    let (unstored, _) = stored_tree(&world.chunks, b"of an operation").await;
+    let (_pinned, pin) = stored_tree(&world.chunks, b"of one being taken").await;
+    let (_, _) = stored_tree(&world.chunks, b"of nobody").await;
+    world
+        .store
+        .put_snapshot(&with_tree(5, &listed))
+        .await
+        .unwrap();
+    let storing = Progress::Snapshot {
+        snapshot: snapshot(8, 1).id,
+        helper: helper(),
+        image: ImageRef::of(&snapshot(8, 1).id),
+        step: SnapshotStep::Storing {
+            manifest: Box::new(with_tree(8, &unstored)),
+        },
+    };
+    world.cut_off(&world.workspace.id, storing).await;
+    assert_eq!(world.chunks.len(), 8);
+    let would = Prune::everything(PruneMode::Measure);
+    let would = world.snapshots.prune(would).await.unwrap();
+    assert_eq!((would.chunks, world.chunks.len()), (2, 8));
+    let gave = Prune::everything(PruneMode::Remove);
+    let gave = world.snapshots.prune(gave.clone()).await.unwrap();
+    assert_eq!((gave.chunks, world.chunks.len()), (2, 6));
+    assert_eq!((&gave, gave.snapshots.len()), (&would, 0));
+    drop(pin);
+    let gave = Prune::everything(PruneMode::Remove);
+    assert_eq!(world.snapshots.prune(gave).await.unwrap().chunks, 2);
+    for tree in [listed, unstored] {
+        assert_eq!(listing::read(&tree, &*world.chunks).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn snapshots_that_the_rules_let_go_go_with_what_only_they_name() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    let (first, _) = stored_tree(&world.chunks, b"first").await;
+    let (second, _) = stored_tree(&world.chunks, b"second").await;
+    for (number, tree) in [(5, &first), (6, &second)] {
+        let manifest = with_tree(number, tree);
+        world.store.put_snapshot(&manifest).await.unwrap();
+        world.runtime.add_committed(&manifest.id);
+    }
+    let keep_one = |mode| Prune {
+        retention: Retention {
+            keep_last: Some(1),
+            ..Retention::default()
+        },
+        ..Prune::everything(mode)
+    };
+    let would = world.snapshots.prune(keep_one(PruneMode::Measure)).await;
+    assert_eq!(world.chunks.len(), 4);
+    let gave = world.snapshots.prune(keep_one(PruneMode::Remove)).await;
+    let gave = gave.unwrap();
+    assert_eq!(would.unwrap(), gave);
+    assert_eq!(gave.snapshots, [with_tree(5, &first)]);
+    assert_eq!((gave.chunks, world.chunks.len()), (2, 2));
+    let (left, kept) = (
+        world.store.snapshots(None).await.unwrap(),
+        with_tree(6, &second),
+    );
+    assert_eq!(
+        world.runtime.committed().await,
+        Ok(vec![ImageRef::of(&kept.id)])
+    );
+    assert_eq!(left, [kept]);
+}
+
+#[tokio::test]
+async fn nothing_is_pruned_while_a_snapshot_cannot_be_read() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    let (mut tree, _) = stored_tree(&world.chunks, b"content").await;
+    tree.hash = TreeHash::of(b"another");
+    let broken = with_tree(5, &tree);
+    world.store.put_snapshot(&broken).await.unwrap();
+    let pruned = world.snapshots.prune(Prune::everything(PruneMode::Remove));
+    assert!(matches!(
+        pruned.await,
+        Err(SnapshotsError::Unreadable { snapshot, .. }) if snapshot == broken.id
+    ));
+    assert_eq!(world.chunks.len(), 2);
+    world.snapshots.delete(&broken.id).await.unwrap();
+    let pruned = world.snapshots.prune(Prune::everything(PruneMode::Remove));
+    assert_eq!(pruned.await.unwrap().chunks, 2);
 }
 
 #[tokio::test]

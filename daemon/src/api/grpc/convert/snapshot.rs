@@ -16,7 +16,7 @@ use crate::{
         snapshot::{CapturedState, CapturedVolume, Snapshot, SnapshotReason, VolumeTree},
     },
     ports::chunks::ChunkError,
-    service::snapshots::SnapshotsError,
+    service::snapshots::{PruneReport, SnapshotsError},
 };
 
 /// When trying again may help.
@@ -95,6 +95,17 @@ fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {
     }
 }
 
+/// What pruning gave.
+#[must_use]
+pub fn pruned(report: &PruneReport) -> wire::PruneSnapshotsResponse {
+    wire::PruneSnapshotsResponse {
+        snapshots: report.snapshots.iter().map(snapshot).collect(),
+        images: report.images,
+        chunks: report.chunks,
+        freed_bytes: report.freed_bytes,
+    }
+}
+
 /// Why a request about snapshots was not done.
 #[must_use]
 pub fn error(error: &SnapshotsError) -> Status {
@@ -158,6 +169,13 @@ pub fn error(error: &SnapshotsError) -> Status {
             "SNAPSHOT_DAMAGED",
             message,
             "use another snapshot, or restore the data directory from a copy",
+            Retry::No,
+        ),
+        SnapshotsError::Unreadable { .. } => refusal(
+            Code::FailedPrecondition,
+            "SNAPSHOT_UNREADABLE",
+            message,
+            "delete that snapshot, or restore the data directory from a copy; nothing was pruned",
             Retry::No,
         ),
         SnapshotsError::Chunks(
