@@ -32,7 +32,7 @@ use crate::{
         chunks::FileChunks,
         clock::SystemClock,
         disk_space,
-        docker::{DockerOptions, DockerRuntime},
+        docker::{DockerImages, DockerOptions, DockerRuntime},
         forge::local::LocalForge,
         model,
         sled::{SledOptions, SledStore},
@@ -70,7 +70,7 @@ use crate::{
         git::BundleSpace,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
-        snapshots::{Snapshots, SnapshotsOptions},
+        snapshots::{Snapshots, SnapshotsOptions, archive::Archives},
         workspaces::{
             GitSourceOptions, WorkspacePorts, Workspaces, WorkspacesOptions, extra_ca_environment,
         },
@@ -259,7 +259,19 @@ async fn open(settings: &Settings) -> Result<Parts, AppError> {
     let blobs = settings.data_dir.join("blobs");
     let chunks = settings.data_dir.join("chunks");
     let runtime = runtime(settings, identity(settings)?);
-    make_private_dir(&settings.data_dir.join("scratch"))?;
+    let scratch = settings.data_dir.join("scratch");
+    // What a killed daemon left there is of no use to anybody.
+    match std::fs::remove_dir_all(&scratch) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(AppError::DataDir {
+                dir: scratch,
+                message: error.to_string(),
+            });
+        }
+    }
+    make_private_dir(&scratch)?;
     let opened = tokio::task::spawn_blocking(move || -> Result<_, AppError> {
         Ok((
             SledStore::open(store)?,
@@ -337,7 +349,12 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
             requests.clone(),
         ),
         artifact: ArtifactApi::new(store.clone(), blobs),
-        snapshot: SnapshotApi::new(snapshots, workspaces.clone(), requests.clone()),
+        snapshot: SnapshotApi::new(
+            snapshots.clone(),
+            archives(settings, parts, snapshots),
+            workspaces.clone(),
+            requests.clone(),
+        ),
         workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
     })
@@ -351,6 +368,15 @@ fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sna
         layers_max: settings.snapshots.layers_max,
     };
     Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options)
+}
+
+fn archives(settings: &Settings, parts: &Parts, snapshots: Snapshots) -> Archives {
+    let images = DockerImages::new(
+        parts.runtime.clone(),
+        settings.data_dir.join("scratch"),
+        settings.disk.low_water_bytes,
+    );
+    Archives::new(snapshots, Arc::new(images), parts.tasks.clone())
 }
 
 /// Settles what earlier daemons cut off as soon as the engine answers, and then

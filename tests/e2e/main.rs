@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // Every line of this crate is a test.
 
+mod archives;
 mod arrows;
 mod compyd;
 mod control;

@@ -1,6 +1,5 @@
 //! `compyctl artifact get`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use compyd_proto::v1::{Artifact, GetArtifactRequest, get_artifact_response::Part
 use crate::command_line::Context;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, artifact::ArtifactView, print_json};
+use crate::sink::{Readers, Sink};
 
 /// `compyctl artifact get ID`.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl GetArguments {
                 async move { client.get_artifact(request).await }
             })
             .await?;
-        let mut sink = Sink::open(self.to)?;
+        let mut sink = Sink::open(self.to, Readers::All)?;
         let mut artifact = Artifact::default();
         let mut written = 0;
         while let Some(message) = stream
@@ -69,68 +69,5 @@ impl GetArguments {
             print_json(&ArtifactView::from(artifact))?;
         }
         Ok(Exit::OK)
-    }
-}
-
-/// Where the content goes. A file appears under its name only when whole.
-#[derive(Debug)]
-enum Sink {
-    Stdout,
-    File {
-        file: tempfile::NamedTempFile,
-        path: PathBuf,
-    },
-}
-
-impl Sink {
-    fn open(path: Option<PathBuf>) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            return Ok(Sink::Stdout);
-        };
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let file = tempfile::Builder::new()
-            .prefix(".compyctl-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .tempfile_in(&directory)
-            .map_err(|error| {
-                Failure::usage(
-                    format!("no file can be made in {}: {error}", directory.display()),
-                    "name a file in a directory that exists and can be written",
-                )
-            })?;
-        Ok(Sink::File { file, path })
-    }
-
-    /// Whether more is wanted.
-    fn write(&mut self, data: &[u8]) -> Result<bool, Failure> {
-        let result = match self {
-            Sink::Stdout => std::io::stdout().lock().write_all(data),
-            Sink::File { file, .. } => file.write_all(data),
-        };
-        match result {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Failure::local(
-                format!("the content cannot be written: {error}"),
-                "",
-            )),
-        }
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        match self {
-            Sink::Stdout => std::io::stdout().lock().flush().map_err(|error| {
-                Failure::local(format!("the content cannot be written: {error}"), "")
-            }),
-            Sink::File { file, path } => file.persist(&path).map(drop).map_err(|error| {
-                Failure::local(
-                    format!("{} cannot be written: {}", path.display(), error.error),
-                    "",
-                )
-            }),
-        }
     }
 }

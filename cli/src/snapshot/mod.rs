@@ -1,6 +1,9 @@
 //! `compyctl snapshot`: one file per verb.
 
 mod delete;
+mod export;
+mod fork;
+mod import;
 mod prune;
 mod show;
 
@@ -16,6 +19,12 @@ pub(crate) enum SnapshotVerb {
     Show(show::ShowArguments),
     /// Deletes a snapshot; workspaces made from it stay as they are
     Delete(delete::DeleteArguments),
+    /// Writes a snapshot into one file, for a copy or for another daemon
+    Export(export::ExportArguments),
+    /// Takes in a snapshot from a file that export wrote
+    Import(import::ImportArguments),
+    /// Makes a workspace from a snapshot, whose own workspace may be gone
+    Fork(fork::ForkArguments),
     /// Removes what no snapshot names any more, and snapshots that are let go
     Prune(prune::PruneArguments),
 }
@@ -25,6 +34,9 @@ impl SnapshotVerb {
         match self {
             SnapshotVerb::Show(arguments) => arguments.run(context).await,
             SnapshotVerb::Delete(arguments) => arguments.run(context).await,
+            SnapshotVerb::Export(arguments) => arguments.run(context).await,
+            SnapshotVerb::Import(arguments) => arguments.run(context).await,
+            SnapshotVerb::Fork(arguments) => arguments.run(context).await,
             SnapshotVerb::Prune(arguments) => arguments.run(context).await,
         }
     }

@@ -109,7 +109,7 @@ impl WorkspaceVerb {
 }
 
 /// Prints one workspace in the form asked for.
-fn print_workspace(
+pub(crate) fn print_workspace(
     context: &Context,
     workspace: Option<compyd_proto::v1::Workspace>,
 ) -> Result<Exit, Failure> {

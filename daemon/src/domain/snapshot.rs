@@ -115,6 +115,9 @@ pub struct SnapshotImage {
     pub id: String,
     /// Where the image came from.
     pub origin: ImageOrigin,
+    /// The content id that it had where it was exported, when that is another.
+    #[serde(default)]
+    pub archived_id: Option<String>,
 }
 
 /// Where the image of a snapshot came from.

@@ -8,6 +8,7 @@ pub mod clock;
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
 pub mod forge;
+pub mod image_archive;
 pub mod links;
 pub mod model;
 pub mod runtime;

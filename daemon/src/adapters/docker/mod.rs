@@ -13,6 +13,7 @@ mod agent_volume;
 mod errors;
 mod hardening;
 mod helper;
+mod image_archive;
 mod passwd;
 mod root_archive;
 mod snapshots;
@@ -21,6 +22,7 @@ mod trial;
 mod volumes;
 
 pub use hardening::CAPABILITIES;
+pub use image_archive::DockerImages;
 
 use std::{
     cmp::Reverse,

@@ -181,18 +181,7 @@ impl DockerRuntime {
         snapshot: &SnapshotId,
         begun_with: String,
     ) -> ContainerConfig {
-        let mut labels: HashMap<String, String> = self.options.labels.clone().into_iter().collect();
-        for label in [
-            LABEL_WORKSPACE,
-            LABEL_DEFINITION,
-            LABEL_DAEMON,
-            LABEL_GENERATION,
-            LABEL_BASE,
-        ] {
-            labels.insert(label.to_owned(), String::new());
-        }
-        labels.insert(LABEL_IMAGES.to_owned(), self.options.daemon.clone());
-        labels.insert(LABEL_SNAPSHOT.to_owned(), snapshot.to_string());
+        let mut labels = self.image_labels(snapshot);
         labels.insert(LABEL_BEGUN_WITH.to_owned(), begun_with);
         let or = |given: Option<String>, default: &str| {
             given
@@ -211,6 +200,23 @@ impl DockerRuntime {
             labels: Some(labels),
             ..Default::default()
         }
+    }
+
+    /// The labels of a snapshot's image; ours that containers carry are blank.
+    pub(super) fn image_labels(&self, snapshot: &SnapshotId) -> HashMap<String, String> {
+        let mut labels: HashMap<String, String> = self.options.labels.clone().into_iter().collect();
+        for label in [
+            LABEL_WORKSPACE,
+            LABEL_DEFINITION,
+            LABEL_DAEMON,
+            LABEL_GENERATION,
+            LABEL_BASE,
+        ] {
+            labels.insert(label.to_owned(), String::new());
+        }
+        labels.insert(LABEL_IMAGES.to_owned(), self.options.daemon.clone());
+        labels.insert(LABEL_SNAPSHOT.to_owned(), snapshot.to_string());
+        labels
     }
 }
 
@@ -243,13 +249,13 @@ fn label_of<'a>(image: &'a ImageInspect, label: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
+pub(super) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
     let inspected = docker.inspect_image(image).await;
     inspected.map_err(|error| refused("inspect the image", image, &error))
 }
 
 /// Bytes of an image with all its layers.
-fn size_of(image: &ImageInspect) -> u64 {
+pub(super) fn size_of(image: &ImageInspect) -> u64 {
     image.size.and_then(|n| n.try_into().ok()).unwrap_or(0)
 }
 

@@ -4,13 +4,14 @@
 mod blobs;
 mod chunks;
 mod clock;
+mod images;
 mod links;
 mod runtime;
 mod store;
 
 pub use self::{
-    blobs::MemoryBlobs, chunks::MemoryChunks, clock::ManualClock, links::MemoryLinks,
-    runtime::MemoryRuntime, store::MemoryStore,
+    blobs::MemoryBlobs, chunks::MemoryChunks, clock::ManualClock, images::MemoryImages,
+    links::MemoryLinks, runtime::MemoryRuntime, store::MemoryStore,
 };
 
 #[cfg(test)]

@@ -1,12 +1,19 @@
 //! `compy.v1.SnapshotService`: decode, call the service, encode.
 
-use compyd_proto::v1::{self as wire, snapshot_service_server::SnapshotService};
-use tonic::{Request, Response, Status};
+use std::io;
+
+use bytes::Bytes;
+use compyd_proto::v1::{
+    self as wire, import_snapshot_request::Part as ImportPart,
+    snapshot_service_server::SnapshotService,
+};
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::{snapshot as convert, workspace},
     requests::Requests,
-    status::invalid_id,
+    status::{invalid, invalid_id},
 };
 use crate::{
     domain::{
@@ -15,7 +22,10 @@ use crate::{
     },
     ports::chunks::PruneMode,
     service::{
-        snapshots::{Before, Fork, Prune, Restore, RunningSessions, Snapshots, SnapshotsError},
+        snapshots::{
+            Before, Fork, ForkFrom, Prune, Restore, RunningSessions, Snapshots, SnapshotsError,
+            archive::Archives,
+        },
         workspaces::Workspaces,
     },
 };
@@ -24,6 +34,7 @@ use crate::{
 #[derive(Clone)]
 pub struct SnapshotApi {
     snapshots: Snapshots,
+    archives: Archives,
     workspaces: Workspaces,
     requests: Requests,
 }
@@ -31,9 +42,15 @@ pub struct SnapshotApi {
 impl SnapshotApi {
     /// Answers with `snapshots`; names are those of `workspaces`.
     #[must_use]
-    pub fn new(snapshots: Snapshots, workspaces: Workspaces, requests: Requests) -> Self {
+    pub fn new(
+        snapshots: Snapshots,
+        archives: Archives,
+        workspaces: Workspaces,
+        requests: Requests,
+    ) -> Self {
         Self {
             snapshots,
+            archives,
             workspaces,
             requests,
         }
@@ -161,12 +178,15 @@ impl SnapshotService for SnapshotApi {
     ) -> Result<Response<wire::ForkWorkspaceResponse>, Status> {
         let request = request.into_inner();
         let what = Fork {
-            workspace: self.resolve(&request.workspace)?,
-            name: (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?,
-            snapshot: match request.snapshot.as_str() {
-                "" => None,
-                id => Some(convert::id(id)?),
+            from: match (request.snapshot.as_str(), request.workspace.as_str()) {
+                ("", workspace) => ForkFrom::Now(self.resolve(workspace)?),
+                (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
+                (snapshot, workspace) => {
+                    self.resolve_past(workspace)?;
+                    ForkFrom::Snapshot(convert::id(snapshot)?)
+                }
             },
+            name: (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?,
         };
         let snapshots = self.snapshots.clone();
         let work = move || async move {
@@ -218,4 +238,61 @@ impl SnapshotService for SnapshotApi {
             .once(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
+
+    type ExportSnapshotStream = BoxStream<'static, Result<wire::ExportSnapshotResponse, Status>>;
+
+    async fn export_snapshot(
+        &self,
+        request: Request<wire::ExportSnapshotRequest>,
+    ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
+        let id = convert::id(&request.get_ref().snapshot)?;
+        let archive = self.archives.export(&id).await.map_err(refused)?;
+        let pieces = archive.map(|piece| match piece {
+            Ok(data) => Ok(wire::ExportSnapshotResponse { data }),
+            Err(error) => Err(refused(error)),
+        });
+        Ok(Response::new(pieces.boxed()))
+    }
+
+    async fn import_snapshot(
+        &self,
+        request: Request<Streaming<wire::ImportSnapshotRequest>>,
+    ) -> Result<Response<wire::ImportSnapshotResponse>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(ImportPart::Start(start)) = first else {
+            return Err(invalid(
+                "STREAM_INVALID",
+                "the first message is not a start",
+                "send a start, then data",
+            ));
+        };
+        let archives = self.archives.clone();
+        // A client that breaks off ends the work, which then leaves nothing.
+        let work = move || async move {
+            let imported = archives.import(archive(parts)).await.map_err(refused)?;
+            Ok(wire::ImportSnapshotResponse {
+                snapshot: Some(convert::snapshot(&imported.snapshot)),
+                already: imported.already,
+            })
+        };
+        let method = "ImportSnapshot";
+        let answer = self.requests.once(method, &start.request_id, &start, work);
+        answer.await.map(Response::new)
+    }
+}
+
+/// The bytes of an archive as a client sends them.
+fn archive(parts: Streaming<wire::ImportSnapshotRequest>) -> BoxStream<'static, io::Result<Bytes>> {
+    parts
+        .map(|message| match message {
+            Ok(wire::ImportSnapshotRequest {
+                part: Some(ImportPart::Data(data)),
+            }) => Ok(data),
+            Ok(_) => Err(io::Error::other(
+                "the client sent a message that is no data",
+            )),
+            Err(_) => Err(io::Error::other("the client broke off")),
+        })
+        .boxed()
 }

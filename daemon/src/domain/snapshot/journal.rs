@@ -12,6 +12,7 @@
 //!            Flattening, before Storing, when the image has many layers
 //! restore    Begun ---> Filled ---------------> Swapping ---> Cleaning
 //! fork       Begun ---> Filled ---------------> Adding
+//! import     Begun ----------------------------> Storing
 //! delete                                        Begun ------> Unlisted
 //! ```
 //!
@@ -79,6 +80,15 @@ pub enum Progress {
         /// How far it has come.
         step: ForkStep,
     },
+    /// A snapshot comes in from an archive, all of which was verified before.
+    Import {
+        /// The id it will have.
+        snapshot: SnapshotId,
+        /// What its image will be tagged as.
+        image: ImageRef,
+        /// How far it has come.
+        step: ImportStep,
+    },
     /// A snapshot is deleted. Its chunks are left to pruning.
     Delete {
         /// Which.
@@ -97,6 +107,10 @@ impl Progress {
             Self::Snapshot { step, .. } => match step {
                 SnapshotStep::Storing { manifest } => Some(manifest),
                 SnapshotStep::Begun | SnapshotStep::Pausing { .. } | SnapshotStep::Resumed => None,
+            },
+            Self::Import { step, .. } => match step {
+                ImportStep::Storing { manifest } => Some(manifest),
+                ImportStep::Begun => None,
             },
             Self::Restore { .. } | Self::Fork { .. } | Self::Delete { .. } => None,
         }
@@ -123,6 +137,10 @@ impl Progress {
                 ForkStep::Begun => "fork begun",
                 ForkStep::Filled => "fork filled",
                 ForkStep::Adding { .. } => "fork adding",
+            },
+            Self::Import { step, .. } => match step {
+                ImportStep::Begun => "import begun",
+                ImportStep::Storing { .. } => "import storing",
             },
             Self::Delete { step, .. } => match step {
                 DeleteStep::Begun { .. } => "delete begun",
@@ -198,6 +216,19 @@ pub enum ForkStep {
     Adding {
         /// Its record.
         record: Box<Workspace>,
+    },
+}
+
+/// A step of taking in a snapshot from an archive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportStep {
+    /// The image may be there.
+    Begun,
+    /// Everything is durable; the manifest may be stored.
+    Storing {
+        /// What is to be stored.
+        manifest: Box<Snapshot>,
     },
 }
 
@@ -327,6 +358,11 @@ pub fn settle(operation: &Operation) -> Settlement {
             helper,
             step,
         } => settle_fork(workspace, helper, step),
+        Progress::Import {
+            snapshot: _,
+            image,
+            step,
+        } => settle_import(image, step),
         Progress::Delete { snapshot, step } => settle_delete(snapshot, step),
     }
 }
@@ -392,6 +428,13 @@ fn settle_fork(workspace: &WorkspaceId, helper: &ContainerRef, step: &ForkStep) 
         ForkStep::Adding { record } => {
             finished([without_helper, Effect::AddWorkspace(record.clone())])
         }
+    }
+}
+
+fn settle_import(image: &ImageRef, step: &ImportStep) -> Settlement {
+    match step {
+        ImportStep::Begun => undone([Effect::RemoveImage(image.clone())]),
+        ImportStep::Storing { manifest } => finished([Effect::PutSnapshot(manifest.clone())]),
     }
 }
 
@@ -464,6 +507,11 @@ mod tests {
         let forking = |step| Progress::Fork {
             snapshot: id(),
             helper: helper(),
+            step,
+        };
+        let importing = |step| Progress::Import {
+            snapshot: id(),
+            image: tag(),
             step,
         };
         let deleting = |step| Progress::Delete {
@@ -543,6 +591,13 @@ mod tests {
             (
                 forking(ForkStep::Adding { record: record() }),
                 finished([no_helper(), Effect::AddWorkspace(record())]),
+            ),
+            (importing(ImportStep::Begun), undone([no_image()])),
+            (
+                importing(ImportStep::Storing {
+                    manifest: manifest(),
+                }),
+                finished([Effect::PutSnapshot(manifest())]),
             ),
             (
                 deleting(DeleteStep::Begun { image: Some(tag()) }),

@@ -98,6 +98,7 @@ pub fn snapshot(number: u128, of: u128) -> Snapshot {
         image: SnapshotImage {
             id: format!("sha256:{}", "ab".repeat(32)),
             origin: ImageOrigin::Committed,
+            archived_id: None,
         },
         volumes: BTreeMap::from([(CapturedVolume::Work, tree)]),
         sizes: SnapshotSizes {

@@ -21,12 +21,19 @@ use crate::{
 /// What to fork.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
-    /// The workspace; unused when a snapshot is given.
-    pub workspace: WorkspaceId,
+    /// What it is made from.
+    pub from: ForkFrom,
     /// The name of the new one.
     pub name: WorkspaceName,
-    /// What it is made from; `None` means a snapshot taken for it, which stays.
-    pub snapshot: Option<SnapshotId>,
+}
+
+/// What a workspace is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForkFrom {
+    /// This workspace as it is now: a snapshot is taken for it, which stays.
+    Now(WorkspaceId),
+    /// A snapshot, whose workspace may be gone.
+    Snapshot(SnapshotId),
 }
 
 impl Snapshots {
@@ -44,11 +51,11 @@ impl Snapshots {
         if self.inner.workspaces.resolve(what.name.as_str()).is_ok() {
             return Err(taken().into());
         }
-        let snapshot = match what.snapshot {
-            Some(snapshot) => snapshot,
-            None => {
+        let snapshot = match what.from {
+            ForkFrom::Snapshot(snapshot) => snapshot,
+            ForkFrom::Now(workspace) => {
                 let reason = SnapshotReason::Manual;
-                self.take(&what.workspace, None, reason).await?.id
+                self.take(&workspace, None, reason).await?.id
             }
         };
         let _read = self.inner.deleting.read().await;

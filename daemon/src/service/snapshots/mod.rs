@@ -6,6 +6,7 @@
 //! fork     fill volumes -> add the record -> start
 //! delete   manifest -> image; chunks are left to pruning
 //! prune    images and chunks that nothing names
+//! export, import: see [`archive`]
 //! ```
 //!
 //! Each operation is journaled before it acts (see
@@ -18,6 +19,7 @@
 //! The lock of the workspace is held throughout: nobody starts, stops or
 //! deletes it meanwhile. A snapshot that is read is not deleted.
 
+pub mod archive;
 mod copies;
 mod delete;
 mod flatten;
@@ -48,9 +50,9 @@ use std::{
 use tokio::sync::RwLock;
 use uuid::Uuid;
 
-use self::volumes::Captured;
+use self::{archive::ArchiveError, volumes::Captured};
 pub use self::{
-    fork::Fork,
+    fork::{Fork, ForkFrom},
     prune::{Prune, PruneReport},
     restore::{Before, Restore, Restored, RunningSessions},
 };
@@ -68,6 +70,7 @@ use crate::{
     ports::{
         agent::AgentError,
         chunks::{ChunkError, ChunkPort},
+        image_archive::ImageLoadError,
         links::LinkError,
         runtime::RuntimeError,
         snapshot_runtime::SnapshotRuntimePort,
@@ -119,6 +122,12 @@ pub enum SnapshotsError {
         /// What is wrong with it.
         cause: Box<SnapshotsError>,
     },
+    /// An archive that is not taken in.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The image in an archive cannot be kept.
+    #[error(transparent)]
+    ImageLoad(ImageLoadError),
     /// The store of chunks.
     #[error(transparent)]
     Chunks(#[from] ChunkError),

@@ -170,8 +170,11 @@ impl Snapshots {
         let images = self.inner.runtime.committed().await?;
         let mut needed: Vec<ImageRef> = Vec::new();
         for operation in store.operations().await? {
-            if let Progress::Snapshot { image, .. } = operation.progress {
-                needed.push(image);
+            match operation.progress {
+                Progress::Snapshot { image, .. } | Progress::Import { image, .. } => {
+                    needed.push(image);
+                }
+                Progress::Restore { .. } | Progress::Fork { .. } | Progress::Delete { .. } => {}
             }
         }
         let snapshots = store.snapshots(None).await?;

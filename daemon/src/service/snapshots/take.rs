@@ -194,6 +194,7 @@ impl Snapshots {
             image: SnapshotImage {
                 id: root.image.id,
                 origin: root.origin,
+                archived_id: None,
             },
             volumes,
             sizes: SnapshotSizes {

@@ -74,12 +74,12 @@ pub(super) struct World {
     pub(super) store: Arc<MemoryStore>,
     pub(super) runtime: Arc<MemoryRuntime>,
     workspaces: Workspaces,
-    chunks: Arc<MemoryChunks>,
+    pub(super) chunks: Arc<MemoryChunks>,
     pub(super) snapshots: Snapshots,
     pub(super) workspace: Workspace,
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     world_of(Arc::new(NoLinks), SnapshotsOptions::default()).await
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn world_of(links: Arc<dyn LinksPort>, options: SnapshotsOption
 impl World {
     /// What a kill at this point of an operation would have left in the
     /// journal.
-    async fn cut_off(&self, workspace: &WorkspaceId, progress: Progress) {
+    pub(super) async fn cut_off(&self, workspace: &WorkspaceId, progress: Progress) {
         let operation = Operation {
             id: OperationId::from_uuid(Uuid::from_u128(9)),
             workspace: workspace.clone(),

@@ -15,8 +15,8 @@ use crate::{
         ids::{SnapshotId, SnapshotLabel},
         snapshot::{CapturedState, CapturedVolume, Snapshot, SnapshotReason, VolumeTree},
     },
-    ports::chunks::ChunkError,
-    service::snapshots::{PruneReport, SnapshotsError},
+    ports::{chunks::ChunkError, image_archive::ImageLoadError},
+    service::snapshots::{PruneReport, SnapshotsError, archive::ArchiveError},
 };
 
 /// When trying again may help.
@@ -81,14 +81,19 @@ pub fn snapshot(snapshot: &Snapshot) -> wire::Snapshot {
     }
 }
 
-fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {
-    let name = match volume {
+/// The name of a volume.
+#[must_use]
+pub fn volume_name(volume: CapturedVolume) -> &'static str {
+    match volume {
         CapturedVolume::Work => "work",
         CapturedVolume::Home => "home",
         CapturedVolume::Browser => "browser",
-    };
+    }
+}
+
+fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {
     wire::SnapshotVolume {
-        name: name.to_owned(),
+        name: volume_name(volume).to_owned(),
         tree_hash: tree.hash.to_string(),
         entries: tree.entries,
         size_bytes: tree.bytes,
@@ -171,6 +176,38 @@ pub fn error(error: &SnapshotsError) -> Status {
             "use another snapshot, or restore the data directory from a copy",
             Retry::No,
         ),
+        SnapshotsError::Archive(
+            ArchiveError::NewerFormat { .. } | ArchiveError::NewerManifest(_),
+        ) => refusal(
+            Code::FailedPrecondition,
+            "ARCHIVE_NEWER",
+            message,
+            "import it with a daemon as new as the one that exported it; nothing is left of it here",
+            Retry::No,
+        ),
+        SnapshotsError::Archive(
+            ArchiveError::Broken(_)
+            | ArchiveError::Member { .. }
+            | ArchiveError::Missing(_)
+            | ArchiveError::Volume { .. }
+            | ArchiveError::Image(_),
+        ) => refusal(
+            Code::InvalidArgument,
+            "ARCHIVE_REFUSED",
+            message,
+            "export the snapshot again, or use another copy of the file; nothing is left of it here",
+            Retry::No,
+        ),
+        SnapshotsError::ImageLoad(ImageLoadError::DiskFull(_)) => refusal(
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            message,
+            "free some space where the daemon keeps its data; nothing was lost",
+            SOON,
+        ),
+        SnapshotsError::ImageLoad(
+            ImageLoadError::Io { .. } | ImageLoadError::Wrong(_) | ImageLoadError::Runtime(_),
+        ) => internal(error),
         SnapshotsError::Unreadable { .. } => refusal(
             Code::FailedPrecondition,
             "SNAPSHOT_UNREADABLE",
