@@ -354,6 +354,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
             archives(settings, parts, snapshots),
             workspaces.clone(),
             requests.clone(),
+            parts.tasks.clone(),
         ),
         workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),

@@ -10,6 +10,7 @@ mod archives;
 mod arrows;
 mod compyd;
 mod control;
+mod diff;
 mod disk;
 mod durability;
 mod egress;

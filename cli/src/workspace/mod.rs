@@ -5,6 +5,7 @@ mod attach;
 mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod diff;
 mod egress;
 mod exec;
 mod exec_stream;
@@ -75,6 +76,8 @@ pub(crate) enum WorkspaceVerb {
     Snapshot(snapshot::SnapshotArguments),
     /// Lists the snapshots of a workspace, oldest first
     Snapshots(snapshots::SnapshotsArguments),
+    /// Says what differs between two snapshots, or a snapshot and now
+    Diff(diff::DiffArguments),
     /// Brings a workspace back to a snapshot; what is there now is kept as one
     Restore(restore::RestoreArguments),
     /// Makes a workspace with the files of another
@@ -102,6 +105,7 @@ impl WorkspaceVerb {
             WorkspaceVerb::PortForward(arguments) => arguments.run(context).await,
             WorkspaceVerb::Snapshot(arguments) => arguments.run(context).await,
             WorkspaceVerb::Snapshots(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Diff(arguments) => arguments.run(context).await,
             WorkspaceVerb::Restore(arguments) => arguments.run(context).await,
             WorkspaceVerb::Fork(arguments) => arguments.run(context).await,
         }

@@ -29,11 +29,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{
-    DockerRuntime,
-    errors::refused,
-    snapshots::{inspect, size_of},
-};
+use super::{DockerRuntime, errors::refused, snapshots::size_of};
 use crate::{
     adapters::disk_space::{free_bytes, is_disk_full},
     domain::{ids::SnapshotId, snapshot::journal::ImageRef},
@@ -336,7 +332,7 @@ impl ImageLoading for DockerLoading {
         if inspected.id.as_deref() != Some(&id) {
             return Err(wrong(format!("the engine made {:?} of {id}", inspected.id)));
         }
-        let size_bytes = size_of(&inspect(&docker, &tag.0).await?);
+        let size_bytes = size_of(&inspected);
         Ok(CommittedImage {
             id,
             size_bytes,

@@ -249,7 +249,7 @@ fn label_of<'a>(image: &'a ImageInspect, label: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-pub(super) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
+async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
     let inspected = docker.inspect_image(image).await;
     inspected.map_err(|error| refused("inspect the image", image, &error))
 }

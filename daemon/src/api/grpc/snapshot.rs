@@ -7,13 +7,17 @@ use compyd_proto::v1::{
     self as wire, import_snapshot_request::Part as ImportPart,
     snapshot_service_server::SnapshotService,
 };
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{snapshot as convert, workspace},
+    convert::{diff, snapshot as convert, workspace},
     requests::Requests,
-    status::{invalid, invalid_id},
+    status::{internal, invalid, invalid_id},
 };
 use crate::{
     domain::{
@@ -23,8 +27,8 @@ use crate::{
     ports::chunks::PruneMode,
     service::{
         snapshots::{
-            Before, Fork, ForkFrom, Prune, Restore, RunningSessions, Snapshots, SnapshotsError,
-            archive::Archives,
+            Before, DiffRequest, DiffTo, Fork, ForkFrom, Prune, Restore, RunningSessions,
+            Snapshots, SnapshotsError, archive::Archives,
         },
         workspaces::Workspaces,
     },
@@ -37,22 +41,26 @@ pub struct SnapshotApi {
     archives: Archives,
     workspaces: Workspaces,
     requests: Requests,
+    tasks: TaskTracker,
 }
 
 impl SnapshotApi {
-    /// Answers with `snapshots`; names are those of `workspaces`.
+    /// Answers with `snapshots`; names are those of `workspaces`. What has to
+    /// come to its end without its client runs on `tasks`.
     #[must_use]
     pub fn new(
         snapshots: Snapshots,
         archives: Archives,
         workspaces: Workspaces,
         requests: Requests,
+        tasks: TaskTracker,
     ) -> Self {
         Self {
             snapshots,
             archives,
             workspaces,
             requests,
+            tasks,
         }
     }
 
@@ -237,6 +245,29 @@ impl SnapshotService for SnapshotApi {
             .requests
             .once(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
+    }
+
+    type DiffWorkspaceStream = BoxStream<'static, Result<wire::DiffWorkspaceResponse, Status>>;
+
+    async fn diff_workspace(
+        &self,
+        request: Request<wire::DiffWorkspaceRequest>,
+    ) -> Result<Response<Self::DiffWorkspaceStream>, Status> {
+        let request = request.get_ref();
+        let what = DiffRequest {
+            from: convert::id(&request.from)?,
+            to: match request.to.as_str() {
+                "" => DiffTo::Now(self.resolve(&request.workspace)?),
+                snapshot => DiffTo::Snapshot(convert::id(snapshot)?),
+            },
+        };
+        let snapshots = self.snapshots.clone();
+        // On cancel: it goes on to its end, as it may have a container to
+        // remove. On error: told to the client.
+        let looking = self.tasks.spawn(async move { snapshots.diff(what).await });
+        let diff = looking.await.map_err(|error| internal(&error))?;
+        let messages = diff::messages(diff.map_err(refused)?);
+        Ok(Response::new(stream::iter(messages).map(Ok).boxed()))
     }
 
     type ExportSnapshotStream = BoxStream<'static, Result<wire::ExportSnapshotResponse, Status>>;

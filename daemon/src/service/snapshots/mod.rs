@@ -22,6 +22,7 @@
 pub mod archive;
 mod copies;
 mod delete;
+mod diff;
 mod flatten;
 mod fork;
 mod helper;
@@ -52,6 +53,7 @@ use uuid::Uuid;
 
 use self::{archive::ArchiveError, volumes::Captured};
 pub use self::{
+    diff::{Change, Diff, DiffRequest, DiffTo, RootDiff, Side, What},
     fork::{Fork, ForkFrom},
     prune::{Prune, PruneReport},
     restore::{Before, Restore, Restored, RunningSessions},
