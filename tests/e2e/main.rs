@@ -22,6 +22,9 @@ mod model_trouble;
 mod overlays;
 mod prune;
 mod published_library;
+mod random_chain;
+#[path = "../../workspace-agent/tests/agent/random_tree.rs"]
+mod random_tree;
 mod requests;
 mod snapshots;
 mod tools;

@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod harness;
 mod link;
+mod random_tree;
 mod spool;
 mod tree;
 mod tunnel;
