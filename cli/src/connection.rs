@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use compyd_proto::link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES};
+use compyd_proto::v1::activity_service_client::ActivityServiceClient;
 use compyd_proto::v1::artifact_service_client::ArtifactServiceClient;
 use compyd_proto::v1::session_service_client::SessionServiceClient;
 use compyd_proto::v1::snapshot_service_client::SnapshotServiceClient;
@@ -113,6 +114,12 @@ impl Daemon {
 
     pub(crate) fn workspaces(&self) -> WorkspaceServiceClient<Channel> {
         WorkspaceServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn activity(&self) -> ActivityServiceClient<Channel> {
+        ActivityServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

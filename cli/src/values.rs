@@ -19,6 +19,15 @@ pub(crate) fn cpu_millis(text: &str) -> Result<u32, String> {
 /// Reads `512M`, `2g`, `1.5GiB` or plain bytes; units are powers of 1,024.
 pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
     let expected = "write a size such as 512M, 2G or 1073741824; at least 32M";
+    let bytes = size(text).ok_or(expected)?;
+    if bytes < 32 << 20 {
+        return Err(expected.to_owned());
+    }
+    Ok(bytes)
+}
+
+/// Bytes, with a binary unit where one is given.
+fn size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: u64 = match &lower[digits.len()..] {
@@ -27,23 +36,23 @@ pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
         "m" | "mb" | "mib" => 1 << 20,
         "g" | "gb" | "gib" => 1 << 30,
         "t" | "tb" | "tib" => 1 << 40,
-        _ => return Err(expected.to_owned()),
+        _ => return None,
     };
-    let bytes = match digits.parse::<u64>() {
-        Ok(number) => number.checked_mul(factor).ok_or(expected)?,
-        Err(_) => {
-            let number: f64 = digits.parse().map_err(|_| expected.to_owned())?;
-            let bytes = number * factor as f64;
-            if !bytes.is_finite() || bytes < 0.0 || bytes > i64::MAX as f64 {
-                return Err(expected.to_owned());
-            }
-            bytes as u64
-        }
-    };
-    if bytes < 32 << 20 {
-        return Err(expected.to_owned());
+    if let Ok(number) = digits.parse::<u64>() {
+        return number.checked_mul(factor);
     }
-    Ok(bytes)
+    let bytes = digits.parse::<f64>().ok()? * factor as f64;
+    let is_sound = bytes.is_finite() && bytes >= 0.0 && bytes <= i64::MAX as f64;
+    is_sound.then_some(bytes as u64)
+}
+
+/// Reads `20G` or plain bytes; 0 is no limit, otherwise at least 1 MiB.
+pub(crate) fn disk_bytes(text: &str) -> Result<u64, String> {
+    let expected = "write a size such as 500M or 20G, at least 1M; or 0 for no limit";
+    let bytes = size(text).ok_or(expected)?;
+    (bytes == 0 || bytes >= 1 << 20)
+        .then_some(bytes)
+        .ok_or_else(|| expected.to_owned())
 }
 
 /// Reads `90s`, `5m`, `1h 30m` or plain seconds; at least a millisecond.
@@ -148,6 +157,15 @@ mod tests {
             "1e400G",
         ] {
             assert!(memory_bytes(wrong).is_err(), "{wrong:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_disk_may_have_no_limit() {
+        assert_eq!(disk_bytes("0"), Ok(0));
+        assert_eq!(disk_bytes("20M"), Ok(20 << 20));
+        for wrong in ["", "1", "1023K", "-1G", "lots"] {
+            assert!(disk_bytes(wrong).is_err(), "{wrong:?} was accepted");
         }
     }
 

@@ -829,3 +829,38 @@ async fn a_forwarded_port_carries_bytes_and_half_closes() {
     }
     forward.kill().await.unwrap();
 }
+
+#[tokio::test]
+async fn set_changes_what_is_named_and_nothing_else() {
+    let daemon = FakeDaemon::start().await;
+    let set = async |more: &[&str]| {
+        let arguments = [&["-o", "json", "workspace", "set", "w"], more].concat();
+        let output = run(&daemon, &arguments).await;
+        assert_eq!(code(&output), 0, "{output:?}");
+        let shown = json(&output);
+        (
+            shown["idle_stop"].clone(),
+            shown["disk_limit_bytes"].clone(),
+        )
+    };
+    let idle = |text: &str| serde_json::Value::from(text);
+    assert_eq!(
+        set(&["--idle-stop", "90m"]).await,
+        (idle("1h 30m"), 7.into())
+    );
+    assert_eq!(
+        set(&["--idle-stop", "never", "--disk", "0"]).await,
+        (idle("never"), 0.into())
+    );
+    assert_eq!(
+        set(&["--disk", "20M"]).await,
+        (idle("default"), (20 << 20).into())
+    );
+    for wrong in [
+        &["workspace", "set", "w"][..],
+        &["workspace", "set", "w", "--idle-stop", "1ms"],
+    ] {
+        let output = run(&daemon, wrong).await;
+        assert_eq!(code(&output), 2, "{output:?}");
+    }
+}

@@ -39,6 +39,7 @@ use crate::{
         world::SystemWorld,
     },
     api::grpc::{
+        activity::ActivityApi,
         artifact::ArtifactApi,
         requests::{REMEMBERED, Requests},
         server::{self, Services},
@@ -68,9 +69,11 @@ use crate::{
         events::record_connections,
         garbage::Garbage,
         git::BundleSpace,
+        idle::stop_idle_workspaces,
         proof::Prover,
         sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
         snapshots::{Snapshots, SnapshotsOptions, archive::Archives},
+        stats::Stats,
         workspaces::{
             GitSourceOptions, WorkspacePorts, Workspaces, WorkspacesOptions, extra_ca_environment,
         },
@@ -318,6 +321,16 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
         Arc::new(workspaces.clone()),
         parts.stop.clone(),
     ));
+    let (looking, stop) = (workspaces.clone(), parts.stop.clone());
+    parts
+        .tasks
+        .spawn(async move { looking.watch_disks(stop).await });
+    parts.tasks.spawn(stop_idle_workspaces(
+        workspaces.clone(),
+        egress.clone(),
+        parts.clock.clone(),
+        parts.stop.clone(),
+    ));
     let snapshots = snapshots(settings, parts, &workspaces);
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.
@@ -356,7 +369,18 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
             requests.clone(),
             parts.tasks.clone(),
         ),
-        workspace: WorkspaceApi::new(workspaces, egress, requests.clone(), parts.tasks.clone()),
+        activity: ActivityApi::new(
+            workspaces.clone(),
+            Stats::new(workspaces.clone(), egress.clone()),
+            parts.stop.clone(),
+        ),
+        workspace: WorkspaceApi::new(
+            workspaces,
+            egress,
+            requests.clone(),
+            parts.tasks.clone(),
+            parts.stop.clone(),
+        ),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
     })
 }
@@ -421,6 +445,7 @@ async fn workspaces(
     let options = WorkspacesOptions {
         default_image: settings.workspace.image.clone(),
         default_limits: settings.workspace.limits,
+        idle_stop: settings.workspace.idle_stop,
         extra_ca_file,
         default_egress: settings.egress.default.clone(),
         git: GitSourceOptions {

@@ -13,6 +13,9 @@ pub const PROTOCOL_MINOR: u32 = 1;
 /// Feature of an agent that serves `Trees`.
 pub const FEATURE_TREES: &str = "trees";
 
+/// Feature of an agent that counts the bytes of volumes.
+pub const FEATURE_VOLUMES: &str = "volumes";
+
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than

@@ -16,6 +16,7 @@ mod durability;
 mod egress;
 mod engine_trouble;
 mod exec;
+mod lifecycle;
 mod main_job;
 mod model_http;
 mod model_trouble;

@@ -8,6 +8,7 @@
 //! ```
 
 mod accounts;
+mod disk;
 mod errors;
 mod exec;
 mod files;

@@ -37,6 +37,14 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// Prints one JSON value on one line: one of many.
+pub(crate) fn print_json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| {
+        Failure::local(format!("the result cannot be written as JSON: {error}"), "")
+    })?;
+    print(&format!("{text}\n"))
+}
+
 /// Prints to standard output. A reader that has gone away is not an error:
 /// `compyctl ... | head -1` has what it wanted.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {

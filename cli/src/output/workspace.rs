@@ -1,6 +1,11 @@
 //! Workspaces as compyctl prints them.
 
-use compyd_proto::v1::{EgressPolicy, NetworkMode, Repository, Workspace, WorkspaceState};
+use std::time::Duration;
+
+use compyd_proto::v1::idle_stop::When;
+use compyd_proto::v1::{
+    EgressPolicy, IdleStop, NetworkMode, Repository, Workspace, WorkspaceState,
+};
 use serde::Serialize;
 
 use super::{bytes, table::Table, time};
@@ -30,6 +35,10 @@ pub(crate) struct WorkspaceView {
     pub(crate) memory_bytes: u64,
     /// Processes and threads; 0 is the daemon's default.
     pub(crate) pids: u32,
+    /// Bytes that its files may use; 0 is no limit.
+    pub(crate) disk_limit_bytes: u64,
+    /// When it is stopped as idle: `30m`, `never`, or `default`.
+    pub(crate) idle_stop: String,
     /// Account of its commands; empty means the image's.
     pub(crate) user: String,
     /// What is below /workspace.
@@ -90,9 +99,22 @@ impl From<Workspace> for WorkspaceView {
             cpu_millis: limits.cpu_millis,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
+            disk_limit_bytes: limits.disk_bytes,
+            idle_stop: idle_stop(workspace.idle_stop),
             user: workspace.user,
             repositories: workspace.repositories.into_iter().map(Into::into).collect(),
             container_id: workspace.container_id,
+        }
+    }
+}
+
+/// When a workspace is stopped as idle.
+fn idle_stop(idle_stop: Option<IdleStop>) -> String {
+    match idle_stop.and_then(|idle_stop| idle_stop.when) {
+        None => "default".to_owned(),
+        Some(When::Never(_)) => "never".to_owned(),
+        Some(When::AfterMs(ms)) => {
+            humantime::format_duration(Duration::from_millis(ms)).to_string()
         }
     }
 }
@@ -175,6 +197,14 @@ pub(crate) fn detail_table(workspace: &WorkspaceView) -> Table {
         "pids",
         &or_default(workspace.pids > 0, workspace.pids.to_string()),
     ]);
+    table.row([
+        "disk",
+        &match workspace.disk_limit_bytes {
+            0 => "no limit".to_owned(),
+            limit => bytes(limit),
+        },
+    ]);
+    table.row(["idle stop", &workspace.idle_stop]);
     table.row([
         "user",
         match workspace.user.as_str() {

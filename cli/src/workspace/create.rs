@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use compyd_proto::v1::{
-    CreateWorkspaceRequest, GetWorkspaceRequest, Limits, NetworkMode, Workspace,
+    CreateWorkspaceRequest, GetWorkspaceRequest, IdleStop, Limits, NetworkMode, Workspace,
 };
 
 use super::egress::EgressOptions;
@@ -32,6 +32,14 @@ pub(crate) struct MachineOptions {
     /// Processes and threads at most; default: the daemon's.
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_000_000), value_name = "N")]
     pids: Option<u32>,
+    /// What its files may use: 20G; looked at now and then. Default: the
+    /// daemon's.
+    #[arg(long, value_parser = values::disk_bytes, value_name = "SIZE")]
+    disk: Option<u64>,
+    /// Stop it when nobody has used it for so long: 30m, 8h; or never. The next
+    /// use starts it. Default: the daemon's.
+    #[arg(long, value_parser = super::set::idle_stop, value_name = "TIME|never")]
+    idle_stop: Option<IdleStop>,
     /// Network: no device but loopback, or the engine's bridge.
     #[arg(long, value_enum, default_value = "none", value_name = "MODE")]
     network: Network,
@@ -116,6 +124,7 @@ pub(crate) async fn create(
             cpu_millis: machine.cpus.unwrap_or(0),
             memory_bytes: machine.memory.unwrap_or(0),
             pids: machine.pids.unwrap_or(0),
+            disk_bytes: machine.disk.unwrap_or(0),
         }),
         network: match machine.network {
             Network::None => NetworkMode::None,
@@ -124,6 +133,7 @@ pub(crate) async fn create(
         .into(),
         user: machine.user.clone(),
         egress: machine.egress.to_wire(),
+        idle_stop: machine.idle_stop,
     };
     let response = daemon
         .call(|| {

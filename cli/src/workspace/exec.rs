@@ -57,6 +57,9 @@ pub(crate) struct ExecArguments {
     /// Start the command, print its id and leave it running; it gets no input.
     #[arg(short, long, conflicts_with = "interactive")]
     detach: bool,
+    /// Run it although the workspace is over its disk limit: to clean up.
+    #[arg(long)]
+    over_limit: bool,
 }
 
 impl ExecArguments {
@@ -80,6 +83,7 @@ impl ExecArguments {
             // Who comes back to a terminal wants to type.
             stdin: if self.detach { self.tty } else { stdin },
             terminal: self.tty.then(terminal::size),
+            over_limit: self.over_limit,
         };
         let daemon = context.daemon().await?;
         if self.detach {

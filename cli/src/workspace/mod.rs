@@ -7,21 +7,28 @@ pub(crate) mod create;
 pub(crate) mod delete;
 mod diff;
 mod egress;
+mod events;
 mod exec;
 mod exec_stream;
 mod execs;
+mod follow;
 mod fork;
 mod kill;
 mod list;
+mod pause;
 mod port_forward;
 mod restore;
+mod resume;
+mod set;
 mod shell;
 mod show;
 mod snapshot;
 mod snapshots;
 mod start;
+mod stats;
 mod stop;
 mod wait;
+mod watch;
 
 use clap::Subcommand;
 
@@ -44,6 +51,18 @@ pub(crate) enum WorkspaceVerb {
     Start(start::StartArguments),
     /// Stops a workspace; its files stay
     Stop(stop::StopArguments),
+    /// Freezes every process of a workspace until it is resumed
+    Pause(pause::PauseArguments),
+    /// Lets a paused workspace go on
+    Resume(resume::ResumeArguments),
+    /// Changes when it is stopped as idle, and its disk limit
+    Set(set::SetArguments),
+    /// Shows every workspace, and then each change of its state
+    Watch(watch::WatchArguments),
+    /// Shows what a workspace uses, again and again
+    Stats(stats::StatsArguments),
+    /// Shows what happened: life cycle, connections, limits, snapshots
+    Events(events::EventsArguments),
     /// Deletes a workspace with its container and its volumes
     Delete(delete::DeleteArguments),
     /// Runs a command; input, outputs and exit status pass through untouched
@@ -92,6 +111,12 @@ impl WorkspaceVerb {
             WorkspaceVerb::Show(arguments) => arguments.run(context).await,
             WorkspaceVerb::Start(arguments) => arguments.run(context).await,
             WorkspaceVerb::Stop(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Pause(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Resume(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Set(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Watch(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Stats(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Events(arguments) => arguments.run(context).await,
             WorkspaceVerb::Delete(arguments) => arguments.run(context).await,
             WorkspaceVerb::Exec(arguments) => arguments.run(context).await,
             WorkspaceVerb::Execs(arguments) => arguments.run(context).await,

@@ -88,6 +88,7 @@ impl ShellArguments {
                 timeout_ms: 0,
                 stdin: true,
                 terminal: Some(terminal::size()),
+                over_limit: false,
             }),
             workspace: self.workspace,
             stdin: true,

@@ -405,6 +405,40 @@ impl WorkspaceService for Services {
         }))
     }
 
+    async fn pause_workspace(
+        &self,
+        request: Request<PauseWorkspaceRequest>,
+    ) -> Result<Response<PauseWorkspaceResponse>, Status> {
+        Ok(Response::new(PauseWorkspaceResponse {
+            workspace: Some(workspace(&request.into_inner().workspace)),
+        }))
+    }
+
+    async fn resume_workspace(
+        &self,
+        request: Request<ResumeWorkspaceRequest>,
+    ) -> Result<Response<ResumeWorkspaceResponse>, Status> {
+        Ok(Response::new(ResumeWorkspaceResponse {
+            workspace: Some(workspace(&request.into_inner().workspace)),
+        }))
+    }
+
+    async fn update_workspace(
+        &self,
+        request: Request<UpdateWorkspaceRequest>,
+    ) -> Result<Response<UpdateWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let mut workspace = workspace(&request.workspace);
+        workspace.idle_stop = request.idle_stop;
+        workspace.limits = Some(Limits {
+            disk_bytes: request.disk_bytes.unwrap_or(7),
+            ..Limits::default()
+        });
+        Ok(Response::new(UpdateWorkspaceResponse {
+            workspace: Some(workspace),
+        }))
+    }
+
     async fn set_workspace_egress(
         &self,
         request: Request<SetWorkspaceEgressRequest>,

@@ -42,6 +42,7 @@ use crate::{
             EditReceipt, FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepLine,
             GrepQuery, Listing, ReadRange, Receipt,
         },
+        idle::IdleStop,
         ids::{ExecId, RepositoryName, StepId, WorkspaceId},
         snapshot::journal::Generation,
         workspace::{
@@ -138,6 +139,7 @@ impl WorkspacesPort for LocalMachine {
                     cpu_millis: 1_000,
                     memory_bytes: 1 << 30,
                     pids: 1_024,
+                    disk_bytes: 0,
                 },
                 network: NetworkMode::None,
                 user: None,
@@ -149,6 +151,8 @@ impl WorkspacesPort for LocalMachine {
             generation: Generation::FIRST,
             base: None,
             snapshot: None,
+            idle_stop: IdleStop::default(),
+            stop_cause: None,
         })
     }
 

@@ -128,6 +128,16 @@ pub(super) const KEYS: &[Key] = &[
         "Processes and threads of a workspace.",
     ),
     key(
+        "workspace.disk",
+        Default::Fixed("0"),
+        "What the files of a workspace may use: bytes, or with MiB, GiB; 0 is no limit. Looked at now and then.",
+    ),
+    key(
+        "workspace.idle_stop",
+        Default::Fixed("never"),
+        "When a workspace that nobody uses is stopped: 30m, 8h, or never. The next use starts it.",
+    ),
+    key(
         "workspace.network",
         Default::Fixed("none"),
         "none or bridge.",

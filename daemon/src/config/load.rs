@@ -433,6 +433,14 @@ impl Merged {
         let pids = self.one("workspace.pids", |text| {
             values::number(text, 16, 1_000_000, "16 to 1000000")
         });
+        let disk_bytes = self.one("workspace.disk", |text| {
+            let bytes = values::bytes(text)?;
+            let range = (1 << 20)..=(1 << 50);
+            (bytes == 0 || range.contains(&bytes))
+                .then_some(bytes)
+                .ok_or_else(|| "give a size from 1MiB to 1024TiB, or 0".to_owned())
+        });
+        let idle_stop = self.one("workspace.idle_stop", values::idle_stop);
         let network = self.one("workspace.network", values::network);
         let extra_ca_file = self.optional("workspace.extra_ca_file", values::path);
         let agent_file = self.one("workspace.agent_file", values::path);
@@ -442,7 +450,9 @@ impl Merged {
                 cpu_millis: cpu_millis?,
                 memory_bytes: memory_bytes?,
                 pids: pids?,
+                disk_bytes: disk_bytes?,
             },
+            idle_stop: idle_stop?,
             network: network?,
             extra_ca_file: extra_ca_file?,
             agent_file: agent_file?,

@@ -103,6 +103,8 @@ pub enum LogFormat {
 /// What workspaces get when nobody says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkspaceSettings {
+    /// After how long without use it is stopped; `None` means never.
+    pub idle_stop: Option<Duration>,
     /// Reference of the image.
     pub image: String,
     /// Limits.

@@ -202,6 +202,8 @@ const BAD: &[(&str, &str)] = &[
     ("workspace.cpu", "0"),
     ("workspace.memory", "1MiB"),
     ("workspace.pids", "3"),
+    ("workspace.disk", "1KiB"),
+    ("workspace.idle_stop", "soon"),
     ("workspace.network", "host"),
     ("workspace.extra_ca_file", "ca.pem"),
     ("workspace.agent_file", "agent"),

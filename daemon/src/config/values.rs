@@ -54,6 +54,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
     humantime::parse_duration(text).map_err(|_| "give a time with its unit: 30s, 5m, 2h".to_owned())
 }
 
+/// A time after which something idle is stopped; `None` for never.
+pub(super) fn idle_stop(text: &str) -> Result<Option<Duration>, Problem> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let problem = || "give a time of at least 1s with its unit, 30m or 8h, or never".to_owned();
+    let after = humantime::parse_duration(text).map_err(|_| problem())?;
+    (after >= crate::domain::idle::SHORTEST)
+        .then_some(Some(after))
+        .ok_or_else(problem)
+}
+
 /// Thousandths of a CPU.
 pub(super) fn cpus(text: &str) -> Result<u32, Problem> {
     let problem = || "give CPUs from 0.01 to 1024, with a point: 1.5".to_owned();

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     egress::Policy,
+    idle::IdleStop,
     ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
     snapshot::journal::{Generation, ImageRef},
+    workspace_event::StopCause,
 };
 
 /// A workspace as the store keeps it: the desired state.
@@ -35,6 +37,12 @@ pub struct Workspace {
     /// The snapshot that it was last at, by a snapshot, a restore or a fork.
     #[serde(default)]
     pub snapshot: Option<SnapshotId>,
+    /// When it is stopped because nobody uses it.
+    #[serde(default)]
+    pub idle_stop: IdleStop,
+    /// Why it was stopped last, where it should be stopped.
+    #[serde(default)]
+    pub stop_cause: Option<StopCause>,
 }
 
 impl Workspace {
@@ -83,6 +91,8 @@ pub enum Desired {
     Running,
     /// No process should run.
     Stopped,
+    /// Every process should be frozen, until a person lets them go on.
+    Paused,
     /// Nothing should be left of it.
     Deleted,
 }
@@ -105,6 +115,17 @@ pub enum Observed {
     Missing,
 }
 
+impl Observed {
+    /// Whether its agent answers: a frozen one does not.
+    #[must_use]
+    pub fn answers(self) -> bool {
+        match self {
+            Self::Running => true,
+            Self::Starting | Self::Stopped | Self::Paused | Self::Deleting | Self::Missing => false,
+        }
+    }
+}
+
 /// What a workspace may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -114,6 +135,10 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Processes and threads, 16 to 1,000,000.
     pub pids: u32,
+    /// Bytes of its volumes and of its root file system beyond the image, at
+    /// least 1 MiB; 0 is no limit. The engine does not hold it, the daemon does.
+    #[serde(default)]
+    pub disk_bytes: u64,
 }
 
 /// A limit out of its range.
@@ -150,6 +175,18 @@ impl Limits {
                 "32 MiB to 1 PiB",
             ),
             ("pids", u64::from(self.pids), 16, 1_000_000, "16 to 1000000"),
+            (
+                "disk (bytes)",
+                // None at all is in range.
+                if self.disk_bytes == 0 {
+                    1 << 20
+                } else {
+                    self.disk_bytes
+                },
+                1 << 20,
+                1 << 50,
+                "1 MiB to 1 PiB",
+            ),
         ];
         for (limit, given, least, most, range) in checks {
             if !(least..=most).contains(&given) {
@@ -197,8 +234,14 @@ mod tests {
             cpu_millis: 2_000,
             memory_bytes: 4 << 30,
             pids: 4096,
+            disk_bytes: 0,
         };
         assert_eq!(sound.validate(), Ok(()));
+        let broken = Limits {
+            disk_bytes: 5,
+            ..sound
+        };
+        assert!(broken.validate().unwrap_err().to_string().contains("disk"));
         let broken = Limits { pids: 3, ..sound };
         assert!(broken.validate().unwrap_err().to_string().contains("pids"));
         let broken = Limits {

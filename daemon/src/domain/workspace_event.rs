@@ -386,6 +386,7 @@ impl fmt::Display for Happening {
                     ended => write!(f, ", {ended} running command(s) were ended"),
                 }
             }
+            Self::DiskOk { limit_bytes: 0, .. } => f.write_str("the disk limit was taken away"),
             Self::DiskOk {
                 used_bytes,
                 limit_bytes,

@@ -111,6 +111,12 @@ pub trait AgentPort: Send + Sync {
     /// What a mutating tool did under a step id; `None` when it never finished.
     async fn receipt(&self, step: &StepId) -> Result<Option<Receipt>, AgentError>;
 
+    /// Bytes on disk of every volume of the workspace, counted by walking through
+    /// them; `None` from an agent of an older daemon.
+    async fn volume_bytes(&self) -> Result<Option<u64>, AgentError> {
+        Ok(None)
+    }
+
     /// Its way to whole trees; `None` for an agent that has none, as those of
     /// older daemons.
     fn trees(&self) -> Option<Arc<dyn TreesPort>> {

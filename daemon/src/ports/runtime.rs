@@ -34,9 +34,21 @@ pub trait RuntimePort: Send + Sync {
     /// Starts a container; a running one is left as it is.
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError>;
 
+    /// Freezes every process of a container; [`start`](Self::start) lets them go
+    /// on. One that is frozen is left as it is.
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+
     /// Ends every process: TERM, then KILL after the grace in seconds. A
     /// stopped container is left as it is.
     async fn stop(&self, id: &ContainerId, grace_seconds: u32) -> Result<(), RuntimeError>;
+
+    /// What a container uses now; `None` when it has no processes. A frozen one
+    /// uses its memory.
+    async fn usage(&self, id: &ContainerId) -> Result<Option<ContainerUsage>, RuntimeError>;
+
+    /// Bytes of a container's root file system beyond its image. The engine
+    /// walks through them, or compares the whole image, which takes many seconds.
+    async fn root_bytes(&self, id: &ContainerId) -> Result<u64, RuntimeError>;
 
     /// Removes a container, running or not; an absent one is accepted.
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
@@ -143,6 +155,17 @@ pub struct ContainerState {
     pub status: ContainerStatus,
     /// Process id of its PID 1 on the host; 0 when it does not run.
     pub pid: u32,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// CPU time since it was started, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in bytes, without the cache of files that can be dropped.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
 }
 
 /// What a container is doing.

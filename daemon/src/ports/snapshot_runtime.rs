@@ -23,9 +23,6 @@ use crate::domain::{
 /// volumes.
 #[async_trait]
 pub trait SnapshotRuntimePort: Send + Sync {
-    /// Freezes every process of a running container.
-    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError>;
-
     /// Lets a container go on; one that is not paused, or gone, is left as it
     /// is.
     async fn unpause(&self, container: &ContainerRef) -> Result<(), RuntimeError>;

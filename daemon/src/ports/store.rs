@@ -135,6 +135,13 @@ pub trait StorePort: Send + Sync {
     /// Forgets a copy; an unknown one is accepted.
     async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError>;
 
+    /// Remembers when workspaces were used last, in milliseconds since the Unix
+    /// epoch; forgotten with the workspace.
+    async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError>;
+
+    /// When workspaces were used last, in the order of their ids.
+    async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError>;
+
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;
 

@@ -9,9 +9,11 @@ pub mod egress;
 pub mod events;
 pub mod garbage;
 pub mod git;
+pub mod idle;
 pub mod proof;
 pub mod sessions;
 pub mod snapshots;
+pub mod stats;
 pub mod step;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,11 +10,14 @@ use std::pin::Pin;
 
 use compyd_proto::agent as wire;
 use compyd_proto::agent::agent_server::Agent;
-use compyd_proto::link::{FEATURE_TREES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR};
+use compyd_proto::link::{
+    FEATURE_TREES, FEATURE_VOLUMES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR,
+};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::accounts::Account;
+use crate::disk;
 use crate::errors::{AgentError, Reason};
 use crate::exec::table::ExecTable;
 use crate::files::FileTools;
@@ -96,7 +99,7 @@ impl Agent for AgentService {
                 minor: PROTOCOL_MINOR,
             }),
             boot_id: self.boot_id.clone(),
-            features: vec![FEATURE_TREES.to_owned()],
+            features: vec![FEATURE_TREES.to_owned(), FEATURE_VOLUMES.to_owned()],
             default_user: Some(self.default_user.clone()),
             resident_bytes: crate::serve::resident_bytes(),
             proxy_port: self.proxy_port.into(),
@@ -245,6 +248,20 @@ impl Agent for AgentService {
         request: Request<wire::DownloadRequest>,
     ) -> Answer<Self::DownloadStream> {
         files::download(&self.files, request.into_inner()).await
+    }
+
+    async fn count_volumes(
+        &self,
+        _: Request<wire::CountVolumesRequest>,
+    ) -> Answer<wire::CountVolumesResponse> {
+        let counted = tokio::task::spawn_blocking(disk::count_volumes).await;
+        let counted = counted.map_err(|error| {
+            AgentError::new(Reason::Io, format!("the walk broke off: {error}"))
+        })??;
+        Ok(Response::new(wire::CountVolumesResponse {
+            bytes: counted.bytes,
+            entries: counted.entries,
+        }))
     }
 
     async fn get_receipt(

@@ -85,6 +85,8 @@ pub struct AgentLink {
     environment: Arc<[(String, Vec<u8>)]>,
     /// `None` for an agent that does not serve trees.
     trees: Option<Arc<TreeLink>>,
+    /// Whether the agent can count the bytes of volumes.
+    counts_volumes: bool,
     /// Port of the proxy on the workspace's loopback, where there is one.
     proxy_port: Option<u16>,
 }
@@ -174,6 +176,7 @@ impl AgentLink {
         };
         let trees_channel = channel.clone();
         let serves_trees = hello.features.iter().any(|f| f == link::FEATURE_TREES);
+        let counts_volumes = hello.features.iter().any(|f| f == link::FEATURE_VOLUMES);
         let boot_id = hello.boot_id;
         if boot_id.len() != 32 || !boot_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the boot id is not 32 hex digits".to_owned());
@@ -195,6 +198,7 @@ impl AgentLink {
             boot_id,
             environment: environment.into(),
             proxy_port,
+            counts_volumes,
             trees: serves_trees.then(|| Arc::new(TreeLink::new(trees_channel))),
         })
     }
@@ -283,6 +287,16 @@ impl AgentPort for AgentLink {
     fn trees(&self) -> Option<Arc<dyn TreesPort>> {
         let trees = self.trees.clone()?;
         Some(trees)
+    }
+
+    async fn volume_bytes(&self) -> Result<Option<u64>, AgentError> {
+        const CALL: &str = "count the volumes";
+        if !self.counts_volumes {
+            return Ok(None);
+        }
+        let request = wire::CountVolumesRequest {};
+        let answer = within(CALL, LONG_DEADLINE, self.client().count_volumes(request)).await?;
+        Ok(Some(answer.bytes))
     }
 
     async fn ping(&self) -> Result<(), AgentError> {

@@ -36,6 +36,11 @@ pub(super) fn conflict(error: &Error) -> bool {
     response(error).is_some_and(|(status, _)| status == 409)
 }
 
+/// Whether a container could not be paused because it is.
+pub(super) fn is_paused_already(error: &Error) -> bool {
+    response(error).is_some_and(|(_, message)| message.contains("already paused"))
+}
+
 /// Whether a container could not be unpaused because it is not paused.
 pub(super) fn is_not_paused(error: &Error) -> bool {
     response(error).is_some_and(|(_, message)| message.contains("not paused"))

@@ -19,6 +19,7 @@ mod root_archive;
 mod snapshots;
 mod state;
 mod trial;
+mod usage;
 mod volumes;
 
 pub use hardening::CAPABILITIES;
@@ -52,8 +53,8 @@ use self::{
 use crate::{
     domain::{ids::WorkspaceId, snapshot::journal::Generation},
     ports::runtime::{
-        ContainerId, ContainerPlan, ContainerState, ContainerStatus, EXTRA_CA_FILE, EngineInfo,
-        ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
+        ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerUsage, EXTRA_CA_FILE,
+        EngineInfo, ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
     },
 };
 
@@ -449,6 +450,22 @@ impl RuntimePort for DockerRuntime {
             docker.start_container(&id.0, None).await
         }
         .map_err(|error| errors::container("start", id, &error))
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        match self.connect()?.pause_container(&id.0).await {
+            Ok(()) => Ok(()),
+            Err(error) if errors::is_paused_already(&error) => Ok(()),
+            Err(error) => Err(errors::container("pause", id, &error)),
+        }
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Option<ContainerUsage>, RuntimeError> {
+        usage::read(&self.connect()?, id).await
+    }
+
+    async fn root_bytes(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
+        usage::root_bytes(&self.connect()?, id).await
     }
 
     async fn stop(&self, id: &ContainerId, grace_seconds: u32) -> Result<(), RuntimeError> {

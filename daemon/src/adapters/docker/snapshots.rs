@@ -265,11 +265,6 @@ fn repository_and_tag(image: &ImageRef) -> (&str, &str) {
 
 #[async_trait]
 impl SnapshotRuntimePort for DockerRuntime {
-    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let paused = self.connect()?.pause_container(&id.0).await;
-        paused.map_err(|error| errors::container("pause", id, &error))
-    }
-
     async fn unpause(&self, container: &ContainerRef) -> Result<(), RuntimeError> {
         match self.connect()?.unpause_container(&container.0).await {
             Ok(()) => Ok(()),

@@ -26,6 +26,7 @@ use crate::{
     },
     domain::{
         exec::{ExecEvent, ExecSpec, ExitStatus, OutputStream, SpoolLimits},
+        idle::IdleStop,
         ids::ExecId,
         workspace::{Limits, NetworkMode, Observed},
     },
@@ -150,10 +151,12 @@ impl Machine {
                 cpu_millis: 1_500,
                 memory_bytes: 512 << 20,
                 pids: 256,
+                disk_bytes: 0,
             },
             network: NetworkMode::None,
             user: None,
             egress: None,
+            idle_stop: IdleStop::Default,
         };
         change(&mut request);
         let view = self.workspaces.create(request).await.unwrap();
@@ -683,10 +686,12 @@ async fn bad_input_to_create_is_refused_and_leaves_nothing() {
             cpu_millis: 0,
             memory_bytes: 0,
             pids: 0,
+            disk_bytes: 0,
         },
         network: NetworkMode::None,
         user: None,
         egress: None,
+        idle_stop: IdleStop::Default,
     };
     let refused = async |request| machine.workspaces.create(request).await.unwrap_err();
     let error = refused(request("taken")).await;
@@ -743,6 +748,7 @@ async fn serve(
         egress,
         requests,
         machine.tasks.clone(),
+        machine.shutdown.clone(),
     );
     let path = machine.dir.path().join("api.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();

@@ -19,8 +19,8 @@ use crate::{
     },
     ports::{
         runtime::{
-            ContainerId, ContainerPlan, ContainerState, ContainerStatus, EngineInfo, ImageInfo,
-            OverlayVolumes, RuntimeError, RuntimePort,
+            ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerUsage,
+            EngineInfo, ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
         },
         snapshot_runtime::{
             CommittedImage, CopyVolume, HelperPlan, ImageHelperPlan, NewVolume, RootChanges,
@@ -54,6 +54,10 @@ struct State {
     helpers: BTreeMap<String, Option<String>>,
     made: u32,
     starts: u32,
+    /// CPU time that containers say they have used.
+    cpu_ns: u64,
+    /// What every container's root file system uses.
+    root_bytes: u64,
 }
 
 impl MemoryRuntime {
@@ -117,6 +121,11 @@ impl MemoryRuntime {
         self.lock()
             .containers
             .retain(|_, container| container.workspace != *workspace);
+    }
+
+    /// What containers say that their root file systems use, from now on.
+    pub fn set_root_bytes(&self, bytes: u64) {
+        self.lock().root_bytes = bytes;
     }
 
     /// How many containers were started so far.
@@ -265,6 +274,43 @@ impl RuntimePort for MemoryRuntime {
         Ok(())
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let mut state = self.up()?;
+        let container = state.container(id)?;
+        match container.status {
+            ContainerStatus::Running | ContainerStatus::Paused => {
+                container.status = ContainerStatus::Paused;
+                Ok(())
+            }
+            ContainerStatus::Created
+            | ContainerStatus::Restarting
+            | ContainerStatus::Exited
+            | ContainerStatus::Broken => Err(RuntimeError::Refused {
+                action: "pause",
+                subject: id.0.clone(),
+                message: "it does not run".to_owned(),
+            }),
+        }
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Option<ContainerUsage>, RuntimeError> {
+        let mut state = self.up()?;
+        let status = state.container(id)?.status;
+        let runs = matches!(status, ContainerStatus::Running | ContainerStatus::Paused);
+        state.cpu_ns += 1_000_000;
+        Ok(runs.then_some(ContainerUsage {
+            cpu_ns: state.cpu_ns,
+            memory_bytes: 1 << 20,
+            pids: 2,
+        }))
+    }
+
+    async fn root_bytes(&self, id: &ContainerId) -> Result<u64, RuntimeError> {
+        let mut state = self.up()?;
+        state.container(id)?;
+        Ok(state.root_bytes)
+    }
+
     async fn stop(&self, id: &ContainerId, _: u32) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
         let container = state.container(id)?;
@@ -319,11 +365,6 @@ fn committed_of(snapshot: &SnapshotId) -> CommittedImage {
 
 #[async_trait]
 impl SnapshotRuntimePort for MemoryRuntime {
-    async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        self.up()?.container(id)?.status = ContainerStatus::Paused;
-        Ok(())
-    }
-
     async fn unpause(&self, container: &ContainerRef) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
         if let Some(container) = state.containers.get_mut(&container.0)

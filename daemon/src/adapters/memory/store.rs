@@ -44,6 +44,7 @@ struct State {
     operations: BTreeMap<OperationId, Operation>,
     workspace_events: BTreeMap<u64, WorkspaceEvent>,
     tree_copies: BTreeMap<VolumeRef, TreeCopy>,
+    last_uses: BTreeMap<WorkspaceId, i64>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -115,7 +116,9 @@ impl StorePort for MemoryStore {
     }
 
     async fn remove_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.writable()?.workspaces.remove(id);
+        let mut state = self.writable()?;
+        state.workspaces.remove(id);
+        state.last_uses.remove(id);
         Ok(())
     }
 
@@ -300,6 +303,17 @@ impl StorePort for MemoryStore {
     async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError> {
         self.writable()?.tree_copies.remove(volume);
         Ok(())
+    }
+
+    async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError> {
+        self.writable()?.last_uses.extend(uses.iter().cloned());
+        Ok(())
+    }
+
+    async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError> {
+        let state = self.lock();
+        let uses = state.last_uses.iter();
+        Ok(uses.map(|(id, at_ms)| (id.clone(), *at_ms)).collect())
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

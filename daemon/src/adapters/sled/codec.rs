@@ -78,6 +78,7 @@ pub(super) mod key {
     pub(in super::super) const OPERATIONS: &[u8] = b"o/";
     pub(in super::super) const WORKSPACE_EVENTS: &[u8] = b"e/";
     pub(in super::super) const TREE_COPIES: &[u8] = b"c/";
+    pub(in super::super) const LAST_USES: &[u8] = b"u/";
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
         format!("w/{id}").into_bytes()
@@ -125,6 +126,11 @@ pub(super) mod key {
 
     pub(in super::super) fn tree_copy(volume: &VolumeRef) -> Vec<u8> {
         format!("c/{}", volume.0).into_bytes()
+    }
+
+    /// Holds the id and the time.
+    pub(in super::super) fn last_use(id: &WorkspaceId) -> Vec<u8> {
+        format!("u/{id}").into_bytes()
     }
 
     /// A repository may have any name, so its length ends it.

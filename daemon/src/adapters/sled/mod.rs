@@ -227,11 +227,13 @@ fn closed() -> StoreError {
 #[async_trait]
 impl StorePort for SledStore {
     async fn add_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
-        self.write(Write::AddWorkspace(workspace.clone())).await
+        self.write(Write::AddWorkspace(workspace.clone().into()))
+            .await
     }
 
     async fn update_workspace(&self, workspace: &Workspace) -> Result<(), StoreError> {
-        self.write(Write::UpdateWorkspace(workspace.clone())).await
+        self.write(Write::UpdateWorkspace(workspace.clone().into()))
+            .await
     }
 
     async fn remove_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError> {
@@ -426,6 +428,15 @@ impl StorePort for SledStore {
 
     async fn remove_tree_copy(&self, volume: &VolumeRef) -> Result<(), StoreError> {
         self.write(Write::RemoveTreeCopy(volume.clone())).await
+    }
+
+    async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError> {
+        self.write(Write::PutLastUses(uses.to_vec())).await
+    }
+
+    async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError> {
+        self.read_all("read when workspaces were used", key::LAST_USES)
+            .await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -69,8 +69,8 @@ pub(super) struct Append {
 
 /// A change of the records, all or nothing.
 pub(super) enum Write {
-    AddWorkspace(Workspace),
-    UpdateWorkspace(Workspace),
+    AddWorkspace(Box<Workspace>),
+    UpdateWorkspace(Box<Workspace>),
     RemoveWorkspace(WorkspaceId),
     PutArtifact(Artifact),
     PutPullRequest(String, PullRequest),
@@ -82,6 +82,7 @@ pub(super) enum Write {
     PutWorkspaceEvents(Vec<WorkspaceEvent>, Vec<u64>),
     PutTreeCopy(TreeCopy),
     RemoveTreeCopy(VolumeRef),
+    PutLastUses(Vec<(WorkspaceId, i64)>),
     PutRequest(RequestId, RequestRecord),
     /// By key.
     ForgetRequests(Vec<Vec<u8>>),
@@ -102,6 +103,7 @@ impl Write {
             // One is far below the size of a record.
             Self::PutWorkspaceEvents(new, _) => new.len() * RECORD / 4,
             Self::PutTreeCopy(copy) => copy.tree.listing.len() * HASH_AS_TEXT,
+            Self::PutLastUses(uses) => uses.len() * RECORD / 16,
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
@@ -359,6 +361,11 @@ impl Writer {
             }
             Write::PutTreeCopy(copy) => vec![(key::tree_copy(&copy.volume), Some(encode(&copy)))],
             Write::RemoveTreeCopy(volume) => vec![(key::tree_copy(&volume), None)],
+            Write::PutLastUses(uses) => {
+                let uses = uses.into_iter();
+                uses.map(|used| (key::last_use(&used.0), Some(encode(&used))))
+                    .collect()
+            }
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }
@@ -404,7 +411,7 @@ fn update_workspace(tree: &sled::Tree, workspace: &Workspace) -> Result<Changes,
 }
 
 fn remove_workspace(tree: &sled::Tree, id: &WorkspaceId) -> Result<Changes, ApplyError> {
-    let mut changes = vec![(key::workspace(id), None)];
+    let mut changes = vec![(key::workspace(id), None), (key::last_use(id), None)];
     changes.extend(freed_name(tree, id, &[])?);
     Ok(changes)
 }
@@ -466,11 +473,15 @@ mod tests {
             writer.commit(vec![(write, ack)]);
             outcome.try_recv().unwrap()
         };
-        send(&mut writer, Write::AddWorkspace(workspace(1, "before"))).unwrap();
+        send(
+            &mut writer,
+            Write::AddWorkspace(workspace(1, "before").into()),
+        )
+        .unwrap();
 
         // Applied and even on disk, but not acknowledged when sled breaks.
-        let renamed = Write::UpdateWorkspace(workspace(1, "after"));
-        for write in [renamed, Write::AddWorkspace(workspace(2, "second"))] {
+        let renamed = Write::UpdateWorkspace(workspace(1, "after").into());
+        for write in [renamed, Write::AddWorkspace(workspace(2, "second").into())] {
             let applied = writer.guarded(|writer, database| writer.apply(database, write));
             assert!(applied.is_ok());
         }
@@ -491,8 +502,11 @@ mod tests {
         assert_eq!(outcome.try_recv().unwrap(), Ok(()));
         assert!(writer.broken.is_some());
 
-        send(&mut writer, Write::AddWorkspace(workspace(3, "third")))
-            .expect("the store is opened again");
+        send(
+            &mut writer,
+            Write::AddWorkspace(workspace(3, "third").into()),
+        )
+        .expect("the store is opened again");
         writer
             .guarded::<_, sled::Error>(|_, database| {
                 let name = |name: &str| key::workspace_name(&name.parse().unwrap());

@@ -1,10 +1,12 @@
 //! gRPC: one file per service of `compy.v1`, and what they share.
 
+pub mod activity;
 pub mod artifact;
 pub mod convert;
 pub mod requests;
 pub mod server;
 pub mod session;
+mod shutdown;
 pub mod snapshot;
 pub mod status;
 pub mod system;

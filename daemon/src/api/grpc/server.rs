@@ -6,6 +6,7 @@ use compyd_proto::{
     FILE_DESCRIPTOR_SET,
     link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES},
     v1::{
+        activity_service_server::ActivityServiceServer,
         artifact_service_server::ArtifactServiceServer,
         session_service_server::SessionServiceServer,
         snapshot_service_server::SnapshotServiceServer, system_service_server::SystemServiceServer,
@@ -24,8 +25,8 @@ use tonic::{
 };
 
 use super::{
-    artifact::ArtifactApi, session::SessionApi, snapshot::SnapshotApi, system::SystemApi,
-    workspace::WorkspaceApi,
+    activity::ActivityApi, artifact::ArtifactApi, session::SessionApi, snapshot::SnapshotApi,
+    system::SystemApi, workspace::WorkspaceApi,
 };
 
 /// Bytes of a stream that a client may leave unread: clients copy archives and
@@ -37,6 +38,8 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 pub struct Services {
     /// The daemon itself.
     pub system: SystemApi,
+    /// What workspaces are doing and what happened to them.
+    pub activity: ActivityApi,
     /// What sessions leave behind.
     pub artifact: ArtifactApi,
     /// Workspaces and what is done in them.
@@ -62,6 +65,11 @@ impl Services {
             .add_service(tonic_health::pb::health_server::HealthServer::new(health))
             .add_service(
                 SystemServiceServer::new(self.system)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                ActivityServiceServer::new(self.activity)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )

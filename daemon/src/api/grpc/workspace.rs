@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert::workspace as convert,
     requests::{Begun, Requests},
+    shutdown::until,
     status::{invalid, invalid_id},
 };
 use crate::{
@@ -25,7 +26,9 @@ use crate::{
         ids::{ExecId, WorkspaceId},
     },
     service::egress::Egress,
-    service::workspaces::{AddRepository, Follow, RepositoryOrigin, Workspaces, WorkspacesError},
+    service::workspaces::{
+        AddRepository, Follow, OverLimit, RepositoryOrigin, Workspaces, WorkspacesError,
+    },
 };
 
 type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -37,23 +40,27 @@ pub struct WorkspaceApi {
     egress: Egress,
     requests: Requests,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl WorkspaceApi {
     /// Answers with `workspaces` and their `egress`; what feeds a command's
-    /// input and what carries a forwarded port runs on `tasks`.
+    /// input and what carries a forwarded port runs on `tasks`. What has no end
+    /// of its own ends with `stop`.
     #[must_use]
     pub fn new(
         workspaces: Workspaces,
         egress: Egress,
         requests: Requests,
         tasks: TaskTracker,
+        stop: CancellationToken,
     ) -> Self {
         Self {
             workspaces,
             egress,
             requests,
             tasks,
+            stop,
         }
     }
 
@@ -160,6 +167,67 @@ impl WorkspaceService for WorkspaceApi {
         answer.await.map(Response::new)
     }
 
+    async fn pause_workspace(
+        &self,
+        request: Request<wire::PauseWorkspaceRequest>,
+    ) -> Result<Response<wire::PauseWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.pause(&id).await.map_err(refused)?;
+            Ok(wire::PauseWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "PauseWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn resume_workspace(
+        &self,
+        request: Request<wire::ResumeWorkspaceRequest>,
+    ) -> Result<Response<wire::ResumeWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.resume(&id).await.map_err(refused)?;
+            Ok(wire::ResumeWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "ResumeWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
+    async fn update_workspace(
+        &self,
+        request: Request<wire::UpdateWorkspaceRequest>,
+    ) -> Result<Response<wire::UpdateWorkspaceResponse>, Status> {
+        let request = request.into_inner();
+        let id = self.resolve(&request.workspace)?;
+        let update = convert::update(&request)?;
+        let workspaces = self.workspaces.clone();
+        let work = move || async move {
+            let view = workspaces.update(&id, update).await.map_err(refused)?;
+            Ok(wire::UpdateWorkspaceResponse {
+                workspace: Some(convert::view(&view)),
+            })
+        };
+        let method = "UpdateWorkspace";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
     async fn delete_workspace(
         &self,
         request: Request<wire::DeleteWorkspaceRequest>,
@@ -218,6 +286,9 @@ impl WorkspaceService for WorkspaceApi {
         };
         let workspaces = self.workspaces.clone();
         let work = move || async move {
+            let admitted = workspaces.admit(&id, None, OverLimit::Refused).await;
+            admitted.map_err(refused)?;
+            let _in_use = workspaces.use_of(&id);
             let added = workspaces.add_repository(&id, add).await.map_err(refused)?;
             Ok(wire::AddRepositoryResponse {
                 repository: Some(convert::repository(&added.repository)),
@@ -237,8 +308,14 @@ impl WorkspaceService for WorkspaceApi {
     ) -> Result<Response<Self::ExecStream>, Status> {
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|message| message.part);
+        let mut over_limit = OverLimit::Refused;
         let (name_or_id, follow) = match first {
-            Some(ExecPart::Start(start)) => (start.workspace.clone(), convert::exec_start(start)?),
+            Some(ExecPart::Start(start)) => {
+                if start.over_limit {
+                    over_limit = OverLimit::Allowed;
+                }
+                (start.workspace.clone(), convert::exec_start(start)?)
+            }
             Some(ExecPart::Attach(attach)) => {
                 let follow = convert::exec_attach(&attach)?;
                 (attach.workspace, follow)
@@ -251,6 +328,10 @@ impl WorkspaceService for WorkspaceApi {
         let exec = match &follow {
             Follow::Run(exec, _) | Follow::Attach(exec, ..) => exec.clone(),
         };
+        if let Follow::Run(..) = &follow {
+            let admitted = self.workspaces.admit(&workspace, Some(&exec), over_limit);
+            admitted.await.map_err(refused)?;
+        }
         let events = self.workspaces.follow(&workspace, follow).await;
         let mut events = events.map_err(refused)?;
         // There is a command once it is attached to: what feeds it must not
@@ -307,7 +388,7 @@ impl WorkspaceService for WorkspaceApi {
             }
             Poll::Ready(event.map(|event| event.map(convert::exec_event).map_err(refused)))
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(until(&self.stop, answers)))
     }
 
     async fn get_exec(
@@ -370,6 +451,8 @@ impl WorkspaceService for WorkspaceApi {
         // The agent keeps a receipt under the request's id: that is what makes
         // a repeated upload harmless.
         let step = convert::step_id(&start.request_id)?;
+        let admitted = self.workspaces.admit(&id, None, OverLimit::Refused);
+        admitted.await.map_err(refused)?;
         let agent = self.workspaces.agent(&id).await.map_err(refused)?;
         let archive = stream::unfold(parts, |mut parts| async move {
             match parts.message().await {
@@ -382,6 +465,7 @@ impl WorkspaceService for WorkspaceApi {
             }
         })
         .boxed();
+        let _in_use = self.workspaces.use_of(&id);
         let uploaded = agent.upload(&start.directory, Some(&step), archive).await;
         let uploaded = uploaded.map_err(refused)?;
         Ok(Response::new(wire::UploadResponse {
@@ -399,9 +483,13 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let id = self.resolve(&request.workspace)?;
         let agent = self.workspaces.agent(&id).await.map_err(refused)?;
-        let pieces = agent.download(&request.path).map(|piece| match piece {
-            Ok(data) => Ok(wire::DownloadResponse { data }),
-            Err(error) => Err(refused(error)),
+        let in_use = self.workspaces.use_of(&id);
+        let pieces = agent.download(&request.path).map(move |piece| {
+            let _in_use = &in_use;
+            match piece {
+                Ok(data) => Ok(wire::DownloadResponse { data }),
+                Err(error) => Err(refused(error)),
+            }
         });
         Ok(Response::new(Box::pin(pieces)))
     }
@@ -444,10 +532,13 @@ impl WorkspaceService for WorkspaceApi {
         let port = convert::port(start.port)?;
         let mut inside = self.workspaces.dial(&id, port).await.map_err(refused)?;
         let (mut client, outgoing) = Pipe::new(parts);
-        // On cancel: dropped, which cuts both. On error: either side has
-        // closed, which closes the other.
+        let (in_use, stop) = (self.workspaces.use_of(&id), self.stop.clone());
+        // On cancel: dropped, which cuts both; a shutdown does not wait for it.
+        // On error: either side has closed, which closes the other.
         self.tasks.spawn(async move {
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut inside).await;
+            let _in_use = in_use;
+            let carried = tokio::io::copy_bidirectional(&mut client, &mut inside);
+            stop.run_until_cancelled(carried).await
         });
         let stands = wire::PortForwardResponse::new(Bytes::new(), false);
         let pieces = stream::once(async { stands }).chain(ReceiverStream::new(outgoing));

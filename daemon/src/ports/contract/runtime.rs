@@ -26,6 +26,7 @@ pub fn plan(image: &str, link_dir: &Path) -> ContainerPlan {
                 cpu_millis: 500,
                 memory_bytes: 128 << 20,
                 pids: 64,
+                disk_bytes: 0,
             },
             network: NetworkMode::None,
             user: None,
@@ -67,6 +68,8 @@ async fn absent_things(runtime: &dyn RuntimePort, plan: &ContainerPlan) {
     let nobody = ContainerId("0".repeat(64));
     let missing = RuntimeError::ContainerMissing(nobody.0.clone());
     assert_eq!(runtime.start(&nobody).await, Err(missing.clone()));
+    assert_eq!(runtime.pause(&nobody).await, Err(missing.clone()));
+    assert_eq!(runtime.usage(&nobody).await, Err(missing.clone()));
     assert_eq!(runtime.stop(&nobody, 1).await, Err(missing));
     assert_eq!(runtime.remove(&nobody).await, Ok(()));
     assert_eq!(runtime.remove_volumes(&plan.workspace).await, Ok(()));
@@ -90,6 +93,23 @@ async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &Contain
     assert_eq!(seen.status, ContainerStatus::Running);
     assert_ne!(seen.pid, 0);
 
+    let used = runtime.usage(&id).await.unwrap().expect("it has processes");
+    assert!(used.pids > 0 && used.memory_bytes > 0, "{used:?}");
+    runtime.root_bytes(&id).await.unwrap();
+    runtime.pause(&id).await.unwrap();
+    runtime.pause(&id).await.unwrap();
+    let seen = runtime.find(&first.workspace).await.unwrap().unwrap();
+    assert_eq!(seen.status, ContainerStatus::Paused);
+    let frozen = runtime
+        .usage(&id)
+        .await
+        .unwrap()
+        .expect("it keeps its memory");
+    assert!(frozen.cpu_ns >= used.cpu_ns, "{frozen:?} after {used:?}");
+    runtime.start(&id).await.unwrap();
+    let seen = runtime.find(&first.workspace).await.unwrap().unwrap();
+    assert_eq!(seen.status, ContainerStatus::Running);
+
     let mut listed: Vec<_> = runtime.list().await.unwrap();
     listed.retain(|state| [&first.workspace, &second.workspace].contains(&&state.workspace));
     assert_eq!(listed.len(), 2);
@@ -98,6 +118,7 @@ async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &Contain
     runtime.stop(&id, 2).await.unwrap();
     let seen = runtime.find(&first.workspace).await.unwrap().unwrap();
     assert_eq!((seen.status, seen.pid), (ContainerStatus::Exited, 0));
+    assert_eq!(runtime.usage(&id).await, Ok(None));
     runtime.start(&id).await.unwrap();
 
     runtime.remove(&id).await.unwrap();

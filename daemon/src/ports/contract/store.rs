@@ -10,6 +10,7 @@ use crate::{
         artifact::{Artifact, ArtifactKind},
         egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
+        idle::IdleStop,
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
@@ -41,6 +42,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     operations(&*store).await;
     workspace_events(&*store).await;
     tree_copies(&*store).await;
+    last_uses(&*store).await;
     requests(&*store).await;
 }
 
@@ -57,6 +59,7 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
                 cpu_millis: 2_000,
                 memory_bytes: 4 << 30,
                 pids: 4_096,
+                disk_bytes: 0,
             },
             network: NetworkMode::None,
             user: None,
@@ -68,6 +71,8 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
         generation: Generation::FIRST,
         base: None,
         snapshot: None,
+        idle_stop: IdleStop::default(),
+        stop_cause: None,
     }
 }
 
@@ -451,6 +456,22 @@ async fn tree_copies(store: &dyn StorePort) {
         .await
         .expect("removing an unknown one is accepted");
     assert_eq!(store.tree_copies().await, Ok(vec![used_again]));
+}
+
+async fn last_uses(store: &dyn StorePort) {
+    assert_eq!(store.last_uses().await, Ok(Vec::new()));
+    let (api, web) = (workspace(71, "used-api"), workspace(72, "used-web"));
+    for known in [&api, &web] {
+        store.add_workspace(known).await.unwrap();
+    }
+    let uses = [(api.id.clone(), 5), (web.id.clone(), 6)];
+    store.put_last_uses(&uses).await.unwrap();
+    store.put_last_uses(&[(api.id.clone(), 7)]).await.unwrap();
+    let expected = vec![(api.id.clone(), 7), (web.id.clone(), 6)];
+    assert_eq!(store.last_uses().await, Ok(expected));
+    store.remove_workspace(&api.id).await.unwrap();
+    assert_eq!(store.last_uses().await, Ok(vec![(web.id.clone(), 6)]));
+    store.remove_workspace(&web.id).await.unwrap();
 }
 
 async fn requests(store: &dyn StorePort) {

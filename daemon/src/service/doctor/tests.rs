@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     adapters::memory::ManualClock,
     domain::ids::WorkspaceId,
-    ports::runtime::{ContainerId, ContainerPlan, ContainerState},
+    ports::runtime::{ContainerId, ContainerPlan, ContainerState, ContainerUsage},
 };
 
 /// An engine that answers questions about itself and nothing else.
@@ -34,6 +34,15 @@ impl RuntimePort for QuietEngine {
         panic!("a doctor only looks")
     }
     async fn stop(&self, _id: &ContainerId, _grace_seconds: u32) -> Result<(), RuntimeError> {
+        panic!("a doctor only looks")
+    }
+    async fn pause(&self, _id: &ContainerId) -> Result<(), RuntimeError> {
+        panic!("a doctor only looks")
+    }
+    async fn usage(&self, _id: &ContainerId) -> Result<Option<ContainerUsage>, RuntimeError> {
+        panic!("a doctor only looks")
+    }
+    async fn root_bytes(&self, _id: &ContainerId) -> Result<u64, RuntimeError> {
         panic!("a doctor only looks")
     }
     async fn remove(&self, _id: &ContainerId) -> Result<(), RuntimeError> {

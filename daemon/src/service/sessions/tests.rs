@@ -1102,6 +1102,12 @@ impl StorePort for MortalStore {
         Ok(())
     }
 
+    async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError> {
+        self.inner.put_last_uses(uses).await
+    }
+    async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError> {
+        self.inner.last_uses().await
+    }
     async fn put_workspace_events(
         &self,
         new: &[WorkspaceEvent],

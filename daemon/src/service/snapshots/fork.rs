@@ -6,6 +6,7 @@ use super::{Snapshots, SnapshotsError, copies};
 use crate::{
     domain::{
         egress::Policy,
+        idle::IdleStop,
         ids::{SnapshotId, WorkspaceId, WorkspaceName},
         snapshot::{
             Snapshot, SnapshotReason,
@@ -74,6 +75,8 @@ impl Snapshots {
             generation: Generation::FIRST,
             base: Some(ImageRef::of(&snapshot)),
             snapshot: Some(snapshot),
+            idle_stop: IdleStop::default(),
+            stop_cause: None,
         };
         let _held = self.inner.workspaces.hold(&record.id).await;
         self.fork_held(record, &manifest).await

@@ -229,7 +229,8 @@ impl Snapshots {
         };
         self.advance(operation, taking.progress(pausing)).await?;
         let begun = Instant::now();
-        self.inner.runtime.pause(&taking.container.id).await?;
+        let runtime = self.inner.workspaces.runtime();
+        runtime.pause(&taking.container.id).await?;
         let changes = async {
             let mut now = BTreeMap::new();
             for (volume, before) in &seen {

@@ -35,6 +35,21 @@ pub enum WorkspacesError {
     /// It is stopped, and what was asked does not start it.
     #[error("workspace {0} was stopped")]
     Stopped(WorkspaceName),
+    /// A person paused it, and use does not undo that.
+    #[error("workspace {0} is paused")]
+    Paused(WorkspaceName),
+    /// Its files are above its disk limit.
+    #[error(
+        "workspace {name} is over its disk limit: its files use {used_bytes} of {limit_bytes} bytes"
+    )]
+    DiskLimit {
+        /// The workspace.
+        name: WorkspaceName,
+        /// Bytes in use.
+        used_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// The engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 
-use super::{Workspaces, WorkspacesError};
+use super::{UseGuard, Workspaces, WorkspacesError};
 use crate::{
     domain::{
         exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, OutputStream, Reading},
@@ -45,6 +45,7 @@ impl Workspaces {
         what: Follow,
     ) -> Result<BoxStream<'static, Result<ExecEvent, WorkspacesError>>, WorkspacesError> {
         let agent = self.agent(id).await?;
+        let in_use = self.use_of(id);
         let (exec, offsets, reading) = match &what {
             Follow::Run(exec, _) => (exec.clone(), OutputOffsets::default(), Reading::Follow),
             Follow::Attach(exec, offsets, reading) => (exec.clone(), *offsets, *reading),
@@ -59,6 +60,7 @@ impl Workspaces {
             reading,
             attached: false,
             events,
+            _in_use: in_use,
         };
         Ok(futures_util::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
@@ -86,7 +88,7 @@ impl Workspaces {
     }
 
     /// The agent of a workspace that should run, after its link was lost. Never
-    /// starts one that a person stopped.
+    /// starts one that a person stopped; waits while one is paused.
     ///
     /// # Errors
     /// [`WorkspacesError::Stopped`], or no link in time.
@@ -94,15 +96,20 @@ impl Workspaces {
         &self,
         id: &WorkspaceId,
     ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
-        let workspace = self.record(id)?;
-        match workspace.desired {
-            Desired::Running => {}
-            Desired::Stopped => {
-                return Err(WorkspacesError::Stopped(workspace.definition.name.clone()));
+        let mut changes = self.inner.index.changes();
+        loop {
+            changes.mark_unchanged();
+            let workspace = self.record(id)?;
+            let name = workspace.definition.name.clone();
+            match workspace.desired {
+                Desired::Running => break,
+                // Whoever follows a command that is frozen waits with it.
+                Desired::Paused => {}
+                Desired::Stopped => return Err(WorkspacesError::Stopped(name)),
+                Desired::Deleted => return Err(WorkspacesError::Deleting(name)),
             }
-            Desired::Deleted => {
-                return Err(WorkspacesError::Deleting(workspace.definition.name.clone()));
-            }
+            // The index lives as long as this service.
+            let _ = changes.changed().await;
         }
         Ok(self.inner.links.connected(id, RELINK_TIMEOUT).await?)
     }
@@ -126,6 +133,8 @@ struct Reader {
     /// Whether the reader has been told of the command.
     attached: bool,
     events: Events,
+    /// Whoever follows a command uses its workspace.
+    _in_use: UseGuard,
 }
 
 impl Reader {

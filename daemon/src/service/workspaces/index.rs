@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use tokio::sync::watch;
+
 use crate::domain::{
     ids::{WorkspaceId, WorkspaceName},
     workspace::Workspace,
@@ -16,6 +18,8 @@ use crate::domain::{
 pub(super) struct Index {
     /// Held for a look-up or an exchange, never over an await.
     maps: RwLock<Maps>,
+    /// Counts the changes.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -28,11 +32,17 @@ impl Index {
     pub(super) fn new(workspaces: Vec<Workspace>) -> Self {
         let index = Self {
             maps: RwLock::default(),
+            changes: watch::Sender::new(0),
         };
         for workspace in workspaces {
             index.put(workspace);
         }
         index
+    }
+
+    /// Tells of every change.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     pub(super) fn get(&self, id: &WorkspaceId) -> Option<Arc<Workspace>> {
@@ -65,6 +75,8 @@ impl Index {
         let (id, name) = (&workspace.id, &workspace.definition.name);
         maps.by_name.insert(name.clone(), id.clone());
         maps.by_id.insert(id.clone(), workspace.clone());
+        drop(maps);
+        self.changes.send_modify(|changes| *changes += 1);
         workspace
     }
 
@@ -73,5 +85,7 @@ impl Index {
         if let Some(workspace) = maps.by_id.remove(id) {
             maps.by_name.remove(&workspace.definition.name);
         }
+        drop(maps);
+        self.changes.send_modify(|changes| *changes += 1);
     }
 }

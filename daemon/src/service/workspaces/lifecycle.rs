@@ -6,11 +6,13 @@ use tokio::time::Instant;
 
 use super::{
     CreateWorkspace, Workspaces, WorkspacesError,
+    activity::Door,
     view::{Link, WorkspaceView},
 };
 use crate::{
     domain::{
         egress::Policy,
+        idle::IdleStop,
         ids::WorkspaceId,
         snapshot::journal::Generation,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
@@ -68,7 +70,9 @@ impl Workspaces {
             user: request.user,
             purpose: Purpose::Project,
         };
-        let workspace = self.create_from(request.id, definition, egress).await?;
+        let workspace = self
+            .create_from(request.id, definition, egress, request.idle_stop)
+            .await?;
         self.view(workspace).await
     }
 
@@ -83,6 +87,11 @@ impl Workspaces {
                 given.memory_bytes
             },
             pids: or(given.pids, defaults.pids),
+            disk_bytes: if given.disk_bytes == 0 {
+                defaults.disk_bytes
+            } else {
+                given.disk_bytes
+            },
         }
     }
 
@@ -91,6 +100,7 @@ impl Workspaces {
         id: WorkspaceId,
         definition: WorkspaceDefinition,
         egress: Policy,
+        idle_stop: IdleStop,
     ) -> Result<Arc<Workspace>, WorkspacesError> {
         if self.inner.index.get(&id).is_some() {
             tracing::info!(workspace_id = %id, "going on with a workspace that was begun");
@@ -115,6 +125,8 @@ impl Workspaces {
             generation: Generation::FIRST,
             base: None,
             snapshot: None,
+            idle_stop,
+            stop_cause: None,
         };
         let lock = self.lock_of(&workspace.id);
         let _held = lock.lock().await;
@@ -123,6 +135,7 @@ impl Workspaces {
             other => other?,
         }
         let workspace = self.inner.index.put(workspace);
+        self.inner.activity.touch(&workspace.id);
         tracing::info!(workspace_id = %workspace.id, %name, "creating workspace");
         match self.bring_up(&workspace).await {
             Ok(_) => {
@@ -160,7 +173,7 @@ impl Workspaces {
     pub async fn stop(&self, id: &WorkspaceId) -> Result<WorkspaceView, WorkspacesError> {
         let lock = self.lock_of(id);
         let _held = lock.lock().await;
-        let workspace = self.desire(id, Desired::Stopped).await?;
+        let workspace = self.desire_stopped(id, StopCause::Request).await?;
         if self.settle_stopped(&workspace).await? == Found::Up {
             let what = Happening::Stopped {
                 cause: StopCause::Request,
@@ -252,6 +265,8 @@ impl Workspaces {
         self.inner.links.remove(id).await?;
         self.inner.store.remove_workspace(id).await?;
         self.inner.index.remove(id);
+        self.inner.activity.forget(id);
+        self.inner.disks.forget(id);
         self.forget_lock(id);
         self.inner.gone.notify_one();
         tracing::info!(workspace_id = %id, name = %workspace.definition.name, "workspace deleted");
@@ -287,10 +302,12 @@ impl Workspaces {
         workspace: Arc<Workspace>,
     ) -> Result<WorkspaceView, WorkspacesError> {
         let link = self.link(&workspace.id);
-        Ok(match self.inner.runtime.find(&workspace.id).await {
+        let mut view = match self.inner.runtime.find(&workspace.id).await {
             Ok(container) => WorkspaceView::new(workspace, container, link),
             Err(error) => WorkspaceView::blind(workspace, &error),
-        })
+        };
+        self.add_disk_reason(&mut view);
+        Ok(view)
     }
 
     fn link(&self, id: &WorkspaceId) -> Link {
@@ -312,7 +329,9 @@ impl Workspaces {
                         .position(|container| container.workspace == workspace.id)
                         .map(|at| containers.swap_remove(at));
                     let link = self.link(&workspace.id);
-                    WorkspaceView::new(workspace, own, link)
+                    let mut view = WorkspaceView::new(workspace, own, link);
+                    self.add_disk_reason(&mut view);
+                    view
                 })
                 .collect(),
             Err(error) => workspaces
@@ -331,6 +350,7 @@ impl Workspaces {
     pub async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
         let workspace = self.record(id)?;
         if workspace.desired == Desired::Running
+            && self.inner.activity.touch(id) == Door::Open
             && let Some(agent) = self.inner.links.current(id)
         {
             return Ok(agent);
@@ -350,7 +370,11 @@ impl Workspaces {
         let work = self.inner.tasks.spawn(async move {
             let lock = service.lock_of(&id);
             let _held = lock.lock().await;
+            if cause == StartCause::Use {
+                service.refuse_paused(&id).await?;
+            }
             let workspace = service.desire(&id, Desired::Running).await?;
+            service.inner.activity.touch(&id);
             let agent = service.bring_up_for(&workspace, cause).await?;
             service.find_first_repositories(&id, &*agent).await;
             Ok(agent)
@@ -361,7 +385,7 @@ impl Workspaces {
 
     /// Writes down what a workspace should be doing, unless it is being
     /// deleted; the caller holds its lock.
-    async fn desire(
+    pub(super) async fn desire(
         &self,
         id: &WorkspaceId,
         desired: Desired,
@@ -379,6 +403,23 @@ impl Workspaces {
         self.save(workspace).await
     }
 
+    /// As [`desire`](Self::desire), with the reason that people are shown. The
+    /// reason of one that is stopped already stays.
+    pub(super) async fn desire_stopped(
+        &self,
+        id: &WorkspaceId,
+        cause: StopCause,
+    ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let workspace = self.living(id)?;
+        if workspace.desired == Desired::Stopped {
+            return Ok(workspace);
+        }
+        let mut workspace = Workspace::clone(&workspace);
+        workspace.desired = Desired::Stopped;
+        workspace.stop_cause = Some(cause);
+        self.save(workspace).await
+    }
+
     /// The same as [`bring_up`](Self::bring_up), and records what it took.
     pub(super) async fn bring_up_for(
         &self,
@@ -386,19 +427,7 @@ impl Workspaces {
         cause: StartCause,
     ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
         let (agent, took) = self.bring_up(workspace).await?;
-        match took {
-            Took::Nothing => {}
-            Took::Start => {
-                let what = Happening::Started { cause };
-                self.inner.events.record(workspace, what).await;
-            }
-            Took::Unpause => {
-                self.inner
-                    .events
-                    .record(workspace, Happening::Resumed)
-                    .await
-            }
-        }
+        self.record_start(workspace, took, cause).await;
         Ok(agent)
     }
 

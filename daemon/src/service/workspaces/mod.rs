@@ -18,19 +18,24 @@
 //!
 //! This service knows ports only: no engine, no wire, no store by name.
 
+mod activity;
 mod checkout;
+mod disk;
 mod egress;
 mod error;
 mod exec;
 mod git_login;
 mod git_source;
+mod idle;
 mod index;
 mod lifecycle;
+mod pause;
 mod port;
 mod reconcile;
 mod repositories;
 mod snapshots;
 mod view;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -46,17 +51,25 @@ use async_trait::async_trait;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 
+pub(in crate::service) use self::idle::Idling;
+use self::{
+    activity::Activity, disk::Disks, git_source::GitSource, index::Index, repositories::Adding,
+};
 pub use self::{
+    activity::UseGuard,
+    disk::OverLimit,
     error::WorkspacesError,
     exec::Follow,
     git_source::{GitSourceError, GitSourceOptions},
+    idle::UpdateWorkspace,
     repositories::{AddRepository, AddedRepository, RepositoryOrigin},
     view::WorkspaceView,
+    watch::Change,
 };
-use self::{git_source::GitSource, index::Index, repositories::Adding};
 use crate::{
     domain::{
         egress::Policy,
+        idle::IdleStop,
         ids::{SessionId, WorkspaceId, WorkspaceName},
         workspace::{Limits, NetworkMode, Workspace},
     },
@@ -81,6 +94,9 @@ pub struct WorkspacesOptions {
     pub extra_ca_file: Option<PathBuf>,
     /// What a workspace without a network may reach that says nothing.
     pub default_egress: Policy,
+    /// After how long without use one is stopped that says nothing; `None`
+    /// means never.
+    pub idle_stop: Option<Duration>,
     /// How repositories are fetched.
     pub git: GitSourceOptions,
     /// How often desire and engine are compared when nothing happens.
@@ -99,9 +115,11 @@ impl Default for WorkspacesOptions {
                 cpu_millis: 2_000,
                 memory_bytes: 4 << 30,
                 pids: 4_096,
+                disk_bytes: 0,
             },
             extra_ca_file: None,
             default_egress: Policy::None,
+            idle_stop: None,
             git: GitSourceOptions::default(),
             reconcile_every: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
@@ -156,6 +174,8 @@ pub struct CreateWorkspace {
     pub user: Option<String>,
     /// What it may reach; `None` means the default.
     pub egress: Option<Policy>,
+    /// When it is stopped because nobody uses it.
+    pub idle_stop: IdleStop,
 }
 
 /// The service; a cheap handle.
@@ -173,6 +193,8 @@ struct Inner {
     tasks: TaskTracker,
     git: GitSource,
     index: Index,
+    activity: Activity,
+    disks: Disks,
     events: Events,
     users: OnceLock<Arc<dyn WorkspaceUsers>>,
     /// One lock a workspace, made at first use; whoever changes a container
@@ -211,6 +233,8 @@ impl Workspaces {
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
         let index = Index::new(ports.store.workspaces().await?);
+        let last_uses = ports.store.last_uses().await?;
+        let activity = Activity::new(ports.clock.clone(), last_uses);
         let events = Events::open(ports.store.clone(), ports.clock.clone()).await?;
         let git = GitSource::new(options.git.clone());
         Ok(Self {
@@ -223,6 +247,8 @@ impl Workspaces {
                 tasks,
                 git,
                 index,
+                activity,
+                disks: Disks::default(),
                 events,
                 users: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{AddRepository, RepositoryOrigin, Workspaces, WorkspacesError};
 use crate::{
     domain::{
+        idle::IdleStop,
         ids::{RepositoryName, WorkspaceId},
         workspace::{Purpose, Workspace},
     },
@@ -115,7 +116,7 @@ impl Workspaces {
                     .map_err(|error| WorkspacesError::Dropped(format!("{error}")))?;
                 definition.purpose = Purpose::Checks;
                 let id = WorkspaceId::from_uuid(Uuid::now_v7());
-                self.create_from(id, definition, like.egress.clone())
+                self.create_from(id, definition, like.egress.clone(), IdleStop::Never)
                     .await?
             }
         };
@@ -147,6 +148,8 @@ fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
         | WorkspacesError::Limit(_)
         | WorkspacesError::Busy { .. }
         | WorkspacesError::Stopped(_)
+        | WorkspacesError::Paused(_)
+        | WorkspacesError::DiskLimit { .. }
         | WorkspacesError::Runtime(_)
         | WorkspacesError::ContainerEnded { .. }
         | WorkspacesError::AgentSilent { .. }

@@ -6,6 +6,8 @@
 //! | running | created, ended | starting it |
 //! | running | none, broken | nothing: it is made again at the next start, and says so |
 //! | stopped | running | stopping it |
+//! | paused | running | pausing it |
+//! | paused | created, ended | stopping it for good: what was frozen has ended |
 //! | deleted | any or none | removing what is left |
 //! | no record | any | adopting it in the state it is in; its repositories are found once its agent answers |
 
@@ -19,6 +21,7 @@ use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
         egress::Policy,
+        idle::IdleStop,
         ids::{WorkspaceId, WorkspaceName},
         workspace::{Desired, Purpose, Workspace},
         workspace_event::{Happening, StartCause},
@@ -105,6 +108,7 @@ impl Workspaces {
         match workspace.desired {
             Desired::Deleted => self.take_down(&workspace).await,
             Desired::Stopped => self.settle_stopped(&workspace).await.map(drop),
+            Desired::Paused => self.settle_paused(&workspace).await,
             Desired::Running => self.settle_running(&workspace).await,
         }
     }
@@ -171,9 +175,8 @@ impl Workspaces {
         let desired = match container.status {
             // The session that it was made for is lost as well.
             _ if definition.purpose == Purpose::Checks => Desired::Deleted,
-            ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Restarting => {
-                Desired::Running
-            }
+            ContainerStatus::Running | ContainerStatus::Restarting => Desired::Running,
+            ContainerStatus::Paused => Desired::Paused,
             ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Broken => {
                 Desired::Stopped
             }
@@ -192,6 +195,8 @@ impl Workspaces {
             generation: container.generation,
             base: container.base,
             snapshot: None,
+            idle_stop: IdleStop::default(),
+            stop_cause: None,
         };
         match self.inner.store.add_workspace(&workspace).await {
             Ok(()) => {

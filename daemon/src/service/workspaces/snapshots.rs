@@ -13,6 +13,7 @@ use crate::{
         workspace::{Desired, Workspace},
     },
     ports::{
+        agent::AgentPort,
         links::LinksPort,
         runtime::RuntimePort,
         store::{StoreError, StorePort},
@@ -36,6 +37,12 @@ impl Workspaces {
         self.inner.clock.now_ms()
     }
 
+    /// The agent of a workspace as it is linked now: asking for it is no use of
+    /// the workspace and starts nothing.
+    pub(in crate::service) fn linked(&self, id: &WorkspaceId) -> Option<Arc<dyn AgentPort>> {
+        self.inner.links.current(id)
+    }
+
     /// Keeps everybody else from changing a workspace.
     pub(in crate::service) async fn hold(&self, id: &WorkspaceId) -> OwnedMutexGuard<()> {
         self.lock_of(id).lock_owned().await
@@ -48,7 +55,7 @@ impl Workspaces {
     ) -> Result<Arc<Workspace>, WorkspacesError> {
         let workspace = self.record(id)?;
         match workspace.desired {
-            Desired::Running | Desired::Stopped => Ok(workspace),
+            Desired::Running | Desired::Stopped | Desired::Paused => Ok(workspace),
             Desired::Deleted => {
                 let name = workspace.definition.name.clone();
                 Err(WorkspacesError::Deleting(name))

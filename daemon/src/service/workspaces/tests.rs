@@ -1,6 +1,8 @@
 //! The life of workspaces over an engine and links in memory; what is inside is
 //! real: git and files of this machine.
 
+mod idleness;
+
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ struct Bench {
     runtime: Arc<MemoryRuntime>,
     links: MemoryLinks,
     store: Arc<MemoryStore>,
+    clock: Arc<ManualClock>,
     /// A repository to add, with a bundle of it.
     source: tempfile::TempDir,
 }
@@ -39,6 +42,7 @@ impl Bench {
             links: MemoryLinks::new(runtime.clone()),
             runtime,
             store: Arc::new(MemoryStore::new()),
+            clock: Arc::new(ManualClock::default()),
             source,
         }
     }
@@ -54,7 +58,7 @@ impl Bench {
             store: self.store.clone(),
             runtime: self.runtime.clone(),
             links: Arc::new(self.links.clone()),
-            clock: Arc::new(ManualClock::default()),
+            clock: self.clock.clone(),
         };
         Workspaces::open(options, ports, TaskTracker::new())
             .await
@@ -100,10 +104,12 @@ fn create(name: &str) -> CreateWorkspace {
             cpu_millis: 0,
             memory_bytes: 0,
             pids: 0,
+            disk_bytes: 0,
         },
         network: NetworkMode::None,
         user: None,
         egress: None,
+        idle_stop: IdleStop::Default,
     }
 }
 

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use crate::{
-    domain::workspace::{Desired, Observed, Workspace},
+    domain::{
+        workspace::{Desired, Observed, Workspace},
+        workspace_event::StopCause,
+    },
     ports::runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError},
 };
 
 /// A workspace and what it is doing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WorkspaceView {
     /// Its record.
     pub workspace: Arc<Workspace>,
@@ -38,9 +41,11 @@ impl WorkspaceView {
         let status = container.as_ref().map(|container| container.status);
         let (observed, reason) = observe(workspace.desired, status, link);
         Self {
+            reason: reason
+                .map(str::to_owned)
+                .or_else(|| why_stopped(&workspace, observed)),
             workspace,
             observed,
-            reason: reason.map(str::to_owned),
             container: container.map(|container| container.id),
         }
     }
@@ -50,6 +55,7 @@ impl WorkspaceView {
         let observed = match workspace.desired {
             Desired::Running => Observed::Starting,
             Desired::Stopped => Observed::Stopped,
+            Desired::Paused => Observed::Paused,
             Desired::Deleted => Observed::Deleting,
         };
         Self {
@@ -57,6 +63,19 @@ impl WorkspaceView {
             observed,
             reason: Some(error.to_string()),
             container: None,
+        }
+    }
+}
+
+/// What people are told of a workspace that was stopped for a reason of its own.
+fn why_stopped(workspace: &Workspace, observed: Observed) -> Option<String> {
+    if observed != Observed::Stopped || workspace.desired != Desired::Stopped {
+        return None;
+    }
+    match workspace.stop_cause? {
+        StopCause::Request => None,
+        cause @ (StopCause::Idle { .. } | StopCause::PauseLost) => {
+            Some(format!("{cause}; the next use starts it"))
         }
     }
 }
@@ -70,19 +89,33 @@ fn observe(
         return (Observed::Deleting, None);
     }
     match (status, link) {
+        (Some(ContainerStatus::Running), _) if desired == Desired::Stopped => {
+            (Observed::Running, Some("it is being stopped"))
+        }
         (Some(ContainerStatus::Running), Link::Up) => (Observed::Running, None),
         (Some(ContainerStatus::Running), Link::Down) => (
             Observed::Starting,
             Some("the container runs, its agent has not connected"),
         ),
         (Some(ContainerStatus::Restarting), _) => (Observed::Starting, None),
+        (Some(ContainerStatus::Paused), _) if desired == Desired::Paused => (
+            Observed::Paused,
+            Some("paused on request; use is refused until `compyctl workspace resume`"),
+        ),
         (Some(ContainerStatus::Paused), _) => (
             Observed::Paused,
             Some("the container is paused; starting the workspace goes on"),
         ),
         (Some(ContainerStatus::Created | ContainerStatus::Exited), _) => {
-            let reason = (desired == Desired::Running)
-                .then_some("the container is not running; it is started at the next use");
+            let reason = match desired {
+                Desired::Running => {
+                    Some("the container is not running; it is started at the next use")
+                }
+                Desired::Paused => Some(
+                    "it was paused, and the processes that were frozen have ended; it is started at the next use",
+                ),
+                Desired::Stopped | Desired::Deleted => None,
+            };
             (Observed::Stopped, reason)
         }
         (Some(ContainerStatus::Broken), _) => (
@@ -131,6 +164,18 @@ mod tests {
             (
                 Desired::Running,
                 Some(C::Created),
+                Link::Down,
+                Observed::Stopped,
+            ),
+            (
+                Desired::Paused,
+                Some(C::Paused),
+                Link::Down,
+                Observed::Paused,
+            ),
+            (
+                Desired::Paused,
+                Some(C::Exited),
                 Link::Down,
                 Observed::Stopped,
             ),

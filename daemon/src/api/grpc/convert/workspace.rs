@@ -13,12 +13,13 @@ use crate::{
             Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputGap, OutputOffsets,
             OutputStream, Reading, SignalTarget, TerminalSize,
         },
+        idle::{IdleStop, SHORTEST},
         ids::{ExecId, RequestId, StepId, WorkspaceId},
         workspace::{Limits, NetworkMode, Observed, Repository},
     },
     ports::{agent::AgentError, links::LinkError, runtime::RuntimeError, store::StoreError},
     service::workspaces::{
-        CreateWorkspace, Follow, GitSourceError, WorkspaceView, WorkspacesError,
+        CreateWorkspace, Follow, GitSourceError, UpdateWorkspace, WorkspaceView, WorkspacesError,
     },
 };
 
@@ -44,6 +45,7 @@ pub fn create(
     };
     let (image, user) = (some(&request.image), some(&request.user));
     let egress = egress(request.egress.as_ref())?;
+    let idle_stop = idle_stop(request.idle_stop.as_ref())?;
     Ok(move |id| CreateWorkspace {
         id,
         name,
@@ -52,11 +54,56 @@ pub fn create(
             cpu_millis: limits.cpu_millis,
             memory_bytes: limits.memory_bytes,
             pids: limits.pids,
+            disk_bytes: limits.disk_bytes,
         },
         network,
         user,
         egress,
+        idle_stop,
     })
+}
+
+/// When a workspace is stopped that nobody uses; unset means the default.
+///
+/// # Errors
+/// `IDLE_STOP_INVALID`.
+pub fn idle_stop(given: Option<&wire::IdleStop>) -> Result<IdleStop, Status> {
+    use wire::idle_stop::When;
+    match given.and_then(|given| given.when) {
+        None => Ok(IdleStop::Default),
+        Some(When::Never(true)) => Ok(IdleStop::Never),
+        Some(When::AfterMs(ms)) if u128::from(ms) >= SHORTEST.as_millis() => {
+            Ok(IdleStop::AfterMs(ms))
+        }
+        Some(When::Never(false) | When::AfterMs(_)) => Err(invalid(
+            "IDLE_STOP_INVALID",
+            "an idle time is at least a second",
+            "give a time of at least 1000 ms, or never",
+        )),
+    }
+}
+
+/// What to change of a workspace.
+///
+/// # Errors
+/// `IDLE_STOP_INVALID`.
+pub fn update(request: &wire::UpdateWorkspaceRequest) -> Result<UpdateWorkspace, Status> {
+    let given = request.idle_stop.as_ref();
+    Ok(UpdateWorkspace {
+        idle_stop: given.map(|given| idle_stop(Some(given))).transpose()?,
+        disk_bytes: request.disk_bytes,
+    })
+}
+
+fn idle_stop_to_wire(idle_stop: IdleStop) -> wire::IdleStop {
+    use wire::idle_stop::When;
+    wire::IdleStop {
+        when: match idle_stop {
+            IdleStop::Default => None,
+            IdleStop::Never => Some(When::Never(true)),
+            IdleStop::AfterMs(ms) => Some(When::AfterMs(ms)),
+        },
+    }
 }
 
 /// What a workspace may reach; `None` means the default.
@@ -126,6 +173,7 @@ pub fn view(view: &WorkspaceView) -> wire::Workspace {
             cpu_millis: definition.limits.cpu_millis,
             memory_bytes: definition.limits.memory_bytes,
             pids: definition.limits.pids,
+            disk_bytes: definition.limits.disk_bytes,
         }),
         network: network.into(),
         repositories: workspace.repositories.iter().map(repository).collect(),
@@ -133,6 +181,7 @@ pub fn view(view: &WorkspaceView) -> wire::Workspace {
         container_id: view.container.clone().map(|id| id.0).unwrap_or_default(),
         user: definition.user.clone().unwrap_or_default(),
         egress: Some(egress_to_wire(&workspace.egress)),
+        idle_stop: Some(idle_stop_to_wire(workspace.idle_stop)),
     }
 }
 
@@ -421,6 +470,22 @@ pub fn error(error: &WorkspacesError) -> Status {
             "WORKSPACE_STOPPED",
             message,
             "start it and attach again; the command's output is kept",
+            Retry::No,
+        ),
+        WorkspacesError::Paused(name) => refusal(
+            Code::FailedPrecondition,
+            "WORKSPACE_PAUSED",
+            message,
+            format!("`compyctl workspace resume {name}` lets it go on"),
+            Retry::No,
+        ),
+        WorkspacesError::DiskLimit { name, .. } => refusal(
+            Code::ResourceExhausted,
+            "DISK_LIMIT",
+            message,
+            format!(
+                "clean up with `compyctl workspace exec --over-limit {name} -- ...`, or raise the limit with `compyctl workspace set {name} --disk SIZE`"
+            ),
             Retry::No,
         ),
         WorkspacesError::Runtime(error) => runtime(error, message),

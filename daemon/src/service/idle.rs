@@ -1,0 +1,66 @@
+//! Stops workspaces that nobody uses.
+//!
+//! The time since the last use is kept in the store and so goes on over
+//! restarts. It is written now and then, not at each use: a kill makes it seem
+//! longer ago by an eighth of the idle time at most.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    egress::Egress,
+    workspaces::{Idling, Workspaces},
+};
+use crate::{domain::idle::is_due, ports::clock::ClockPort};
+
+/// Between two looks, at least and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(125), Duration::from_secs(30));
+/// Looks in an idle time.
+const LOOKS: u32 = 8;
+
+/// Looks after idle workspaces until `stop`.
+///
+/// Cancel safety: a stop under way is finished by the reconciler.
+pub async fn stop_idle_workspaces(
+    workspaces: Workspaces,
+    egress: Egress,
+    clock: std::sync::Arc<dyn ClockPort>,
+    stop: CancellationToken,
+) {
+    let looking = async {
+        let mut signs = workspaces.signs();
+        loop {
+            signs.clear();
+            let idling = workspaces.idling();
+            for workspace in &idling {
+                look(&workspaces, &egress, workspace, clock.now_ms()).await;
+            }
+            if let Err(error) = workspaces.flush_uses().await {
+                tracing::warn!(%error, "when workspaces were used is not written down");
+            }
+            let shortest = idling.iter().map(|workspace| workspace.after).min();
+            let pause = shortest.map_or(LOOK.1, |after| (after / LOOKS).clamp(LOOK.0, LOOK.1));
+            // One that was just made, or changed, may have less time.
+            signs.within(pause).await;
+        }
+    };
+    stop.run_until_cancelled(looking).await;
+    if let Err(error) = workspaces.flush_uses().await {
+        tracing::warn!(%error, "when workspaces were used is not written down");
+    }
+}
+
+async fn look(workspaces: &Workspaces, egress: &Egress, idling: &Idling, now_ms: i64) {
+    let id = &idling.id;
+    if !is_due(idling.last_use_ms, idling.after, now_ms) {
+        return;
+    }
+    if egress.totals(id).open > 0 || workspaces.is_working(id).await {
+        workspaces.touch(id);
+        return;
+    }
+    if let Err(error) = workspaces.stop_idle(id, idling.after).await {
+        tracing::warn!(workspace_id = %id, %error, "an idle workspace cannot be stopped");
+    }
+}
