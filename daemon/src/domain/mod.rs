@@ -22,6 +22,8 @@ pub mod proof;
 pub mod report;
 pub mod secret;
 pub mod session;
+pub mod setup;
+pub mod setup_file;
 pub mod snapshot;
 pub mod stage;
 pub mod todo;
