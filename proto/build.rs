@@ -5,6 +5,7 @@ use prost::Message as _;
 const FILES: &[&str] = &[
     "compy/v1/workspace.proto",
     "compy/v1/activity.proto",
+    "compy/v1/setup.proto",
     "compy/v1/session.proto",
     "compy/v1/snapshot.proto",
     "compy/v1/artifact.proto",

@@ -44,6 +44,7 @@ use crate::{
         requests::{REMEMBERED, Requests},
         server::{self, Services},
         session::{SessionApi, SessionDefaults},
+        setup::SetupApi,
         snapshot::SnapshotApi,
         system::{DaemonInfo, SystemApi},
         workspace::WorkspaceApi,
@@ -332,6 +333,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
         parts.stop.clone(),
     ));
     let snapshots = snapshots(settings, parts, &workspaces);
+    workspaces.set_baked_setups(Arc::new(snapshots.clone()));
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.
     parts
@@ -362,6 +364,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
             requests.clone(),
         ),
         artifact: ArtifactApi::new(store.clone(), blobs),
+        setup: SetupApi::new(workspaces.clone(), requests.clone()),
         snapshot: SnapshotApi::new(
             snapshots.clone(),
             archives(settings, parts, snapshots),
@@ -414,6 +417,7 @@ async fn repair(snapshots: Snapshots, workspaces: Workspaces, stop: Cancellation
         }
     };
     if stop.run_until_cancelled(settled).await.is_some() {
+        workspaces.resume_setups();
         tokio::join!(
             workspaces.run_reconciler(stop.clone()),
             snapshots.run_upkeep(stop)

@@ -44,6 +44,7 @@ use crate::{
         },
         idle::IdleStop,
         ids::{ExecId, RepositoryName, StepId, WorkspaceId},
+        setup::WorkspaceSetup,
         snapshot::journal::Generation,
         workspace::{
             Desired, Limits, NetworkMode, Purpose, Repository, Workspace, WorkspaceDefinition,
@@ -52,7 +53,7 @@ use crate::{
     ports::{
         agent::{AgentError, AgentPort, Uploaded},
         trees::TreesPort,
-        workspaces::{WorkspaceAccessError, WorkspacesPort},
+        workspaces::{CleanRepository, WorkspaceAccessError, WorkspacesPort},
     },
 };
 
@@ -153,6 +154,7 @@ impl WorkspacesPort for LocalMachine {
             snapshot: None,
             idle_stop: IdleStop::default(),
             stop_cause: None,
+            setup: WorkspaceSetup::default(),
         })
     }
 
@@ -175,9 +177,7 @@ impl WorkspacesPort for LocalMachine {
         &self,
         _like: &WorkspaceId,
         key: &str,
-        repository: &RepositoryName,
-        bundle: &Path,
-        branch: &str,
+        repository: &CleanRepository<'_>,
     ) -> Result<WorkspaceId, WorkspaceAccessError> {
         if let Some(id) = lock(&self.shared.clean).get(key) {
             return Ok(id.clone());
@@ -185,9 +185,9 @@ impl WorkspacesPort for LocalMachine {
         let broken = |error: std::io::Error| WorkspaceAccessError::Broken(error.to_string());
         let (id, root) = self.add_workspace().map_err(broken)?;
         let output = Command::new("git")
-            .args(["clone", "--quiet", "--branch", branch])
-            .arg(bundle)
-            .arg(root.join(repository.as_str()))
+            .args(["clone", "--quiet", "--branch", repository.branch])
+            .arg(repository.bundle)
+            .arg(root.join(repository.name.as_str()))
             .output()
             .await
             .map_err(broken)?;

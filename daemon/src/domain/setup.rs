@@ -33,6 +33,10 @@ pub struct WorkspaceSetup {
     /// Repositories that have a setup file, or had one.
     #[serde(default)]
     pub repositories: BTreeMap<RepositoryName, RepositorySetup>,
+    /// Why the last maintenance of a repository failed; those for which it did
+    /// not are left out.
+    #[serde(default)]
+    pub maintenance_problems: BTreeMap<RepositoryName, String>,
 }
 
 impl WorkspaceSetup {
@@ -42,6 +46,21 @@ impl WorkspaceSetup {
     pub fn is_restoring(&self) -> bool {
         let mut setups = self.repositories.values();
         setups.any(|setup| matches!(setup.state, SetupState::Restoring { .. }))
+    }
+
+    /// What a person should know of it: setups and maintenance that failed.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let failed = self.repositories.iter().find_map(|(name, setup)| {
+            let SetupState::Failed { problem } = &setup.state else {
+                return None;
+            };
+            Some(format!("the setup of {name} failed: {problem}"))
+        });
+        failed.or_else(|| {
+            let (name, problem) = self.maintenance_problems.iter().next()?;
+            Some(format!("the maintenance of {name} failed: {problem}"))
+        })
     }
 }
 
@@ -63,9 +82,6 @@ pub struct RepositorySetup {
     pub keep_as: Option<SetupKey>,
     /// How far it is.
     pub state: SetupState,
-    /// Why the last maintenance failed; `None` when it did not.
-    #[serde(default)]
-    pub maintenance_problem: Option<String>,
 }
 
 /// How far a setup is.
@@ -76,6 +92,8 @@ pub enum SetupState {
     Restoring {
         /// The snapshot.
         snapshot: SnapshotId,
+        /// What the result in it is kept under.
+        key: SetupKey,
     },
     /// `initialize` is being run.
     Initializing,

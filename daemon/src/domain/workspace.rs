@@ -6,6 +6,7 @@ use super::{
     egress::Policy,
     idle::IdleStop,
     ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
+    setup::WorkspaceSetup,
     snapshot::journal::{Generation, ImageRef},
     workspace_event::StopCause,
 };
@@ -43,6 +44,9 @@ pub struct Workspace {
     /// Why it was stopped last, where it should be stopped.
     #[serde(default)]
     pub stop_cause: Option<StopCause>,
+    /// How far the setups of its repositories are.
+    #[serde(default)]
+    pub setup: WorkspaceSetup,
 }
 
 impl Workspace {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     egress::{EgressDecision, EgressOutcome, Protocol},
-    ids::{SnapshotId, WorkspaceId, WorkspaceName},
+    ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
 };
 
 /// Something that happened to a workspace, as the store keeps it.
@@ -122,6 +122,16 @@ pub enum Happening {
     Forked {
         /// The snapshot.
         snapshot: SnapshotId,
+    },
+    /// A repository was set up by its setup file.
+    SetUp {
+        /// The repository.
+        repository: RepositoryName,
+    },
+    /// What a repository's setup file wants done was not.
+    SetupFailed {
+        /// What failed, and its last words.
+        problem: String,
     },
     /// Written by a newer daemon.
     #[serde(other)]
@@ -276,6 +286,8 @@ impl Happening {
             Self::SnapshotFailed { .. } => "snapshot_failed",
             Self::Restored { .. } => "restored",
             Self::Forked { .. } => "forked",
+            Self::SetUp { .. } => "set_up",
+            Self::SetupFailed { .. } => "setup_failed",
             Self::Unknown => "unknown",
         }
     }
@@ -303,6 +315,8 @@ impl Happening {
             | Self::SnapshotFailed { .. }
             | Self::Restored { .. }
             | Self::Forked { .. }
+            | Self::SetUp { .. }
+            | Self::SetupFailed { .. }
             | Self::Unknown => Ring::LifeCycle,
         }
     }
@@ -319,6 +333,7 @@ impl Happening {
             | Self::DiskHigh { .. }
             | Self::DiskOver { .. }
             | Self::SnapshotFailed { .. }
+            | Self::SetupFailed { .. }
             | Self::Stopped {
                 cause: StopCause::PauseLost,
             } => Severity::Warning,
@@ -339,6 +354,7 @@ impl Happening {
             | Self::SnapshotTaken { .. }
             | Self::Restored { .. }
             | Self::Forked { .. }
+            | Self::SetUp { .. }
             | Self::Unknown => Severity::Info,
         }
     }
@@ -402,6 +418,8 @@ impl fmt::Display for Happening {
             Self::SnapshotFailed { message } => write!(f, "no snapshot was taken: {message}"),
             Self::Restored { snapshot } => write!(f, "the workspace was restored to {snapshot}"),
             Self::Forked { snapshot } => write!(f, "the workspace was made from {snapshot}"),
+            Self::SetUp { repository } => write!(f, "{repository} was set up by its compy.toml"),
+            Self::SetupFailed { problem } => f.write_str(problem),
             Self::Unknown => f.write_str("a newer daemon recorded this"),
         }
     }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     ids::WorkspaceId,
+    setup::StartStamp,
     snapshot::journal::{Generation, ImageRef},
     workspace::{NetworkMode, WorkspaceDefinition},
 };
@@ -155,6 +156,8 @@ pub struct ContainerState {
     pub status: ContainerStatus,
     /// Process id of its PID 1 on the host; 0 when it does not run.
     pub pid: u32,
+    /// Names the start that its processes are of; a pause does not change it.
+    pub start: StartStamp,
 }
 
 /// What a container uses.

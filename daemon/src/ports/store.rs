@@ -10,6 +10,7 @@ use crate::domain::{
     artifact::Artifact,
     forge::PullRequest,
     ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
+    setup::SetupKey,
     snapshot::{
         Snapshot,
         copies::{TreeCopy, VolumeRef},
@@ -97,8 +98,20 @@ pub trait StorePort: Send + Sync {
     /// ids.
     async fn snapshots(&self, of: Option<&WorkspaceId>) -> Result<Vec<Snapshot>, StoreError>;
 
-    /// Forgets a snapshot; an unknown one is accepted.
+    /// Forgets a snapshot, and that a setup is baked into it; an unknown one is
+    /// accepted.
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError>;
+
+    /// Remembers that the result of a setup is in a snapshot; the same key again
+    /// replaces it.
+    async fn put_baked_setup(
+        &self,
+        key: &SetupKey,
+        snapshot: &SnapshotId,
+    ) -> Result<(), StoreError>;
+
+    /// The snapshot that the result of a setup is in.
+    async fn baked_setup(&self, key: &SetupKey) -> Result<Option<SnapshotId>, StoreError>;
 
     /// Journals an operation at its step; the same id again replaces it.
     async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError>;

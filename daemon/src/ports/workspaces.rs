@@ -26,15 +26,14 @@ pub trait WorkspacesPort: Send + Sync {
     async fn find_repositories(&self, id: &WorkspaceId) -> Result<Workspace, WorkspaceAccessError>;
 
     /// Makes a clean workspace like another (image, limits, network, user, egress)
-    /// with one repository from a bundle on the host, checked out at `branch`.
-    /// The same `key` finds the one made before.
+    /// with one repository from a bundle on the host, set up as far as that goes:
+    /// a setup that failed is in the workspace's record. The same `key` finds the
+    /// one made before.
     async fn create_clean(
         &self,
         like: &WorkspaceId,
         key: &str,
-        repository: &RepositoryName,
-        bundle: &Path,
-        branch: &str,
+        repository: &CleanRepository<'_>,
     ) -> Result<WorkspaceId, WorkspaceAccessError>;
 
     /// Deletes a workspace that [`create_clean`](Self::create_clean) made.
@@ -46,6 +45,20 @@ pub trait WorkspacesPort: Send + Sync {
     /// Deletes every clean workspace but those of these keys: what others an
     /// earlier life of the daemon made nobody uses any more.
     async fn keep_clean(&self, keys: &[String]) -> Result<(), WorkspaceAccessError>;
+}
+
+/// The repository of a clean workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanRepository<'a> {
+    /// Directory below `/workspace`.
+    pub name: &'a RepositoryName,
+    /// A bundle on the host.
+    pub bundle: &'a Path,
+    /// Branch in the bundle to check out.
+    pub branch: &'a str,
+    /// Commit, in hex, whose setup file counts: what is checked out has no say
+    /// in how it is set up.
+    pub setup_at: &'a str,
 }
 
 /// Why a workspace cannot be had.

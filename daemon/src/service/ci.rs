@@ -16,17 +16,20 @@ use super::{
 };
 use crate::{
     domain::{
-        checks::{CheckCommand, CheckPlan, CheckResult, Site},
+        checks::{CheckCommand, CheckKind, CheckPlan, CheckResult, Site},
+        exec::{Exit, ExitStatus},
         forge::{ForgeCheck, ForgeCheckState, PullRequest},
         ids::{SessionId, WorkspaceId},
         proof::{BaseState, bears_out},
         report::{RunVerdict, TestReport},
         session::work::BaseRun,
+        setup::SetupState,
+        setup_file::SETUP_FILE,
         workflow::is_excused,
     },
     ports::{
         forge::{ForgeError, ForgePort, ForgeRepository},
-        workspaces::WorkspaceAccessError,
+        workspaces::{CleanRepository, WorkspaceAccessError},
     },
 };
 
@@ -121,9 +124,12 @@ impl LocalCi {
             .create_clean(
                 &request.like,
                 &key,
-                &request.repository.repository,
-                &bundle,
-                branch,
+                &CleanRepository {
+                    name: &request.repository.repository,
+                    bundle: &bundle,
+                    branch,
+                    setup_at: &request.base.commit,
+                },
             )
             .await?;
         Ok(workspace)
@@ -153,6 +159,7 @@ impl LocalCi {
         }
         let mut results = validate(&self.commands, &site, step, &plan).await?;
         results.extend(self.with_base_tests(&site, step, request, &plan).await?);
+        results.extend(self.failed_setup(workspace, request).await?);
         let results = results;
         let mut pull_request = request.pull_request.clone();
         for result in &results {
@@ -164,6 +171,40 @@ impl LocalCi {
             results,
             pull_request,
         })
+    }
+
+    /// The setup of the clean workspace, where it failed: a check like any other.
+    async fn failed_setup(
+        &self,
+        workspace: &WorkspaceId,
+        request: &CiRequest,
+    ) -> Result<Option<CheckResult>, CiError> {
+        let record = self.commands.workspaces().get(workspace).await?;
+        let name = &request.repository.repository;
+        let state = (record.setup.repositories.get(name)).map(|setup| &setup.state);
+        let Some(SetupState::Failed { problem }) = state else {
+            return Ok(None);
+        };
+        let status = ExitStatus::Unknown("the setup failed".to_owned());
+        Ok(Some(CheckResult {
+            command: CheckCommand {
+                name: "setup".to_owned(),
+                kind: CheckKind::Lint,
+                argv: vec![SETUP_FILE.to_owned()],
+                why: "the base's compy.toml".to_owned(),
+            },
+            exit: Exit {
+                status,
+                duration_ms: 0,
+                leftover_processes: 0,
+            },
+            verdict: RunVerdict::Failed,
+            report: None,
+            summary: format!("the setup failed: {problem}"),
+            view: problem.clone(),
+            artifact: None,
+            reports: Vec::new(),
+        }))
     }
 
     /// The tests with what judges them put back, weighed against the base run;

@@ -3,6 +3,7 @@
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
 
 use super::{LABEL_BASE, LABEL_DEFINITION, LABEL_GENERATION, LABEL_WORKSPACE};
+use crate::domain::setup::StartStamp;
 use crate::domain::snapshot::journal::{Generation, ImageRef};
 use crate::ports::runtime::{ContainerId, ContainerState, ContainerStatus};
 
@@ -30,8 +31,11 @@ pub(super) fn read(inspected: ContainerInspectResponse) -> Option<ContainerState
         Some(Status::EXITED) => ContainerStatus::Exited,
         Some(Status::REMOVING | Status::DEAD | Status::EMPTY) | None => ContainerStatus::Broken,
     };
+    let id = inspected.id?;
+    let started_at = state.started_at.unwrap_or_default();
     Some(ContainerState {
-        id: ContainerId(inspected.id?),
+        start: StartStamp(format!("{id} {started_at}")),
+        id: ContainerId(id),
         workspace,
         definition,
         generation,

@@ -33,8 +33,8 @@ use crate::{
     ports::{contract, links::LinksPort, store::StorePort},
     service::egress::{Egress, EgressOptions},
     service::workspaces::{
-        AddRepository, CreateWorkspace, Follow, RepositoryOrigin, WorkspacePorts, Workspaces,
-        WorkspacesError, WorkspacesOptions,
+        AddRepository, CreateWorkspace, Follow, RepositoryOrigin, SetupChoice, WorkspacePorts,
+        Workspaces, WorkspacesError, WorkspacesOptions,
     },
 };
 
@@ -564,6 +564,7 @@ async fn a_repository_is_checked_out_by_the_workspaces_own_user() {
         key: uuid::Uuid::now_v7().to_string(),
         name: name.map(|name| name.parse().unwrap()),
         reference: None,
+        setup: SetupChoice::OwnFile,
         origin,
     };
     let url = format!("file://{}", source.display());
@@ -599,12 +600,21 @@ async fn a_repository_is_checked_out_by_the_workspaces_own_user() {
     // A clean copy for checks, made once for the same key.
     let bundle = machine.dir.path().join("b.bundle");
     let make = || {
-        use crate::ports::workspaces::WorkspacesPort as _;
+        use crate::ports::workspaces::{CleanRepository, WorkspacesPort as _};
         let (name, workspaces) = ("copy".parse().unwrap(), machine.workspaces.clone());
         let (bundle, id) = (bundle.clone(), id.clone());
         async move {
             workspaces
-                .create_clean(&id, "key", &name, &bundle, "trunk")
+                .create_clean(
+                    &id,
+                    "key",
+                    &CleanRepository {
+                        name: &name,
+                        bundle: &bundle,
+                        branch: "trunk",
+                        setup_at: "trunk",
+                    },
+                )
                 .await
         }
     };

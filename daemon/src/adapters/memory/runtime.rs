@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
+        setup::StartStamp,
         snapshot::{
             copies::VolumeRef,
             hash::TreeHash,
@@ -252,6 +253,7 @@ impl RuntimePort for MemoryRuntime {
             base: plan.base.clone(),
             status: ContainerStatus::Created,
             pid: 0,
+            start: StartStamp(String::new()),
         };
         state.containers.insert(id.0.clone(), container);
         let volumes = (plan.workspace.clone(), plan.generation);
@@ -265,10 +267,12 @@ impl RuntimePort for MemoryRuntime {
         if state.helpers.contains_key(&id.0) {
             return Ok(());
         }
+        let start = StartStamp(format!("start {}", state.starts + 1));
         let container = state.container(id)?;
         if container.status != ContainerStatus::Running {
             container.status = ContainerStatus::Running;
             container.pid = pid;
+            container.start = start;
             state.starts += 1;
         }
         Ok(())

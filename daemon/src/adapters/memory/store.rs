@@ -14,6 +14,7 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
+        setup::SetupKey,
         snapshot::{
             Snapshot,
             copies::{TreeCopy, VolumeRef},
@@ -41,6 +42,7 @@ struct State {
     artifacts: BTreeMap<ArtifactId, Artifact>,
     pull_requests: BTreeMap<(String, u64), PullRequest>,
     snapshots: BTreeMap<SnapshotId, Snapshot>,
+    baked_setups: BTreeMap<SetupKey, SnapshotId>,
     operations: BTreeMap<OperationId, Operation>,
     workspace_events: BTreeMap<u64, WorkspaceEvent>,
     tree_copies: BTreeMap<VolumeRef, TreeCopy>,
@@ -247,8 +249,24 @@ impl StorePort for MemoryStore {
     }
 
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
-        self.writable()?.snapshots.remove(id);
+        let mut state = self.writable()?;
+        state.snapshots.remove(id);
+        state.baked_setups.retain(|_, snapshot| snapshot != id);
         Ok(())
+    }
+
+    async fn put_baked_setup(
+        &self,
+        key: &SetupKey,
+        snapshot: &SnapshotId,
+    ) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        state.baked_setups.insert(key.clone(), snapshot.clone());
+        Ok(())
+    }
+
+    async fn baked_setup(&self, key: &SetupKey) -> Result<Option<SnapshotId>, StoreError> {
+        Ok(self.lock().baked_setups.get(key).cloned())
     }
 
     async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {

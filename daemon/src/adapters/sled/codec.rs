@@ -66,6 +66,7 @@ pub(super) mod key {
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
+        setup::SetupKey,
         snapshot::copies::VolumeRef,
     };
 
@@ -75,6 +76,7 @@ pub(super) mod key {
     pub(in super::super) const WORKSPACES: &[u8] = b"w/";
     pub(in super::super) const REQUESTS: &[u8] = b"r/";
     pub(in super::super) const SNAPSHOTS: &[u8] = b"s/";
+    pub(in super::super) const BAKED_SETUPS: &[u8] = b"b/";
     pub(in super::super) const OPERATIONS: &[u8] = b"o/";
     pub(in super::super) const WORKSPACE_EVENTS: &[u8] = b"e/";
     pub(in super::super) const TREE_COPIES: &[u8] = b"c/";
@@ -113,6 +115,11 @@ pub(super) mod key {
     /// Holds the snapshot's id.
     pub(in super::super) fn snapshot_of(workspace: &WorkspaceId, id: &SnapshotId) -> Vec<u8> {
         format!("t/{workspace}/{id}").into_bytes()
+    }
+
+    /// Holds the snapshot's id.
+    pub(in super::super) fn baked_setup(setup: &SetupKey) -> Vec<u8> {
+        format!("b/{}", setup.as_str()).into_bytes()
     }
 
     pub(in super::super) fn operation(id: &OperationId) -> Vec<u8> {

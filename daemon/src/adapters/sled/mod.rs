@@ -45,6 +45,7 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
+        setup::SetupKey,
         snapshot::{
             ManifestError, Snapshot,
             copies::{TreeCopy, VolumeRef},
@@ -379,6 +380,23 @@ impl StorePort for SledStore {
 
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.write(Write::RemoveSnapshot(id.clone())).await
+    }
+
+    async fn put_baked_setup(
+        &self,
+        key: &SetupKey,
+        snapshot: &SnapshotId,
+    ) -> Result<(), StoreError> {
+        self.write(Write::PutBakedSetup(key.clone(), snapshot.clone()))
+            .await
+    }
+
+    async fn baked_setup(&self, key: &SetupKey) -> Result<Option<SnapshotId>, StoreError> {
+        let key = key::baked_setup(key);
+        self.read("read a baked setup", move |database| {
+            Ok(database.tree().get(key)?.map(|v| decode(&v)).transpose()?)
+        })
+        .await
     }
 
     async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {

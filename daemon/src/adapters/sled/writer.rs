@@ -31,6 +31,7 @@ use crate::{
         artifact::Artifact,
         forge::PullRequest,
         ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
+        setup::SetupKey,
         snapshot::{
             Snapshot,
             copies::{TreeCopy, VolumeRef},
@@ -76,6 +77,7 @@ pub(super) enum Write {
     PutPullRequest(String, PullRequest),
     PutSnapshot(WorkspaceId, SnapshotId, Vec<u8>),
     RemoveSnapshot(SnapshotId),
+    PutBakedSetup(SetupKey, SnapshotId),
     PutOperation(OperationId, Vec<u8>),
     RemoveOperation(OperationId),
     /// Events to add, and sequence numbers to forget.
@@ -109,6 +111,7 @@ impl Write {
             | Self::RemoveWorkspace(_)
             | Self::PutArtifact(_)
             | Self::RemoveSnapshot(_)
+            | Self::PutBakedSetup(..)
             | Self::RemoveOperation(_)
             | Self::RemoveTreeCopy(_)
             | Self::ForgetRequests(_) => 0,
@@ -348,6 +351,9 @@ impl Writer {
                 (key::snapshot(&id), Some(record)),
             ],
             Write::RemoveSnapshot(id) => remove_snapshot(tree, &self.dir, &id)?,
+            Write::PutBakedSetup(setup, snapshot) => {
+                vec![(key::baked_setup(&setup), Some(encode(&snapshot)))]
+            }
             Write::PutOperation(id, record) => vec![(key::operation(&id), Some(record))],
             Write::RemoveOperation(id) => vec![(key::operation(&id), None)],
             Write::PutWorkspaceEvents(new, forgotten) => {
@@ -437,10 +443,17 @@ fn remove_snapshot(tree: &sled::Tree, dir: &str, id: &SnapshotId) -> Result<Chan
     };
     let record = Snapshot::from_json(&record)
         .map_err(|error| ApplyError::Refused(manifest_failure(dir, &error)))?;
-    Ok(vec![
+    let mut changes = vec![
         (key::snapshot_of(&record.workspace, id), None),
         (key::snapshot(id), None),
-    ])
+    ];
+    for entry in tree.scan_prefix(key::BAKED_SETUPS) {
+        let (setup, snapshot) = entry?;
+        if *snapshot == *encode(id) {
+            changes.push((setup.to_vec(), None));
+        }
+    }
+    Ok(changes)
 }
 
 fn put_artifact(artifact: &Artifact) -> Changes {

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod requests;
 pub mod server;
 pub mod session;
+pub mod setup;
 mod shutdown;
 pub mod snapshot;
 pub mod status;

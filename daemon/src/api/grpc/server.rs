@@ -8,7 +8,7 @@ use compyd_proto::{
     v1::{
         activity_service_server::ActivityServiceServer,
         artifact_service_server::ArtifactServiceServer,
-        session_service_server::SessionServiceServer,
+        session_service_server::SessionServiceServer, setup_service_server::SetupServiceServer,
         snapshot_service_server::SnapshotServiceServer, system_service_server::SystemServiceServer,
         workspace_service_server::WorkspaceServiceServer,
     },
@@ -25,7 +25,8 @@ use tonic::{
 };
 
 use super::{
-    activity::ActivityApi, artifact::ArtifactApi, session::SessionApi, snapshot::SnapshotApi,
+    activity::ActivityApi, artifact::ArtifactApi, session::SessionApi, setup::SetupApi,
+    snapshot::SnapshotApi,
     system::SystemApi, workspace::WorkspaceApi,
 };
 
@@ -44,6 +45,8 @@ pub struct Services {
     pub artifact: ArtifactApi,
     /// Workspaces and what is done in them.
     pub workspace: WorkspaceApi,
+    /// Setup files of repositories.
+    pub setup: SetupApi,
     /// Snapshots of workspaces.
     pub snapshot: SnapshotApi,
     /// Tasks given to agents.
@@ -80,6 +83,11 @@ impl Services {
             )
             .add_service(
                 SessionServiceServer::new(self.session)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                SetupServiceServer::new(self.setup)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )

@@ -27,7 +27,8 @@ use crate::{
     },
     service::egress::Egress,
     service::workspaces::{
-        AddRepository, Follow, OverLimit, RepositoryOrigin, Workspaces, WorkspacesError,
+        AddRepository, Follow, OverLimit, RepositoryOrigin, SetupChoice, Workspaces,
+        WorkspacesError,
     },
 };
 
@@ -282,6 +283,10 @@ impl WorkspaceService for WorkspaceApi {
             key: start.request_id.clone(),
             name,
             reference: (!start.reference.is_empty()).then(|| start.reference.clone()),
+            setup: match start.no_setup {
+                true => SetupChoice::Skip,
+                false => SetupChoice::OwnFile,
+            },
             origin,
         };
         let workspaces = self.workspaces.clone();

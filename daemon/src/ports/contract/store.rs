@@ -14,6 +14,7 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
+        setup::{SetupIngredients, SetupKey, WorkspaceSetup},
         snapshot::{
             CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes, VolumeTree,
@@ -39,6 +40,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     artifacts(&*store).await;
     pull_requests(&*store).await;
     snapshots(&*store).await;
+    baked_setups(&*store).await;
     operations(&*store).await;
     workspace_events(&*store).await;
     tree_copies(&*store).await;
@@ -73,6 +75,7 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
         snapshot: None,
         idle_stop: IdleStop::default(),
         stop_cause: None,
+        setup: WorkspaceSetup::default(),
     }
 }
 
@@ -376,6 +379,37 @@ async fn snapshots(store: &dyn StorePort) {
     assert_eq!(store.snapshots(None).await, Ok(vec![foreign, replaced]));
     let nobody = WorkspaceId::from_uuid(Uuid::from_u128(99));
     assert_eq!(store.snapshots(Some(&nobody)).await, Ok(Vec::new()));
+}
+
+async fn baked_setups(store: &dyn StorePort) {
+    let key = |image_id: &str| {
+        SetupKey::of(&SetupIngredients {
+            image_id,
+            user: None,
+            source: "https://host/app",
+            repository: &"app".parse().unwrap(),
+            initialize: &[],
+            inputs: &[],
+        })
+    };
+    let (one, other) = (snapshot(21, 7), snapshot(22, 7));
+    for snapshot in [&one, &other] {
+        store.put_snapshot(snapshot).await.unwrap();
+    }
+    assert_eq!(store.baked_setup(&key("a")).await, Ok(None));
+    for (image, snapshot) in [("a", &other), ("a", &one), ("b", &one), ("c", &other)] {
+        let baked = store.put_baked_setup(&key(image), &snapshot.id).await;
+        baked.unwrap();
+    }
+    assert_eq!(store.baked_setup(&key("a")).await, Ok(Some(one.id.clone())));
+    store.remove_snapshot(&one.id).await.unwrap();
+    assert_eq!(store.baked_setup(&key("a")).await, Ok(None));
+    assert_eq!(store.baked_setup(&key("b")).await, Ok(None));
+    assert_eq!(
+        store.baked_setup(&key("c")).await,
+        Ok(Some(other.id.clone()))
+    );
+    store.remove_snapshot(&other.id).await.unwrap();
 }
 
 async fn operations(store: &dyn StorePort) {

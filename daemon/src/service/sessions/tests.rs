@@ -34,6 +34,7 @@ use crate::{
             state::{Effect, SessionState},
             work::{Again, Work, WorkResult},
         },
+        setup::SetupKey,
         snapshot::{
             Snapshot,
             copies::{TreeCopy, VolumeRef},
@@ -47,7 +48,7 @@ use crate::{
         agent::AgentPort as _,
         model::{ModelProgress, ModelReply, ModelRequest},
         store::{EventBytes, RequestRecord, StoreError},
-        workspaces::WorkspacesPort,
+        workspaces::{CleanRepository, WorkspacesPort},
     },
     service::{
         artifacts::Artifacts, ci::LocalCi, commands::Commands, git::BundleSpace, proof::Prover,
@@ -803,7 +804,16 @@ async fn clean_workspaces_that_no_session_uses_go_at_the_next_start() {
     let name = "repo".parse().unwrap();
     let made = fixture
         .machine
-        .create_clean(&fixture.workspace.id, "key", &name, &bundle, "main")
+        .create_clean(
+            &fixture.workspace.id,
+            "key",
+            &CleanRepository {
+                name: &name,
+                bundle: &bundle,
+                branch: "main",
+                setup_at: "main",
+            },
+        )
         .await;
     made.unwrap();
     let daemon = fixture.daemon(honest());
@@ -1181,6 +1191,16 @@ impl StorePort for MortalStore {
     }
     async fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), StoreError> {
         self.inner.remove_snapshot(id).await
+    }
+    async fn put_baked_setup(
+        &self,
+        key: &SetupKey,
+        snapshot: &SnapshotId,
+    ) -> Result<(), StoreError> {
+        self.inner.put_baked_setup(key, snapshot).await
+    }
+    async fn baked_setup(&self, key: &SetupKey) -> Result<Option<SnapshotId>, StoreError> {
+        self.inner.baked_setup(key).await
     }
     async fn put_operation(&self, operation: &Operation) -> Result<(), StoreError> {
         self.inner.put_operation(operation).await

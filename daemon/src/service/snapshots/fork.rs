@@ -8,6 +8,7 @@ use crate::{
         egress::Policy,
         idle::IdleStop,
         ids::{SnapshotId, WorkspaceId, WorkspaceName},
+        setup::WorkspaceSetup,
         snapshot::{
             Snapshot, SnapshotReason,
             journal::{ForkStep, Generation, ImageRef, Operation, Progress},
@@ -77,6 +78,7 @@ impl Snapshots {
             snapshot: Some(snapshot),
             idle_stop: IdleStop::default(),
             stop_cause: None,
+            setup: WorkspaceSetup::default(),
         };
         let _held = self.inner.workspaces.hold(&record.id).await;
         self.fork_held(record, &manifest).await

@@ -20,6 +20,7 @@
 //! deletes it meanwhile. A snapshot that is read is not deleted.
 
 pub mod archive;
+mod baked;
 mod copies;
 mod delete;
 mod diff;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Where each import has a directory of its own for a moment, inside.
-const IMPORT_DIR: &str = "/workspace/.compy/import";
+pub(super) const IMPORT_DIR: &str = "/workspace/.compy/import";
 /// Time that one git command of an import may take inside.
 const IMPORT_TIMEOUT_MS: u64 = 15 * 60 * 1000;
 /// Time that a question about a repository may take inside.
@@ -192,7 +192,7 @@ impl Checkouts<'_> {
     }
 
     /// Standard output of a command that must exit with 0.
-    async fn must(&self, argv: &[&str]) -> Result<String, WorkspacesError> {
+    pub(super) async fn must(&self, argv: &[&str]) -> Result<String, WorkspacesError> {
         let (status, stdout, stderr) = self.outcome(argv, IMPORT_TIMEOUT_MS).await?;
         match status {
             ExitStatus::Code(0) => Ok(stdout),
@@ -252,12 +252,12 @@ impl Checkouts<'_> {
     }
 }
 
-fn directory_of(name: &RepositoryName) -> String {
+pub(super) fn directory_of(name: &RepositoryName) -> String {
     format!("/workspace/{name}")
 }
 
 /// A tar stream with one file in it.
-async fn archive_of(
+pub(super) async fn archive_of(
     path: &std::path::Path,
     name: &str,
 ) -> std::io::Result<BoxStream<'static, Bytes>> {

@@ -99,6 +99,18 @@ pub enum WorkspacesError {
     /// The repository could not be unpacked inside.
     #[error("git failed inside the workspace: {0}")]
     Checkout(String),
+    /// There is no such repository, or there are several and none was named.
+    #[error("the workspace has no repository `{0}`, or more than the one that was meant")]
+    RepositoryUnknown(String),
+    /// The repository is there, and what its setup file wants done is not.
+    #[error("{repository} is in the workspace, but its setup failed: {problem}")]
+    SetupFailed {
+        /// The repository.
+        repository: RepositoryName,
+        /// The command, how it ended, and its last words; or what is wrong with
+        /// the setup file.
+        problem: String,
+    },
     /// A task of the daemon's ended without an outcome.
     #[error("the daemon dropped the work: {0}")]
     Dropped(String),

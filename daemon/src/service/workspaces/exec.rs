@@ -44,7 +44,17 @@ impl Workspaces {
         id: &WorkspaceId,
         what: Follow,
     ) -> Result<BoxStream<'static, Result<ExecEvent, WorkspacesError>>, WorkspacesError> {
-        let agent = self.agent(id).await?;
+        self.mark_used(id).await?;
+        self.follow_quietly(id, what).await
+    }
+
+    /// As [`follow`](Self::follow), for the daemon's own part of a setup.
+    pub(super) async fn follow_quietly(
+        &self,
+        id: &WorkspaceId,
+        what: Follow,
+    ) -> Result<BoxStream<'static, Result<ExecEvent, WorkspacesError>>, WorkspacesError> {
+        let agent = self.agent_quietly(id).await?;
         let in_use = self.use_of(id);
         let (exec, offsets, reading) = match &what {
             Follow::Run(exec, _) => (exec.clone(), OutputOffsets::default(), Reading::Follow),

@@ -12,7 +12,10 @@ use std::{
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::git_login::Login;
+use super::{
+    git_login::Login,
+    git_setup::{self, FetchedSetup},
+};
 
 /// How repositories are fetched.
 #[derive(Debug, Clone)]
@@ -156,6 +159,26 @@ pub(super) fn without_credentials(url: &str) -> String {
     }
 }
 
+/// What is wanted of a repository.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Branch, tag or commit; `None` means HEAD.
+    pub(super) reference: Option<&'a str>,
+    /// Whose setup file counts.
+    pub(super) setup: WantedSetup<'a>,
+}
+
+/// Whose setup file counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum WantedSetup<'a> {
+    /// That of the commit that the reference names.
+    OwnFile,
+    /// That of another commit.
+    FileOf(&'a str),
+    /// Nobody's.
+    None,
+}
+
 /// What a bundle holds.
 #[derive(Debug)]
 pub(super) struct FetchedBundle {
@@ -167,6 +190,8 @@ pub(super) struct FetchedBundle {
     pub(super) branch: String,
     /// Whether the commit has submodules, which are not in it.
     pub(super) has_submodules: bool,
+    /// What it says of its setup.
+    pub(super) setup: FetchedSetup,
     _dir: TempDir,
 }
 
@@ -199,11 +224,11 @@ impl GitSource {
         self.options.fetch_limit_bytes
     }
 
-    /// Fetches a URL and bundles what `reference` (or HEAD) reaches.
+    /// Fetches a URL and bundles what is wanted of it.
     pub(super) async fn fetch_url(
         &self,
         url: &SourceUrl,
-        reference: Option<&str>,
+        wanted: Wanted<'_>,
     ) -> Result<FetchedBundle, GitSourceError> {
         let protocols = if self.options.allow_file_urls {
             "https:http:git:ssh:file"
@@ -216,16 +241,15 @@ impl GitSource {
             login: url.login.as_ref(),
             protocols,
         };
-        self.fetch(&fetch, reference).await
+        self.fetch(&fetch, wanted).await
     }
 
-    /// Checks a bundle on the host and bundles what `reference` (or HEAD)
-    /// reaches.
+    /// Checks a bundle on the host and bundles what is wanted of it.
     pub(super) async fn fetch_bundle(
         &self,
         bundle: &Path,
         shown: &str,
-        reference: Option<&str>,
+        wanted: Wanted<'_>,
     ) -> Result<FetchedBundle, GitSourceError> {
         let path = bundle.display().to_string();
         let git = Git {
@@ -246,7 +270,7 @@ impl GitSource {
             login: None,
             protocols: "file",
         };
-        match self.fetch(&fetch, reference).await {
+        match self.fetch(&fetch, wanted).await {
             Err(GitSourceError::Unreachable { message, .. }) => {
                 Err(GitSourceError::BundleInvalid(message))
             }
@@ -257,7 +281,7 @@ impl GitSource {
     async fn fetch(
         &self,
         fetch: &Fetch<'_>,
-        reference: Option<&str>,
+        wanted: Wanted<'_>,
     ) -> Result<FetchedBundle, GitSourceError> {
         let dir = self.scratch()?;
         let bare = dir.path().join("fetched.git");
@@ -267,13 +291,19 @@ impl GitSource {
             login: None,
             protocols: fetch.protocols,
         };
-        let (commit, branch) = resolve(&git, fetch, reference).await?;
+        let (commit, branch) = resolve(&git, fetch, wanted.reference).await?;
         let modules = format!("{commit}:.gitmodules");
         let has_submodules = git
             .run(&["cat-file", "-e", &modules])
             .await?
             .status
             .success();
+
+        let setup = match wanted.setup {
+            WantedSetup::OwnFile => git_setup::read(&git, &commit, &commit).await?,
+            WantedSetup::FileOf(other) => git_setup::read(&git, other, &commit).await?,
+            WantedSetup::None => FetchedSetup::None,
+        };
 
         // One branch that ends at the commit and the tags on its way: nothing
         // that came after it is in the workspace.
@@ -294,6 +324,7 @@ impl GitSource {
             commit,
             branch,
             has_submodules,
+            setup,
             _dir: dir,
         })
     }
@@ -462,14 +493,14 @@ fn said(output: &Output) -> String {
 }
 
 /// Git of the host, with nothing of the host's in it.
-struct Git<'a> {
+pub(super) struct Git<'a> {
     dir: Option<&'a Path>,
     login: Option<&'a Login>,
     protocols: &'static str,
 }
 
 impl Git<'_> {
-    async fn run(&self, arguments: &[&str]) -> Result<Output, GitSourceError> {
+    pub(super) async fn run(&self, arguments: &[&str]) -> Result<Output, GitSourceError> {
         /// What a host's administrator says about its network; the rest of the
         /// environment stays out.
         const PASSED: [&str; 14] = [
@@ -531,7 +562,7 @@ impl Git<'_> {
     }
 
     /// A command that only this daemon's trouble can fail.
-    async fn must(&self, arguments: &[&str]) -> Result<String, GitSourceError> {
+    pub(super) async fn must(&self, arguments: &[&str]) -> Result<String, GitSourceError> {
         let output = self.run(arguments).await?;
         if !output.status.success() {
             return Err(GitSourceError::Host(said(&output)));

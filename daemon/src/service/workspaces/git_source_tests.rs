@@ -48,9 +48,16 @@ fn source() -> GitSource {
     })
 }
 
+fn wanted(reference: Option<&str>) -> Wanted<'_> {
+    Wanted {
+        reference,
+        setup: WantedSetup::OwnFile,
+    }
+}
+
 async fn fetch(dir: &Path, reference: Option<&str>) -> Result<FetchedBundle, GitSourceError> {
     let url = SourceUrl::parse(&format!("file://{}", dir.display()), true).unwrap();
-    source().fetch_url(&url, reference).await
+    source().fetch_url(&url, wanted(reference)).await
 }
 
 fn refs_of(bundle: &FetchedBundle) -> Vec<String> {
@@ -194,18 +201,27 @@ async fn a_bundle_is_checked_and_bundled_again() {
             "main",
         ],
     );
-    let bundle = source().fetch_bundle(&file, "~/x", None).await.unwrap();
+    let bundle = source()
+        .fetch_bundle(&file, "~/x", wanted(None))
+        .await
+        .unwrap();
     assert_eq!(bundle.branch, "main");
 
     let mut broken = std::fs::read(&file).unwrap();
     let middle = broken.len() - 60;
     broken[middle] ^= 0xff;
     std::fs::write(&file, broken).unwrap();
-    let error = source().fetch_bundle(&file, "~/x", None).await.unwrap_err();
+    let error = source()
+        .fetch_bundle(&file, "~/x", wanted(None))
+        .await
+        .unwrap_err();
     assert!(matches!(error, GitSourceError::BundleInvalid(_)), "{error}");
 
     std::fs::write(&file, "no bundle").unwrap();
-    let error = source().fetch_bundle(&file, "~/x", None).await.unwrap_err();
+    let error = source()
+        .fetch_bundle(&file, "~/x", wanted(None))
+        .await
+        .unwrap_err();
     assert!(matches!(error, GitSourceError::BundleInvalid(_)), "{error}");
 }
 
@@ -227,7 +243,7 @@ async fn a_source_beyond_the_limit_is_given_up() {
         ..GitSourceOptions::default()
     });
     let url = SourceUrl::parse(&format!("file://{}", dir.path().display()), true).unwrap();
-    let error = source.fetch_url(&url, None).await.unwrap_err();
+    let error = source.fetch_url(&url, wanted(None)).await.unwrap_err();
     assert!(matches!(error, GitSourceError::GivenUp { .. }), "{error}");
 }
 
@@ -316,7 +332,7 @@ async fn a_password_reaches_the_server_and_no_command_line() {
     let (address, mut seen) = server_with_a_login().await;
     let url = format!("http://me:Pa55%40word@{address}/r.git");
     let url = SourceUrl::parse(&url, false).unwrap();
-    let error = source().fetch_url(&url, None).await.unwrap_err();
+    let error = source().fetch_url(&url, wanted(None)).await.unwrap_err();
     assert!(
         matches!(error, GitSourceError::Unreachable { .. }),
         "{error}"

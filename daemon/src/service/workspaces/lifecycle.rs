@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    CreateWorkspace, Workspaces, WorkspacesError,
+    CreateWorkspace, Up, Workspaces, WorkspacesError,
     activity::Door,
     view::{Link, WorkspaceView},
 };
@@ -14,6 +14,7 @@ use crate::{
         egress::Policy,
         idle::IdleStop,
         ids::WorkspaceId,
+        setup::WorkspaceSetup,
         snapshot::journal::Generation,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
         workspace_event::{Happening, StartCause, StopCause},
@@ -127,6 +128,10 @@ impl Workspaces {
             snapshot: None,
             idle_stop,
             stop_cause: None,
+            setup: WorkspaceSetup {
+                pristine: true,
+                ..WorkspaceSetup::default()
+            },
         };
         let lock = self.lock_of(&workspace.id);
         let _held = lock.lock().await;
@@ -137,8 +142,10 @@ impl Workspaces {
         let workspace = self.inner.index.put(workspace);
         self.inner.activity.touch(&workspace.id);
         tracing::info!(workspace_id = %workspace.id, %name, "creating workspace");
-        match self.bring_up(&workspace).await {
+        // There is nothing in it yet to find or to maintain.
+        match self.link_up(&workspace).await {
             Ok(_) => {
+                self.note_up(&workspace.id, Up::Yes);
                 tracing::info!(workspace_id = %workspace.id, %name, "workspace runs");
                 self.inner
                     .events
@@ -280,6 +287,7 @@ impl Workspaces {
     fn forget_lock(&self, id: &WorkspaceId) {
         let poisoned = std::sync::PoisonError::into_inner;
         self.inner.locks.lock().unwrap_or_else(poisoned).remove(id);
+        self.note_up(id, Up::No);
         let poisoned = std::sync::PoisonError::into_inner;
         self.inner
             .revived
@@ -348,9 +356,19 @@ impl Workspaces {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn agent(&self, id: &WorkspaceId) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
+        self.mark_used(id).await?;
+        self.agent_quietly(id).await
+    }
+
+    /// As [`agent`](Self::agent), for the daemon's own part of a setup.
+    pub(super) async fn agent_quietly(
+        &self,
+        id: &WorkspaceId,
+    ) -> Result<Arc<dyn AgentPort>, WorkspacesError> {
         let workspace = self.record(id)?;
         if workspace.desired == Desired::Running
             && self.inner.activity.touch(id) == Door::Open
+            && self.is_up(id)
             && let Some(agent) = self.inner.links.current(id)
         {
             return Ok(agent);
@@ -375,9 +393,7 @@ impl Workspaces {
             }
             let workspace = service.desire(&id, Desired::Running).await?;
             service.inner.activity.touch(&id);
-            let agent = service.bring_up_for(&workspace, cause).await?;
-            service.find_first_repositories(&id, &*agent).await;
-            Ok(agent)
+            service.bring_up_for(&workspace, cause).await
         });
         work.await
             .map_err(|error| WorkspacesError::Dropped(error.to_string()))?
@@ -431,13 +447,28 @@ impl Workspaces {
         Ok(agent)
     }
 
-    /// Whatever state its container is in, makes a workspace's agent answer;
-    /// the caller holds its lock.
+    /// Whatever state its container is in, makes a workspace's agent answer,
+    /// finds what is in it, does its maintenance and lets others in; the caller
+    /// holds its lock.
     pub(in crate::service) async fn bring_up(
         &self,
         workspace: &Workspace,
     ) -> Result<(Arc<dyn AgentPort>, Took), WorkspacesError> {
         let id = &workspace.id;
+        let (agent, took) = self.link_up(workspace).await?;
+        self.find_first_repositories(id, &*agent).await;
+        self.maintain(id, &*agent).await;
+        self.note_up(id, Up::Yes);
+        Ok((agent, took))
+    }
+
+    /// Whatever state its container is in, makes a workspace's agent answer.
+    async fn link_up(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<(Arc<dyn AgentPort>, Took), WorkspacesError> {
+        let id = &workspace.id;
+        self.note_up(id, Up::No);
         let (runtime, links) = (&self.inner.runtime, &self.inner.links);
         let container = match runtime.find(id).await? {
             Some(container) => match container.status {

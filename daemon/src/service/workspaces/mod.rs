@@ -25,14 +25,17 @@ mod egress;
 mod error;
 mod exec;
 mod git_login;
+mod git_setup;
 mod git_source;
 mod idle;
 mod index;
 mod lifecycle;
 mod pause;
 mod port;
+mod recheckout;
 mod reconcile;
 mod repositories;
+mod setup;
 mod snapshots;
 mod view;
 mod watch;
@@ -41,7 +44,7 @@ mod watch;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -63,6 +66,7 @@ pub use self::{
     git_source::{GitSourceError, GitSourceOptions},
     idle::UpdateWorkspace,
     repositories::{AddRepository, AddedRepository, RepositoryOrigin},
+    setup::{Again, BakedSetups, SetupChoice},
     view::WorkspaceView,
     watch::Change,
 };
@@ -206,6 +210,10 @@ struct Inner {
     /// Told when a workspace is gone; the owner of snapshots waits for it.
     gone: Notify,
     adding: Adding,
+    baked: OnceLock<Arc<dyn BakedSetups>>,
+    /// Workspaces whose present start this daemon has seen through, maintenance
+    /// included: others are let in. Held for a look-up only.
+    up: Mutex<HashSet<WorkspaceId>>,
 }
 
 /// The ports that the service acts through.
@@ -218,6 +226,13 @@ pub struct WorkspacePorts {
     pub links: Arc<dyn LinksPort>,
     /// The wall clock.
     pub clock: Arc<dyn ClockPort>,
+}
+
+/// Whether others are let into a workspace without a look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Up {
+    Yes,
+    No,
 }
 
 impl Workspaces {
@@ -255,6 +270,8 @@ impl Workspaces {
                 revived: Mutex::new(HashMap::new()),
                 gone: Notify::new(),
                 adding: Adding::default(),
+                baked: OnceLock::new(),
+                up: Mutex::default(),
             }),
         })
     }
@@ -298,6 +315,20 @@ impl Workspaces {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         locks.entry(id.clone()).or_default().clone()
+    }
+
+    /// Whether the present start of a workspace was seen through.
+    fn is_up(&self, id: &WorkspaceId) -> bool {
+        let up = self.inner.up.lock().unwrap_or_else(PoisonError::into_inner);
+        up.contains(id)
+    }
+
+    fn note_up(&self, id: &WorkspaceId, up: Up) {
+        let mut all = self.inner.up.lock().unwrap_or_else(PoisonError::into_inner);
+        match up {
+            Up::Yes => all.insert(id.clone()),
+            Up::No => all.remove(id),
+        };
     }
 
     /// Writes a record and then shows it.

@@ -1,11 +1,11 @@
 //! Workspaces as sessions see them.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{AddRepository, RepositoryOrigin, Workspaces, WorkspacesError};
+use super::{AddRepository, RepositoryOrigin, SetupChoice, Workspaces, WorkspacesError};
 use crate::{
     domain::{
         idle::IdleStop,
@@ -14,7 +14,7 @@ use crate::{
     },
     ports::{
         agent::AgentPort,
-        workspaces::{WorkspaceAccessError, WorkspacesPort},
+        workspaces::{CleanRepository, WorkspaceAccessError, WorkspacesPort},
     },
 };
 
@@ -40,11 +40,9 @@ impl WorkspacesPort for Workspaces {
         &self,
         like: &WorkspaceId,
         key: &str,
-        repository: &RepositoryName,
-        bundle: &Path,
-        branch: &str,
+        clean: &CleanRepository<'_>,
     ) -> Result<WorkspaceId, WorkspaceAccessError> {
-        let made = self.make_clean(like, key, repository, bundle, branch).await;
+        let made = self.make_clean(like, key, clean).await;
         made.map_err(|error| access(like, error))
     }
 
@@ -100,11 +98,13 @@ impl Workspaces {
         &self,
         like: &WorkspaceId,
         key: &str,
-        repository: &RepositoryName,
-        bundle: &Path,
-        branch: &str,
+        wanted: &CleanRepository<'_>,
     ) -> Result<WorkspaceId, WorkspacesError> {
         let name = clean_name(key);
+        let (repository, bundle) = (wanted.name, wanted.bundle);
+        let source = self.record(like)?;
+        let source = (source.repositories.iter()).find(|known| known.name == *repository);
+        let source = source.map_or_else(String::new, |known| known.source.clone());
         let clean = match self.resolve(&name) {
             Ok(found) => found,
             Err(_) => {
@@ -120,20 +120,24 @@ impl Workspaces {
                     .await?
             }
         };
-        if clean.repositories.iter().any(|r| r.name == *repository) {
-            return Ok(clean.id.clone());
-        }
         let request = AddRepository {
             key: name,
             name: Some(repository.clone()),
-            reference: Some(branch.to_owned()),
+            reference: Some(wanted.branch.to_owned()),
+            setup: SetupChoice::FileOf {
+                commit: wanted.setup_at.to_owned(),
+                source,
+            },
             origin: RepositoryOrigin::File {
                 source: bundle.display().to_string(),
                 bundle: bundle.to_owned(),
             },
         };
-        self.add_repository(&clean.id, request).await?;
-        Ok(clean.id.clone())
+        match self.add_repository(&clean.id, request).await {
+            // The checks say what comes of that, and that it is so.
+            Ok(_) | Err(WorkspacesError::SetupFailed { .. }) => Ok(clean.id.clone()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -161,6 +165,8 @@ fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
         | WorkspacesError::RepositoryExists(_)
         | WorkspacesError::Source(_)
         | WorkspacesError::Checkout(_)
+        | WorkspacesError::RepositoryUnknown(_)
+        | WorkspacesError::SetupFailed { .. }
         | WorkspacesError::Dropped(_)) => WorkspaceAccessError::Unavailable(error.to_string()),
     }
 }

@@ -17,12 +17,13 @@ use futures_util::StreamExt as _;
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Workspaces, WorkspacesError};
+use super::{Up, Workspaces, WorkspacesError};
 use crate::{
     domain::{
         egress::Policy,
         idle::IdleStop,
         ids::{WorkspaceId, WorkspaceName},
+        setup::WorkspaceSetup,
         workspace::{Desired, Purpose, Workspace},
         workspace_event::{Happening, StartCause},
     },
@@ -62,7 +63,10 @@ impl Workspaces {
                     () = shutdown.cancelled() => return,
                     () = &mut next_look => break,
                     id = lost.recv() => match id {
-                        Ok(id) => self.settle_logged(&id).await,
+                        Ok(id) => {
+                            self.note_up(&id, Up::No);
+                            self.settle_logged(&id).await;
+                        }
                         Err(RecvError::Lagged(_)) => break,
                         Err(RecvError::Closed) => return,
                     },
@@ -122,7 +126,11 @@ impl Workspaces {
         match container.status {
             ContainerStatus::Paused => Ok(self.inner.links.ensure(id).await?),
             ContainerStatus::Broken => Ok(()),
-            ContainerStatus::Running if self.inner.links.current(id).is_some() => Ok(()),
+            ContainerStatus::Running
+                if self.is_up(id) && self.inner.links.current(id).is_some() =>
+            {
+                Ok(())
+            }
             ContainerStatus::Running => self.revive(workspace).await,
             ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Restarting => {
                 if !self.may_revive(id) {
@@ -136,9 +144,7 @@ impl Workspaces {
 
     async fn revive(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
         let cause = StartCause::ShouldRun;
-        let agent = self.bring_up_for(workspace, cause).await?;
-        self.find_first_repositories(&workspace.id, &*agent).await;
-        Ok(())
+        self.bring_up_for(workspace, cause).await.map(drop)
     }
 
     fn may_revive(&self, id: &WorkspaceId) -> bool {
@@ -197,6 +203,7 @@ impl Workspaces {
             snapshot: None,
             idle_stop: IdleStop::default(),
             stop_cause: None,
+            setup: WorkspaceSetup::default(),
         };
         match self.inner.store.add_workspace(&workspace).await {
             Ok(()) => {

@@ -13,8 +13,9 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::{
     GitSourceError, Workspaces, WorkspacesError,
-    checkout::{Checkouts, Import},
-    git_source::SourceUrl,
+    checkout::{Checkouts, Import, directory_of},
+    git_source::{FetchedBundle, SourceUrl, Wanted, WantedSetup},
+    setup::{Begin, Planned, SetupChoice},
 };
 use crate::{
     domain::{
@@ -33,6 +34,8 @@ pub struct AddRepository {
     pub name: Option<RepositoryName>,
     /// Branch, tag or commit; `None` means the source's HEAD.
     pub reference: Option<String>,
+    /// What decides about its setup.
+    pub setup: SetupChoice,
     /// Where it comes from.
     pub origin: RepositoryOrigin,
 }
@@ -62,17 +65,19 @@ pub enum RepositoryOrigin {
 pub struct AddedRepository {
     /// As it was checked out.
     pub repository: Repository,
-    /// What was left out and why, for a person.
+    /// What was left out and why, and how it was set up, for a person.
     pub notes: Vec<String>,
 }
 
 impl Workspaces {
-    /// Puts a repository into a workspace, which is started where needed.
+    /// Puts a repository into a workspace, which is started where needed, and
+    /// sets it up. One repository at a time is added to a workspace.
     ///
     /// # Errors
     /// What [`GitSourceError`] says of the source; a directory that exists and
     /// was not made for the same key; a workspace that does not come up.
-    /// Nothing is left behind.
+    /// Nothing is left behind. [`WorkspacesError::SetupFailed`]: the repository
+    /// is there.
     pub async fn add_repository(
         &self,
         id: &WorkspaceId,
@@ -91,37 +96,35 @@ impl Workspaces {
             Some(name) => name,
             None => name_of(&source)?,
         };
-        let place = self.inner.adding.place(id, &name);
+        let place = self.inner.adding.place(id);
         let _one_at_a_time = place.lock().await;
-        let agent = self.agent(id).await?;
+        let agent = self.agent_quietly(id).await?;
         let checkouts = Checkouts { agent: &*agent };
-        if agent.stat(&format!("/workspace/{name}")).await?.is_some() {
-            return match checkouts.look(&name).await? {
+        let there = agent.stat(&directory_of(&name)).await?.is_some();
+        let half_way = there && self.restoring(id, &name)?;
+        if there {
+            match checkouts.look(&name).await? {
                 Some(found) if found.import.as_ref() == Some(&request.key) => {
-                    self.record_repository(id, found.repository.clone()).await?;
-                    Ok(AddedRepository {
-                        repository: found.repository,
-                        notes: Vec::new(),
-                    })
+                    let repository = found.repository;
+                    self.record_repository(id, repository.clone()).await?;
+                    let notes = self.finish_setup(id, &name).await?;
+                    return Ok(AddedRepository { repository, notes });
                 }
-                Some(_) | None => Err(WorkspacesError::RepositoryExists(name)),
-            };
+                _ if half_way => {}
+                Some(_) | None => return Err(WorkspacesError::RepositoryExists(name)),
+            }
         }
-        let reference = request.reference.as_deref();
-        let git = &self.inner.git;
-        let fetched = match (request.origin, &url) {
-            (RepositoryOrigin::Url(_), Some(url)) => git.fetch_url(url, reference).await?,
-            (RepositoryOrigin::Url(_), None) => return Err(GitSourceError::Empty(source).into()),
-            (RepositoryOrigin::File { bundle, .. }, _) => {
-                git.fetch_bundle(&bundle, &source, reference).await?
-            }
-            (RepositoryOrigin::Stream { bundle, .. }, _) => {
-                let dir = git.scratch()?;
-                let path = dir.path().join("received.bundle");
-                receive(bundle, &path, git.limit_bytes(), &source).await?;
-                git.fetch_bundle(&path, &source, reference).await?
-            }
+        let wanted = Wanted {
+            reference: request.reference.as_deref(),
+            setup: match &request.setup {
+                SetupChoice::OwnFile => WantedSetup::OwnFile,
+                SetupChoice::FileOf { commit, .. } => WantedSetup::FileOf(commit),
+                SetupChoice::Skip => WantedSetup::None,
+            },
         };
+        let fetched = self
+            .fetch(request.origin, url.as_ref(), &source, wanted)
+            .await?;
         tracing::info!(workspace_id = %id, repository = %name, source, commit = fetched.commit,
             "checking out a repository");
         let import = Import {
@@ -130,7 +133,17 @@ impl Workspaces {
             source: &source,
             origin: url.as_ref().map(SourceUrl::shown),
         };
-        checkouts.import(&fetched, &import).await?;
+        let planned = Planned {
+            name: &name,
+            key: &request.key,
+            source: match &request.setup {
+                SetupChoice::FileOf { source, .. } => source,
+                SetupChoice::OwnFile | SetupChoice::Skip => &source,
+            },
+            fetched: &fetched.setup,
+            half_way,
+        };
+        let mut notes = self.put_in_place(id, &planned, &fetched, &import).await?;
         let repository = Repository {
             name,
             source,
@@ -138,7 +151,6 @@ impl Workspaces {
             branch: fetched.branch.clone(),
         };
         self.record_repository(id, repository.clone()).await?;
-        let mut notes = Vec::new();
         if fetched.has_submodules {
             notes.push(
                 "the repository has submodules; they were not fetched: add each as a repository \
@@ -146,7 +158,68 @@ impl Workspaces {
                     .to_owned(),
             );
         }
+        notes.extend(self.finish_setup(id, &repository.name).await?);
         Ok(AddedRepository { repository, notes })
+    }
+
+    async fn fetch(
+        &self,
+        origin: RepositoryOrigin,
+        url: Option<&SourceUrl>,
+        source: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<FetchedBundle, WorkspacesError> {
+        let git = &self.inner.git;
+        Ok(match (origin, url) {
+            (RepositoryOrigin::Url(_), Some(url)) => git.fetch_url(url, wanted).await?,
+            (RepositoryOrigin::Url(_), None) => {
+                return Err(GitSourceError::Empty(source.to_owned()).into());
+            }
+            (RepositoryOrigin::File { bundle, .. }, _) => {
+                git.fetch_bundle(&bundle, source, wanted).await?
+            }
+            (RepositoryOrigin::Stream { bundle, .. }, _) => {
+                let dir = git.scratch()?;
+                let path = dir.path().join("received.bundle");
+                receive(bundle, &path, git.limit_bytes(), source).await?;
+                git.fetch_bundle(&path, source, wanted).await?
+            }
+        })
+    }
+
+    /// Checks out what was fetched, beside the result of its setup where that is
+    /// known. Returns what a person should know of it.
+    async fn put_in_place(
+        &self,
+        id: &WorkspaceId,
+        planned: &Planned<'_>,
+        fetched: &FetchedBundle,
+        import: &Import<'_>,
+    ) -> Result<Vec<String>, WorkspacesError> {
+        let name = planned.name;
+        let mut notes = Vec::new();
+        let restored = match self.plan_setup(id, planned).await? {
+            Begin::InPlace => true,
+            Begin::Restore(snapshot) => match self.restore_setup(id, name, &snapshot).await? {
+                Ok(()) => true,
+                Err(problem) => {
+                    let note = "a setup that was kept cannot be used, so it is run again";
+                    notes.push(format!("{note}: {problem}"));
+                    false
+                }
+            },
+            Begin::CheckOut => false,
+        };
+        // A restore has made another container.
+        let agent = self.agent_quietly(id).await?;
+        let checkouts = Checkouts { agent: &*agent };
+        if restored {
+            checkouts.replace(fetched, import).await?;
+        } else if let Err(error) = checkouts.import(fetched, import).await {
+            self.put_setup(id, name, None).await?;
+            return Err(error);
+        }
+        Ok(notes)
     }
 
     async fn record_repository(
@@ -222,29 +295,26 @@ impl Workspaces {
     }
 }
 
-/// A workspace and a directory in it.
-type Place = (WorkspaceId, RepositoryName);
 type PlaceLock = tokio::sync::Mutex<()>;
 
-/// Repositories being added. Each has a lock, so that nobody adds to a place
-/// that somebody else is about to fill.
+/// Repositories being added. Each workspace has a lock, so that nobody adds to a
+/// place that somebody else is about to fill, or to replace.
 #[derive(Debug, Default)]
 pub(super) struct Adding {
     /// Locks that somebody holds or waits for. The map's own lock is held for a
     /// look-up only.
-    places: Mutex<HashMap<Place, Weak<PlaceLock>>>,
+    places: Mutex<HashMap<WorkspaceId, Weak<PlaceLock>>>,
 }
 
 impl Adding {
-    fn place(&self, id: &WorkspaceId, name: &RepositoryName) -> Arc<PlaceLock> {
+    pub(super) fn place(&self, id: &WorkspaceId) -> Arc<PlaceLock> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.retain(|_, lock| lock.strong_count() > 0);
-        let key = (id.clone(), name.clone());
-        if let Some(lock) = places.get(&key).and_then(Weak::upgrade) {
+        if let Some(lock) = places.get(id).and_then(Weak::upgrade) {
             return lock;
         }
         let lock = Arc::default();
-        places.insert(key, Arc::downgrade(&lock));
+        places.insert(id.clone(), Arc::downgrade(&lock));
         lock
     }
 }

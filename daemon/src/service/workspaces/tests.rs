@@ -2,6 +2,7 @@
 //! real: git and files of this machine.
 
 mod idleness;
+mod setup;
 
 use std::path::PathBuf;
 
@@ -13,7 +14,10 @@ use crate::{
         local_agent::LocalAgent,
         memory::{ManualClock, MemoryLinks, MemoryRuntime, MemoryStore},
     },
-    domain::workspace::{Desired, Observed, Purpose, Repository},
+    domain::{
+        setup::WorkspaceSetup,
+        workspace::{Desired, Observed, Purpose, Repository},
+    },
     ports::runtime::{ContainerStatus, RuntimeError},
     service::testing::host_git,
 };
@@ -70,6 +74,7 @@ impl Bench {
             key: uuid::Uuid::now_v7().to_string(),
             name: Some(name.parse().unwrap()),
             reference: None,
+            setup: SetupChoice::OwnFile,
             origin: RepositoryOrigin::File {
                 source: "~/source".to_owned(),
                 bundle: self.source.path().join("x.bundle"),
@@ -320,7 +325,12 @@ async fn workspaces_are_adopted_when_the_store_is_lost() {
     };
     let next = lost.daemon().await;
     next.reconcile().await.unwrap();
-    assert_eq!(*next.resolve("running").unwrap(), *before);
+    let adopted = Workspace {
+        // Nobody knows any more what was done in it.
+        setup: WorkspaceSetup::default(),
+        ..Workspace::clone(&before)
+    };
+    assert_eq!(*next.resolve("running").unwrap(), adopted);
     assert_eq!(observed(&next, &running).await, Observed::Running);
     assert_eq!(observed(&next, &stopped).await, Observed::Stopped);
     assert_eq!(
@@ -422,7 +432,7 @@ async fn a_create_and_an_add_that_were_cut_off_go_on_with_the_same_ids() {
 
 #[tokio::test]
 async fn clean_workspaces_are_found_by_key_and_those_without_use_go() {
-    use crate::ports::workspaces::WorkspacesPort as _;
+    use crate::ports::workspaces::{CleanRepository, WorkspacesPort as _};
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
     let id = made(&workspaces, "project").await;
@@ -431,7 +441,13 @@ async fn clean_workspaces_are_found_by_key_and_those_without_use_go() {
         bench.source.path().join("x.bundle"),
     );
     let clean = async |key| {
-        let made = workspaces.create_clean(&id, key, &name, &bundle, "trunk");
+        let repository = CleanRepository {
+            name: &name,
+            bundle: &bundle,
+            branch: "trunk",
+            setup_at: "trunk",
+        };
+        let made = workspaces.create_clean(&id, key, &repository);
         made.await.unwrap()
     };
     let (used, unused) = (clean("used").await, clean("unused").await);

@@ -43,7 +43,8 @@ impl WorkspaceView {
         Self {
             reason: reason
                 .map(str::to_owned)
-                .or_else(|| why_stopped(&workspace, observed)),
+                .or_else(|| why_stopped(&workspace, observed))
+                .or_else(|| workspace.setup.problem()),
             workspace,
             observed,
             container: container.map(|container| container.id),

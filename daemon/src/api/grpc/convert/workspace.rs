@@ -14,7 +14,8 @@ use crate::{
             OutputStream, Reading, SignalTarget, TerminalSize,
         },
         idle::{IdleStop, SHORTEST},
-        ids::{ExecId, RequestId, StepId, WorkspaceId},
+        ids::{ExecId, RepositoryName, RequestId, SnapshotId, StepId, WorkspaceId},
+        setup::{SetupResult, SetupState, WorkspaceSetup},
         workspace::{Limits, NetworkMode, Observed, Repository},
     },
     ports::{agent::AgentError, links::LinkError, runtime::RuntimeError, store::StoreError},
@@ -176,7 +177,12 @@ pub fn view(view: &WorkspaceView) -> wire::Workspace {
             disk_bytes: definition.limits.disk_bytes,
         }),
         network: network.into(),
-        repositories: workspace.repositories.iter().map(repository).collect(),
+        repositories: (workspace.repositories.iter())
+            .map(|of| wire::Repository {
+                setup: setup(&workspace.setup, &of.name),
+                ..repository(of)
+            })
+            .collect(),
         created_at: Some(timestamp(workspace.created_at_ms)),
         container_id: view.container.clone().map(|id| id.0).unwrap_or_default(),
         user: definition.user.clone().unwrap_or_default(),
@@ -205,7 +211,42 @@ pub fn repository(repository: &Repository) -> wire::Repository {
         source: repository.source.clone(),
         commit: repository.commit.clone(),
         branch: repository.branch.clone(),
+        setup: None,
     }
+}
+
+/// How far the setup of a repository is.
+fn setup(of: &WorkspaceSetup, name: &RepositoryName) -> Option<wire::RepositorySetup> {
+    let maintenance = of.maintenance_problems.get(name);
+    let state = of.repositories.get(name).map(|setup| &setup.state);
+    if maintenance.is_none() && state.is_none() {
+        return None;
+    }
+    let shown = |snapshot: &SnapshotId| snapshot.to_string();
+    let (state, snapshot_id, problem) = match state {
+        None => (wire::SetupState::Unspecified, None, None),
+        Some(SetupState::Restoring { snapshot, .. }) => {
+            (wire::SetupState::Restoring, Some(shown(snapshot)), None)
+        }
+        Some(SetupState::Initializing) => (wire::SetupState::Initializing, None, None),
+        Some(SetupState::Done { result }) => match result {
+            SetupResult::Running { kept } => {
+                (wire::SetupState::Ran, kept.as_ref().map(shown), None)
+            }
+            SetupResult::Restoring { snapshot } => {
+                (wire::SetupState::Restored, Some(shown(snapshot)), None)
+            }
+        },
+        Some(SetupState::Failed { problem }) => {
+            (wire::SetupState::Failed, None, Some(problem.clone()))
+        }
+    };
+    Some(wire::RepositorySetup {
+        state: state.into(),
+        problem: problem.unwrap_or_default(),
+        snapshot_id: snapshot_id.unwrap_or_default(),
+        maintenance_problem: maintenance.cloned().unwrap_or_default(),
+    })
 }
 
 /// Milliseconds since the Unix epoch as a timestamp.
@@ -514,6 +555,21 @@ pub fn error(error: &WorkspacesError) -> Status {
             "REPOSITORY_EXISTS",
             message,
             "give the repository another name, or remove the directory",
+            Retry::No,
+        ),
+        WorkspacesError::RepositoryUnknown(_) => refusal(
+            Code::NotFound,
+            "REPOSITORY_UNKNOWN",
+            message,
+            "name one of the workspace's repositories; `compyctl workspace show` lists them",
+            Retry::No,
+        ),
+        WorkspacesError::SetupFailed { .. } => refusal(
+            Code::FailedPrecondition,
+            "SETUP_FAILED",
+            message,
+            "mend it in the workspace and run `compyctl workspace setup NAME`, or add the \
+             repository elsewhere with --no-setup",
             Retry::No,
         ),
         WorkspacesError::EgressOnBridge => invalid(
