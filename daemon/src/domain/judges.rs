@@ -61,7 +61,8 @@ const RUNNER_NAMES: [&str; 11] = [
 ];
 
 /// The same at the top of the repository alone.
-const RUNNER_PATHS: [&str; 3] = [
+const RUNNER_PATHS: [&str; 4] = [
+    "compy.toml",
     ".cargo/config",
     ".cargo/config.toml",
     ".config/nextest.toml",
@@ -276,6 +277,7 @@ mod tests {
             "web/package.json",
             "pyproject.toml",
             ".cargo/config.toml",
+            "compy.toml",
             "unittest.py",
             "_pytest/main.py",
             "ci/verify.sh",

@@ -57,6 +57,17 @@ impl CommitOutcome {
     }
 }
 
+/// A file of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FileAt {
+    /// Its bytes.
+    Content(Vec<u8>),
+    /// It has more bytes than were asked for.
+    TooLarge,
+    /// The commit has no regular file there.
+    Nothing,
+}
+
 /// A changed file with its path as git has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawChange {
@@ -114,6 +125,27 @@ impl Git {
         let tree = format!("{commit}^{{tree}}");
         self.ask_object("rev-parse", &["rev-parse", "--verify", &tree])
             .await
+    }
+
+    /// A regular file of a commit, of so many bytes at most.
+    pub(crate) async fn file_at(
+        &self,
+        commit: &str,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<FileAt, GitError> {
+        // A byte before the content tells an empty file from none.
+        let script = r#"set -e
+case "$(git ls-tree "$1" -- "$2")" in 100*) ;; *) exit 0;; esac
+if [ "$(git cat-file -s "$1:$2")" -gt "$3" ]; then printf +; exit 0; fi
+printf =; git cat-file blob "$1:$2""#;
+        let arguments = [commit, path, &max_bytes.to_string()];
+        let answer = (self.ask_plain_script("cat-file", script, &arguments)).await?;
+        Ok(match answer.split_first() {
+            None => FileAt::Nothing,
+            Some((b'+', _)) => FileAt::TooLarge,
+            Some((_, content)) => FileAt::Content(content.to_vec()),
+        })
     }
 
     /// The branch checked out; `None` when HEAD is detached.

@@ -248,6 +248,7 @@ impl SessionState {
         let base = self.base.as_ref().map(|base| {
             Arc::new(BaseRun {
                 others: Vec::new(),
+                knowledge: None,
                 ..BaseRun::clone(base)
             })
         });

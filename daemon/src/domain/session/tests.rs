@@ -203,6 +203,7 @@ impl World {
                 uncommitted: "1".into(),
                 others: self.base_lint.clone(),
                 summary: "1 failed".into(),
+                knowledge: None,
             })),
             Work::Validate => {
                 let passes = take(&mut self.validations);

@@ -115,6 +115,10 @@ pub struct BaseRun {
     pub others: Vec<CheckResult>,
     /// A line for people: "1 failed, 11 passed".
     pub summary: String,
+    /// What the repository's setup file wants the model to know, as it is told;
+    /// `None` when that is nothing.
+    #[serde(default)]
+    pub knowledge: Option<String>,
 }
 
 /// What the daemon's checks said of the working copy.

@@ -32,6 +32,7 @@ async fn base(bench: &Bench) -> BaseRun {
         uncommitted,
         others: Vec::new(),
         summary: String::new(),
+        knowledge: None,
     }
 }
 

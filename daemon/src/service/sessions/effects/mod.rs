@@ -5,6 +5,7 @@
 //! intent open: the same step is settled later, by asking the part that knows.
 
 mod model;
+mod setup_file;
 mod tools;
 mod work;
 

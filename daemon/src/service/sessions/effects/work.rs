@@ -11,7 +11,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, site, with_output,
+    EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, setup_file, site,
+    with_output,
 };
 use crate::{
     domain::{
@@ -92,20 +93,37 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
     let given = given(context);
     let directory = &site.directory;
     let given_checks = &given;
-    let plan = context
+    let mut plan = context
         .with_agent(
             |agent| async move { checks::detect(agent.as_ref(), directory, given_checks).await },
         )
         .await?
         .map_err(|error| useless(error.to_string()))?;
+    let git = context.git();
+    let commit = git.head_commit().await?;
+    let options = &created.options;
+    let knowledge = match setup_file::read(&git, &commit).await? {
+        Some(Ok(file)) => {
+            setup_file::apply(&file, options, &mut plan);
+            setup_file::knowledge(&git, &commit, &file).await?
+        }
+        Some(Err(error)) if options.test_command.is_none() => {
+            return Err(useless(format!(
+                "{error}; mend and commit it, or give the test command with --test"
+            )));
+        }
+        Some(Err(error)) => {
+            tracing::warn!(session_id = %created.session, %error, "a setup file is left aside");
+            None
+        }
+        None => None,
+    };
     let Some(tests) = plan.tests.clone() else {
         return Err(useless(
             "the repository shows no test command, and without one nothing can be proved; \
-             give one with --test",
+             give one with --test, or in its compy.toml",
         ));
     };
-    let git = context.git();
-    let commit = git.head_commit().await?;
     let branch = match git.current_branch().await? {
         Some(branch) => branch,
         None => checked_out_at_first(context).await?,
@@ -168,6 +186,7 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         uncommitted,
         others,
         summary,
+        knowledge,
     };
     Ok((WorkResult::BaseRun(Box::new(base)), artifacts))
 }
@@ -382,7 +401,8 @@ async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
         pull_request: opened.pull_request.clone(),
         given: GivenChecks {
             tests: Some(base.tests.argv.clone()),
-            lint: context.state.created.options.lint_command.clone(),
+            lint: (context.state.created.options.lint_command.clone())
+                .or_else(|| lint_of_setup_file(&base.plan)),
         },
         base: base.clone(),
         allow_test_changes: context.state.created.options.allow_test_changes,
@@ -410,6 +430,16 @@ async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
             .collect(),
     };
     Ok((WorkResult::CiEnded(result), artifacts))
+}
+
+/// The lint command that the base's setup file names, where one does: the
+/// branch's own file has no say.
+fn lint_of_setup_file(plan: &CheckPlan) -> Option<Vec<String>> {
+    let mut named = plan
+        .lint
+        .iter()
+        .filter(|check| check.why == setup_file::FROM_SETUP_FILE);
+    named.next().map(|check| check.argv.clone())
 }
 
 fn given(context: &EffectContext) -> GivenChecks {
