@@ -7,7 +7,7 @@ use compyd_proto::endpoint::default_socket_path;
 use crate::connection::{Daemon, DaemonEndpoint};
 use crate::exit::{EXIT_CODES_HELP, Exit, Failure};
 use crate::output::Format;
-use crate::{artifact, run, session, snapshot, system, workspace};
+use crate::{artifact, run, session, setup, snapshot, system, workspace};
 
 /// Gives tasks to coding agents and looks after the machines they work in.
 #[derive(Debug, Parser)]
@@ -48,6 +48,9 @@ enum Noun {
     /// Tasks given to agents
     #[command(subcommand)]
     Session(session::SessionVerb),
+    /// Setup files of repositories, `compy.toml`
+    #[command(subcommand)]
+    Setup(setup::SetupVerb),
     /// What workspaces were at one moment
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotVerb),
@@ -95,6 +98,7 @@ impl CommandLine {
             Noun::Workspace(verb) => verb.run(&context).await,
             Noun::Run(arguments) => arguments.run(&context).await,
             Noun::Session(verb) => verb.run(&context).await,
+            Noun::Setup(verb) => verb.run(&context).await,
             Noun::Snapshot(verb) => verb.run(&context).await,
             Noun::Artifact(verb) => verb.run(&context).await,
             Noun::Gc(arguments) => arguments.run(&context).await,

@@ -13,6 +13,7 @@ use compyd_proto::link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES
 use compyd_proto::v1::activity_service_client::ActivityServiceClient;
 use compyd_proto::v1::artifact_service_client::ArtifactServiceClient;
 use compyd_proto::v1::session_service_client::SessionServiceClient;
+use compyd_proto::v1::setup_service_client::SetupServiceClient;
 use compyd_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use compyd_proto::v1::system_service_client::SystemServiceClient;
 use compyd_proto::v1::workspace_service_client::WorkspaceServiceClient;
@@ -128,6 +129,10 @@ impl Daemon {
         SessionServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn setups(&self) -> SetupServiceClient<Channel> {
+        SetupServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn snapshots(&self) -> SnapshotServiceClient<Channel> {

@@ -9,6 +9,7 @@ mod exit;
 mod output;
 mod run;
 mod session;
+mod setup;
 mod sink;
 mod snapshot;
 mod system;

@@ -27,6 +27,7 @@ mod random_chain;
 #[path = "../../workspace-agent/tests/agent/random_tree.rs"]
 mod random_tree;
 mod requests;
+mod setup;
 mod snapshots;
 mod tools;
 mod workspaces;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use compyd_proto::v1::idle_stop::When;
 use compyd_proto::v1::{
-    EgressPolicy, IdleStop, NetworkMode, Repository, Workspace, WorkspaceState,
+    EgressPolicy, IdleStop, NetworkMode, Repository, RepositorySetup, SetupState, Workspace,
+    WorkspaceState,
 };
 use serde::Serialize;
 
@@ -60,6 +61,62 @@ pub(crate) struct RepositoryView {
     pub(crate) branch: String,
     /// Commit checked out at first.
     pub(crate) commit: String,
+    /// What came of its compy.toml; left out when it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) setup: Option<SetupView>,
+}
+
+/// A repository's setup in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct SetupView {
+    /// `unknown`, `restoring`, `initializing`, `ran`, `restored`, `failed`.
+    pub(crate) state: String,
+    /// What failed, and its last words; may be empty.
+    pub(crate) problem: String,
+    /// The snapshot that keeps the result, or that it came from; may be empty.
+    pub(crate) snapshot_id: String,
+    /// Why the last maintenance failed; may be empty.
+    pub(crate) maintenance_problem: String,
+}
+
+impl From<RepositorySetup> for SetupView {
+    fn from(setup: RepositorySetup) -> Self {
+        SetupView {
+            state: match setup.state() {
+                SetupState::Unspecified => "unknown",
+                SetupState::Restoring => "restoring",
+                SetupState::Initializing => "initializing",
+                SetupState::Ran => "ran",
+                SetupState::Restored => "restored",
+                SetupState::Failed => "failed",
+            }
+            .to_owned(),
+            problem: setup.problem,
+            snapshot_id: setup.snapshot_id,
+            maintenance_problem: setup.maintenance_problem,
+        }
+    }
+}
+
+impl SetupView {
+    /// For a person, in one piece.
+    fn sentence(&self) -> String {
+        let from = &self.snapshot_id;
+        let mut sentence = match self.state.as_str() {
+            "ran" if from.is_empty() => "done".to_owned(),
+            "ran" => format!("done, kept as {from}"),
+            "restored" => format!("was there, from {from}"),
+            "failed" => format!("failed: {}", self.problem),
+            state => state.to_owned(),
+        };
+        if !self.maintenance_problem.is_empty() {
+            sentence.push_str(&format!(
+                "; maintenance failed: {}",
+                self.maintenance_problem
+            ));
+        }
+        sentence
+    }
 }
 
 impl From<Repository> for RepositoryView {
@@ -69,6 +126,7 @@ impl From<Repository> for RepositoryView {
             source: repository.source,
             branch: repository.branch,
             commit: repository.commit,
+            setup: repository.setup.map(Into::into),
         }
     }
 }
@@ -228,6 +286,9 @@ pub(crate) fn detail_table(workspace: &WorkspaceView) -> Table {
                 repository.source
             ),
         ]);
+        if let Some(setup) = &repository.setup {
+            table.row(["setup", &setup.sentence()]);
+        }
     }
     table
 }

@@ -50,6 +50,9 @@ pub(crate) struct RunArguments {
         value_name = "DIR"
     )]
     directory: String,
+    /// Leave the repository's compy.toml aside when it is put into the workspace.
+    #[arg(long, requires = "repo")]
+    no_setup: bool,
     /// Name of the new workspace; default: derived from the repository.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -66,10 +69,11 @@ pub(crate) struct RunArguments {
         value_name = "MODEL"
     )]
     model: String,
-    /// Command that proves the task: "python -m pytest -q"; default: detected.
+    /// Command that proves the task: "python -m pytest -q"; default: what the
+    /// repository's compy.toml says, or detected.
     #[arg(short, long, value_parser = command_words, default_value = "", hide_default_value = true, value_name = "CMD")]
     test: String,
-    /// Lint command; default: detected.
+    /// Lint command; default: what compy.toml says, or detected.
     #[arg(long, value_parser = command_words, default_value = "", hide_default_value = true, value_name = "CMD")]
     lint: String,
     /// Stages up to a pull request, or one free stage and the daemon's proof.
@@ -175,7 +179,7 @@ impl RunArguments {
                     "putting {} into workspace {workspace} ...",
                     source.base_name()
                 );
-                add_repository(daemon, workspace, &self.directory, source)
+                add_repository(daemon, workspace, &self.directory, source, self.no_setup)
                     .await?
                     .name
             }

@@ -32,13 +32,17 @@ pub(crate) struct AddRepoArguments {
         value_name = "DIR"
     )]
     name: String,
+    /// Leave its compy.toml aside: nothing of the repository runs.
+    #[arg(long)]
+    no_setup: bool,
 }
 
 impl AddRepoArguments {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let source = RepositorySource::find(&self.source).await?;
         let daemon = context.daemon().await?;
-        let repository = add_repository(&daemon, &self.workspace, &self.name, &source).await?;
+        let repository =
+            add_repository(&daemon, &self.workspace, &self.name, &source, self.no_setup).await?;
         let view = RepositoryView::from(repository);
         match context.format {
             Format::Json => print_json(&view)?,
@@ -110,17 +114,19 @@ fn as_url(text: &str) -> Option<(String, String)> {
 }
 
 /// Puts a repository into a workspace, and says on standard error what was
-/// left out. A broken upload starts over under the same request id.
+/// left out and how it was set up. A broken upload starts over under the same request id.
 pub(crate) async fn add_repository(
     daemon: &Daemon,
     workspace: &str,
     name: &str,
     source: &RepositorySource,
+    no_setup: bool,
 ) -> Result<Repository, Failure> {
     let mut start = AddRepositoryStart {
         request_id: request_id(),
         workspace: workspace.to_owned(),
         name: name.to_owned(),
+        no_setup,
         ..AddRepositoryStart::default()
     };
     let bundle = match source {

@@ -73,6 +73,9 @@ pub(crate) struct CreateArguments {
     /// tag or commit. May be given more than once.
     #[arg(long = "repo", value_name = "PATH_OR_URL[#REF]")]
     repositories: Vec<String>,
+    /// Leave their compy.toml aside: nothing of the repositories runs.
+    #[arg(long)]
+    no_setup: bool,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -86,7 +89,7 @@ impl CreateArguments {
         let daemon = context.daemon().await?;
         let mut workspace = Some(create(&daemon, &self.name, &self.machine).await?);
         for source in &sources {
-            add_repository(&daemon, &self.name, "", source).await.inspect_err(|_| {
+            add_repository(&daemon, &self.name, "", source, self.no_setup).await.inspect_err(|_| {
                 eprintln!(
                     "note: workspace {0} exists; add the repository with `compyctl workspace add-repo {0} SOURCE`, \
                      or delete it with `compyctl workspace delete {0}`",

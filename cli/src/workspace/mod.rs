@@ -20,6 +20,7 @@ mod port_forward;
 mod restore;
 mod resume;
 mod set;
+mod setup;
 mod shell;
 mod show;
 mod snapshot;
@@ -87,6 +88,8 @@ pub(crate) enum WorkspaceVerb {
     Cp(cp::CpArguments),
     /// Puts a repository into a workspace
     AddRepo(add_repo::AddRepoArguments),
+    /// Runs the setup of a repository by its compy.toml, unless it is done
+    Setup(setup::SetupArguments),
     /// Sets what a workspace may reach, at once; without options, shows it
     Egress(egress::EgressArguments),
     /// Leads a port of this machine's loopback to a port of a workspace's
@@ -126,6 +129,7 @@ impl WorkspaceVerb {
             WorkspaceVerb::Shell(arguments) => arguments.run(context).await,
             WorkspaceVerb::Cp(arguments) => arguments.run(context).await,
             WorkspaceVerb::AddRepo(arguments) => arguments.run(context).await,
+            WorkspaceVerb::Setup(arguments) => arguments.run(context).await,
             WorkspaceVerb::Egress(arguments) => arguments.run(context).await,
             WorkspaceVerb::PortForward(arguments) => arguments.run(context).await,
             WorkspaceVerb::Snapshot(arguments) => arguments.run(context).await,
