@@ -79,8 +79,7 @@ fn attach(exec_id: &str) -> ExecRequest {
         part: Some(exec_request::Part::Attach(ExecAttach {
             workspace: "w".to_owned(),
             exec_id: exec_id.to_owned(),
-            stdout_offset: 0,
-            stderr_offset: 0,
+            ..Default::default()
         })),
     }
 }

@@ -43,7 +43,7 @@ use crate::{
             GrepQuery, Listing, ReadRange, Receipt,
         },
         idle::IdleStop,
-        ids::{ExecId, RepositoryName, StepId, WorkspaceId},
+        ids::{ExecId, StepId, WorkspaceId},
         setup::WorkspaceSetup,
         snapshot::journal::Generation,
         workspace::{

@@ -15,8 +15,8 @@ pub mod copies;
 pub mod hash;
 pub mod journal;
 pub mod layers;
-pub mod root;
 pub mod retention;
+pub mod root;
 
 use std::collections::BTreeMap;
 

@@ -523,7 +523,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
     }
 
     async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
-        let state = self.up()?;
+        let mut state = self.up()?;
         if !state.images.contains(&plan.image) {
             return Err(RuntimeError::ImageMissing(plan.image.clone()));
         }

@@ -26,8 +26,7 @@ use tonic::{
 
 use super::{
     activity::ActivityApi, artifact::ArtifactApi, session::SessionApi, setup::SetupApi,
-    snapshot::SnapshotApi,
-    system::SystemApi, workspace::WorkspaceApi,
+    snapshot::SnapshotApi, system::SystemApi, workspace::WorkspaceApi,
 };
 
 /// Bytes of a stream that a client may leave unread: clients copy archives and

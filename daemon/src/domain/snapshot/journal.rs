@@ -106,7 +106,10 @@ impl Progress {
         match self {
             Self::Snapshot { step, .. } => match step {
                 SnapshotStep::Storing { manifest } => Some(manifest),
-                SnapshotStep::Begun | SnapshotStep::Pausing { .. } | SnapshotStep::Resumed => None,
+                SnapshotStep::Begun
+                | SnapshotStep::Pausing { .. }
+                | SnapshotStep::Resumed
+                | SnapshotStep::Flattening { .. } => None,
             },
             Self::Import { step, .. } => match step {
                 ImportStep::Storing { manifest } => Some(manifest),

@@ -183,7 +183,7 @@ impl Snapshots {
         workspace: &Workspace,
     ) -> Result<Volumes, SnapshotsError> {
         let trees = self
-            .open_helper(helper, workspace, VolumeAccess::Read)
+            .open_helper(helper, workspace, VolumeAccess::Read, None)
             .await?;
         let mut remembered = self.remembered(workspace);
         let mut volumes = Volumes::new();

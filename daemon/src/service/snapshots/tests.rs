@@ -546,7 +546,7 @@ async fn a_fork_whose_name_was_taken_while_it_was_cut_off_leaves_nothing() {
 }
 
 /// A tree with a file, and the manifest of a snapshot that names it.
-async fn with_tree(world: &World) -> Snapshot {
+async fn with_file(world: &World) -> Snapshot {
     let entry = |path: &'static str, kind: TreeEntryKind| TreeEntry {
         path: path.into(),
         kind: kind.into(),
@@ -594,7 +594,7 @@ async fn register(world: &World, manifest: &Snapshot) -> VolumeRef {
 #[tokio::test]
 async fn a_fork_over_a_copy_that_is_there_starts_no_helper_and_keeps_it() {
     let world = world().await;
-    let manifest = with_tree(&world).await;
+    let manifest = with_file(&world).await;
     let copy = register(&world, &manifest).await;
     world.snapshots.settle().await.unwrap();
     // A helper would fail: nobody dials here.
@@ -622,7 +622,7 @@ async fn a_fork_over_a_copy_that_is_there_starts_no_helper_and_keeps_it() {
 #[tokio::test]
 async fn a_copy_that_was_not_finished_is_used_by_nobody_and_removed() {
     let world = world().await;
-    let manifest = with_tree(&world).await;
+    let manifest = with_file(&world).await;
     world.snapshots.settle().await.unwrap();
     let failed = make_fork(&world, &manifest).await;
     assert!(failed.is_err(), "its helper does not come up");
@@ -635,7 +635,7 @@ async fn a_copy_that_was_not_finished_is_used_by_nobody_and_removed() {
 #[tokio::test]
 async fn a_copy_that_somebody_removed_is_not_lain_over() {
     let world = world().await;
-    let manifest = with_tree(&world).await;
+    let manifest = with_file(&world).await;
     let copy = register(&world, &manifest).await;
     world.snapshots.settle().await.unwrap();
     world.runtime.remove_copy(&copy).await.unwrap();

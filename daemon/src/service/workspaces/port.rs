@@ -9,7 +9,7 @@ use super::{AddRepository, RepositoryOrigin, SetupChoice, Workspaces, Workspaces
 use crate::{
     domain::{
         idle::IdleStop,
-        ids::{RepositoryName, WorkspaceId},
+        ids::WorkspaceId,
         workspace::{Purpose, Workspace},
     },
     ports::{
