@@ -35,7 +35,7 @@ get() { curl -sS -m 20 -v "$@" 2>&1; }
 tunnel() { get -p "$@"; }
 socks() { get -x socks5h://127.0.0.1:3128 "$@"; }
 # Bytes to the proxy as they are, and its answer.
-raw() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; printf "$1" >&3; timeout 5 cat <&3' raw "$1" 2>&1; }
+raw() { bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; printf "$1" >&3; timeout 10 cat <&3' raw "$1" 2>&1; }
 connect() { raw "CONNECT $1 HTTP/1.1\r\n\r\n$2"; }
 # A port in printf's escapes.
 port() { printf '\\%03o\\%03o' $(($1 / 256)) $(($1 % 256)); }
