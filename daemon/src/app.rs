@@ -334,6 +334,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     ));
     let snapshots = snapshots(settings, parts, &workspaces);
     workspaces.set_baked_setups(Arc::new(snapshots.clone()));
+    workspaces.set_salvage(Arc::new(snapshots.clone()));
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.
     parts

@@ -26,8 +26,10 @@ mod published_library;
 mod random_chain;
 #[path = "../../workspace-agent/tests/agent/random_tree.rs"]
 mod random_tree;
+mod repairs;
 mod requests;
 mod setup;
 mod snapshots;
+mod stuck;
 mod tools;
 mod workspaces;

@@ -175,6 +175,85 @@ impl SecondEngine {
         )
         .await;
     }
+
+    /// Ends it as a power failure would: the engine, its containerd, and
+    /// everything in every container, none of them asked.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn kill(&mut self) {
+        let mut child = self.child.take().expect("the engine runs");
+        let own = self.directory.path().display().to_string();
+        // Its programs name its directory; what runs in containers has a shim
+        // among them as its parent.
+        let processes = processes();
+        let programs: Vec<i32> = (processes.iter())
+            .filter(|process| process.command.contains(&own))
+            .map(|process| process.pid)
+            .collect();
+        let inside = (processes.iter())
+            .filter(|process| programs.contains(&process.parent))
+            .map(|process| process.pid);
+        for pid in programs.iter().copied().chain(inside) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = child.wait();
+        wait::until(
+            "the end of the engine",
+            Duration::from_secs(30),
+            async || {
+                let left = self::processes();
+                (!left.iter().any(|process| process.command.contains(&own))).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// Where it keeps a container.
+    #[must_use]
+    pub fn container_dir(&self, id: &str) -> PathBuf {
+        self.path("data/containers").join(id)
+    }
+
+    /// Unmounts what an engine that was killed had mounted.
+    fn unmount_all(&self) {
+        let own = self.directory.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        // The latest first: mounts are in mounts.
+        for line in mounts.lines().rev() {
+            if let Some(point) = line
+                .split(' ')
+                .nth(4)
+                .filter(|point| point.starts_with(&own))
+            {
+                let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+    }
+}
+
+struct Process {
+    pid: i32,
+    parent: i32,
+    command: String,
+}
+
+/// Every process of this machine.
+fn processes() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is there");
+    let read = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // After the name in brackets: the state, and the parent.
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+        Some(Process {
+            pid,
+            parent,
+            command: String::from_utf8_lossy(&command).into_owned(),
+        })
+    };
+    entries.filter_map(Result::ok).filter_map(read).collect()
 }
 
 fn terminate(child: &Child, signal: Signal) {
@@ -197,5 +276,6 @@ impl Drop for SecondEngine {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.unmount_all();
     }
 }

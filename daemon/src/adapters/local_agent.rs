@@ -46,6 +46,7 @@ use crate::{
         ids::{ExecId, StepId, WorkspaceId},
         setup::WorkspaceSetup,
         snapshot::journal::Generation,
+        upkeep::Upkeep,
         workspace::{
             Desired, Limits, NetworkMode, Purpose, Repository, Workspace, WorkspaceDefinition,
         },
@@ -155,6 +156,7 @@ impl WorkspacesPort for LocalMachine {
             idle_stop: IdleStop::default(),
             stop_cause: None,
             setup: WorkspaceSetup::default(),
+            upkeep: Upkeep::default(),
         })
     }
 

@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod stage;
 pub mod todo;
 pub mod tools;
+pub mod upkeep;
 pub mod workflow;
 pub mod workspace;
 pub mod workspace_event;

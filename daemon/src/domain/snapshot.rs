@@ -146,6 +146,16 @@ pub enum CapturedVolume {
 impl CapturedVolume {
     /// Every one, in the order of manifests.
     pub const ALL: [Self; 3] = [Self::Work, Self::Home, Self::Browser];
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Home => "home",
+            Self::Browser => "browser",
+        }
+    }
 }
 
 /// The content of a volume.

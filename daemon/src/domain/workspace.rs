@@ -8,6 +8,7 @@ use super::{
     ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
     setup::WorkspaceSetup,
     snapshot::journal::{Generation, ImageRef},
+    upkeep::Upkeep,
     workspace_event::StopCause,
 };
 
@@ -47,6 +48,9 @@ pub struct Workspace {
     /// How far the setups of its repositories are.
     #[serde(default)]
     pub setup: WorkspaceSetup,
+    /// The daemon's own notes.
+    #[serde(default)]
+    pub upkeep: Upkeep,
 }
 
 impl Workspace {

@@ -1,13 +1,17 @@
 //! The container engine, in the words of workspaces.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 
 use crate::domain::{
     ids::WorkspaceId,
     setup::StartStamp,
-    snapshot::journal::{Generation, ImageRef},
+    snapshot::{
+        CapturedVolume,
+        journal::{Generation, ImageRef},
+    },
     workspace::{NetworkMode, WorkspaceDefinition},
 };
 
@@ -58,6 +62,13 @@ pub trait RuntimePort: Send + Sync {
     /// accepted.
     async fn remove_volumes(&self, workspace: &WorkspaceId) -> Result<(), RuntimeError>;
 
+    /// Which of the volumes that snapshots capture a workspace's generation has.
+    async fn captured_volumes(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<BTreeSet<CapturedVolume>, RuntimeError>;
+
     /// The container of a workspace as the engine sees it, of the newest
     /// generation that has one. Finds a helper by its own id.
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError>;
@@ -65,6 +76,39 @@ pub trait RuntimePort: Send + Sync {
     /// Every workspace's container that carries this daemon's labels, of the
     /// newest generation each. Helpers are none.
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
+
+    /// What happens to workspaces' containers and volumes from now on: a reason
+    /// to look, never a fact to act on, as some may be missed. Ends when the
+    /// engine goes away.
+    async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError>;
+}
+
+/// Something that happened to what a workspace is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeChange {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// What happened to a container or a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// The container runs.
+    Started,
+    /// Its PID 1 ended.
+    Ended,
+    /// A process in it was ended for want of memory.
+    OutOfMemory,
+    /// It was frozen.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// The container is gone.
+    ContainerRemoved,
+    /// A volume is gone.
+    VolumeRemoved,
 }
 
 /// The engine's id of a container.

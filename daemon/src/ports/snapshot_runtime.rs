@@ -69,6 +69,10 @@ pub trait SnapshotRuntimePort: Send + Sync {
         plan: &ImageHelperPlan,
     ) -> Result<ContainerId, RuntimeError>;
 
+    /// Tags an image that the engine has under another name; says whether it
+    /// has it.
+    async fn tag(&self, image: &str, tag: &ImageRef) -> Result<bool, RuntimeError>;
+
     /// Images that [`commit`](Self::commit) made for this daemon.
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError>;
 

@@ -10,6 +10,7 @@
 //! the calls under way and nothing after.
 
 mod agent_volume;
+mod changes;
 mod errors;
 mod hardening;
 mod helper;
@@ -27,7 +28,7 @@ pub use image_archive::DockerImages;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
 };
 
@@ -41,6 +42,7 @@ use bollard::{
     },
 };
 use compyd_proto::link;
+use futures_util::stream::BoxStream;
 use tokio::sync::{Mutex, Semaphore};
 
 use self::{
@@ -51,10 +53,13 @@ use self::{
     volumes::Layers,
 };
 use crate::{
-    domain::{ids::WorkspaceId, snapshot::journal::Generation},
+    domain::{
+        ids::WorkspaceId,
+        snapshot::{CapturedVolume, journal::Generation},
+    },
     ports::runtime::{
         ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerUsage, EXTRA_CA_FILE,
-        EngineInfo, ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
+        EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange, RuntimeError, RuntimePort,
     },
 };
 
@@ -211,8 +216,7 @@ impl DockerRuntime {
         let mut layers = Vec::new();
         for kind in VolumeKind::ALL {
             let name = kind.volume_name(&plan.workspace, plan.generation);
-            // One that is there is left as it is, and described.
-            let there = volumes::create(docker, &name, labels).await?;
+            let there = volumes::ensure(docker, &name, labels).await?;
             layers.extend(Layers::of(kind, &there));
         }
         Ok(layers)
@@ -261,6 +265,14 @@ fn object_name(workspace: &WorkspaceId, generation: Generation) -> String {
         return format!("compy-{workspace}");
     }
     format!("compy-{workspace}-{}", generation.0)
+}
+
+/// The workspace whose volume has this name.
+fn workspace_of_volume(name: &str) -> Option<WorkspaceId> {
+    let rest = name.strip_prefix("compy-")?;
+    // An id has one dash, after its prefix.
+    let end = rest.match_indices('-').nth(1)?.0;
+    rest[..end].parse().ok()
 }
 
 /// The volumes of a workspace.
@@ -516,6 +528,23 @@ impl RuntimePort for DockerRuntime {
         Ok(())
     }
 
+    async fn captured_volumes(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<BTreeSet<CapturedVolume>, RuntimeError> {
+        let docker = self.connect()?;
+        let mut there = BTreeSet::new();
+        for volume in CapturedVolume::ALL {
+            // By name: one that somebody made by hand is not to be filled either.
+            let name = VolumeKind::from(volume).volume_name(workspace, generation);
+            if volumes::is_there(&docker, &name).await? {
+                there.insert(volume);
+            }
+        }
+        Ok(there)
+    }
+
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
         let mut states = self.states(Some(workspace)).await?;
         states.sort_by_key(newest_first);
@@ -528,6 +557,10 @@ impl RuntimePort for DockerRuntime {
         let mut seen = HashSet::new();
         states.retain(|state| seen.insert(state.workspace.clone()));
         Ok(states)
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {
+        changes::follow(self.connect()?, self.options.daemon.clone()).await
     }
 }
 

@@ -372,6 +372,19 @@ impl SnapshotRuntimePort for DockerRuntime {
         })
     }
 
+    async fn tag(&self, image: &str, tag: &ImageRef) -> Result<bool, RuntimeError> {
+        let (repository, version) = tag.0.rsplit_once(':').unwrap_or((&tag.0, "latest"));
+        let options = TagImageOptions {
+            repo: Some(repository.to_owned()),
+            tag: Some(version.to_owned()),
+        };
+        match self.connect()?.tag_image(image, Some(options)).await {
+            Ok(()) => Ok(true),
+            Err(error) if not_found(&error) => Ok(false),
+            Err(error) => Err(refused("tag the image", image, &error)),
+        }
+    }
+
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError> {
         let ours = format!("{LABEL_IMAGES}={}", self.options.daemon);
         let options = ListImagesOptions {

@@ -46,7 +46,8 @@ use crate::{
 
 /// Label of a copy with the hash of its tree.
 const LABEL_COPY: &str = "compy.copy";
-/// Label of an overlay volume with the name of what it lies over.
+/// Label of an overlay volume, and of its upper one, with the name of what it
+/// lies over.
 const LABEL_LOWER: &str = "compy.lower";
 /// Where the container that never starts has the volumes.
 const VOLUMES: &str = "volumes";
@@ -143,6 +144,48 @@ pub(super) async fn create_overlay(
     created.map_err(|error| refused("create the volume", name, &error))
 }
 
+/// What the engine knows of a volume.
+pub(super) async fn find(docker: &Docker, name: &str) -> Result<Option<Volume>, RuntimeError> {
+    match docker.inspect_volume(name).await {
+        Ok(volume) => Ok(Some(volume)),
+        Err(error) if not_found(&error) => Ok(None),
+        Err(error) => Err(refused("inspect the volume", name, &error)),
+    }
+}
+
+/// Whether the content of a volume is there. Of an overlay that is what it
+/// changed: somebody may have removed the overlay alone, or that alone.
+pub(super) async fn is_there(docker: &Docker, name: &str) -> Result<bool, RuntimeError> {
+    let upper = find(docker, &upper_name(name)).await?;
+    let has_lower = |volume: &Volume| volume.labels.contains_key(LABEL_LOWER);
+    Ok(match find(docker, name).await? {
+        Some(volume) => upper.is_some() || !has_lower(&volume),
+        None => upper.as_ref().is_some_and(has_lower),
+    })
+}
+
+/// Makes a volume that is missing: an overlay over what it lay over where what
+/// it changed is still there, a plain one otherwise. One that is there is left
+/// as it is, and described.
+pub(super) async fn ensure(
+    docker: &Docker,
+    name: &str,
+    labels: &HashMap<String, String>,
+) -> Result<Volume, RuntimeError> {
+    if let Some(upper) = find(docker, &upper_name(name)).await?
+        && let Some(lower) = upper.labels.get(LABEL_LOWER)
+        && find(docker, name).await?.is_none()
+        && let Some(lower) = find(docker, lower).await?
+    {
+        tracing::warn!(
+            volume = name,
+            "an overlay volume was gone and is made again"
+        );
+        return create_overlay(docker, name, labels, &lower, &upper).await;
+    }
+    create(docker, name, labels).await
+}
+
 /// Removes a volume; an absent one is accepted.
 pub(super) async fn remove(docker: &Docker, name: &str) -> Result<(), RuntimeError> {
     let removed = docker.remove_volume(name, None::<RemoveVolumeOptions>);
@@ -176,7 +219,10 @@ impl DockerRuntime {
                 create(&docker, &name, &labels).await?;
                 continue;
             };
-            let upper = create(&docker, &upper_name(&name), &labels).await?;
+            // The upper one names it too: with it the overlay can be made again.
+            let mut upper_labels = labels.clone();
+            upper_labels.insert(LABEL_LOWER.to_owned(), lower.0.clone());
+            let upper = create(&docker, &upper_name(&name), &upper_labels).await?;
             let found = docker.inspect_volume(&lower.0).await;
             let lower = found.map_err(|error| refused("inspect the volume", &lower.0, &error))?;
             create_overlay(&docker, &name, &labels, &lower, &upper).await?;

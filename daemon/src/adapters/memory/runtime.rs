@@ -6,12 +6,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
 
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
         setup::StartStamp,
         snapshot::{
+            CapturedVolume,
             copies::VolumeRef,
             hash::TreeHash,
             journal::{ContainerRef, Generation, ImageRef},
@@ -20,8 +24,9 @@ use crate::{
     },
     ports::{
         runtime::{
-            ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerUsage,
-            EngineInfo, ImageInfo, OverlayVolumes, RuntimeError, RuntimePort,
+            ChangeKind, ContainerId, ContainerPlan, ContainerState, ContainerStatus,
+            ContainerUsage, EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange, RuntimeError,
+            RuntimePort,
         },
         snapshot_runtime::{
             CommittedImage, CopyVolume, HelperPlan, ImageHelperPlan, NewVolume, RootChanges,
@@ -29,6 +34,9 @@ use crate::{
         },
     },
 };
+
+/// Changes that one who hears them may be behind.
+const CHANGES_KEPT: usize = 64;
 
 /// An engine in memory. Tests can take it down, and do to its containers what a
 /// person with a shell can.
@@ -38,8 +46,10 @@ pub struct MemoryRuntime {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Replaced when the engine goes down, which ends what hears it.
+    changes: broadcast::Sender<RuntimeChange>,
     down: bool,
     /// Calls that are answered before the engine goes down.
     answers_left: Option<u32>,
@@ -61,6 +71,27 @@ struct State {
     root_bytes: u64,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            changes: broadcast::channel(CHANGES_KEPT).0,
+            down: false,
+            answers_left: None,
+            images: BTreeSet::new(),
+            containers: BTreeMap::new(),
+            volumes: BTreeSet::new(),
+            committed: BTreeSet::new(),
+            copies: BTreeMap::new(),
+            layers: BTreeMap::new(),
+            helpers: BTreeMap::new(),
+            made: 0,
+            starts: 0,
+            cpu_ns: 0,
+            root_bytes: 0,
+        }
+    }
+}
+
 impl MemoryRuntime {
     /// An engine with one image.
     #[must_use]
@@ -72,7 +103,9 @@ impl MemoryRuntime {
 
     /// From now on every call fails with [`RuntimeError::Unavailable`].
     pub fn take_down(&self) {
-        self.lock().down = true;
+        let mut state = self.lock();
+        state.down = true;
+        state.changes = broadcast::channel(CHANGES_KEPT).0;
     }
 
     /// As [`take_down`](Self::take_down), after this many more answers.
@@ -99,13 +132,34 @@ impl MemoryRuntime {
         }
     }
 
-    /// Puts a workspace's container into a state, as a person could.
+    /// Puts a workspace's container into a state, as a person could, and says
+    /// so.
     pub fn set_status(&self, workspace: &WorkspaceId, status: ContainerStatus) {
+        self.set_status_silently(workspace, status);
+        let kind = match status {
+            ContainerStatus::Running => ChangeKind::Started,
+            ContainerStatus::Paused => ChangeKind::Paused,
+            ContainerStatus::Created
+            | ContainerStatus::Restarting
+            | ContainerStatus::Exited
+            | ContainerStatus::Broken => ChangeKind::Ended,
+        };
+        self.lock().tell(workspace, kind);
+    }
+
+    /// The same where nobody hears of it.
+    pub fn set_status_silently(&self, workspace: &WorkspaceId, status: ContainerStatus) {
         for container in self.lock().containers.values_mut() {
             if container.workspace == *workspace {
                 container.status = status;
             }
         }
+    }
+
+    /// How many hear of changes.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        self.lock().changes.receiver_count()
     }
 
     /// What a workspace's container does, whether the engine answers or not.
@@ -122,6 +176,20 @@ impl MemoryRuntime {
         self.lock()
             .containers
             .retain(|_, container| container.workspace != *workspace);
+        self.lock().tell(workspace, ChangeKind::ContainerRemoved);
+    }
+
+    /// Removes a workspace's volumes, as a person could.
+    pub fn lose_volumes(&self, workspace: &WorkspaceId) {
+        self.lock().volumes.retain(|(of, _)| of != workspace);
+        self.lock().tell(workspace, ChangeKind::VolumeRemoved);
+    }
+
+    /// Removes an image, as a person could.
+    pub fn lose_image(&self, reference: &str) {
+        let mut state = self.lock();
+        state.images.remove(reference);
+        state.committed.remove(&ImageRef(reference.to_owned()));
     }
 
     /// What containers say that their root file systems use, from now on.
@@ -151,6 +219,11 @@ impl MemoryRuntime {
     #[must_use]
     pub fn layers_of(&self, image: &ImageRef) -> u32 {
         self.lock().layers_of(&image.0)
+    }
+
+    /// Puts an image there.
+    pub fn add_image(&self, reference: &str) {
+        self.lock().images.insert(reference.to_owned());
     }
 
     /// Puts an image of a snapshot there, as a commit of a container does that
@@ -183,6 +256,12 @@ impl State {
         for users in self.copies.values_mut() {
             users.remove(made);
         }
+    }
+
+    fn tell(&self, workspace: &WorkspaceId, kind: ChangeKind) {
+        let workspace = workspace.clone();
+        // Nobody may be listening.
+        let _ = self.changes.send(RuntimeChange { workspace, kind });
     }
 
     fn container(&mut self, id: &ContainerId) -> Result<&mut ContainerState, RuntimeError> {
@@ -273,6 +352,8 @@ impl RuntimePort for MemoryRuntime {
             container.status = ContainerStatus::Running;
             container.pid = pid;
             container.start = start;
+            let workspace = container.workspace.clone();
+            state.tell(&workspace, ChangeKind::Started);
             state.starts += 1;
         }
         Ok(())
@@ -321,13 +402,17 @@ impl RuntimePort for MemoryRuntime {
         if container.status != ContainerStatus::Created {
             container.status = ContainerStatus::Exited;
             container.pid = 0;
+            let workspace = container.workspace.clone();
+            state.tell(&workspace, ChangeKind::Ended);
         }
         Ok(())
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
-        state.containers.remove(&id.0);
+        if let Some(removed) = state.containers.remove(&id.0) {
+            state.tell(&removed.workspace, ChangeKind::ContainerRemoved);
+        }
         state.helpers.remove(&id.0);
         Ok(())
     }
@@ -344,7 +429,20 @@ impl RuntimePort for MemoryRuntime {
         {
             state.remove_volumes_of(&made);
         }
+        state.tell(workspace, ChangeKind::VolumeRemoved);
         Ok(())
+    }
+
+    async fn captured_volumes(
+        &self,
+        workspace: &WorkspaceId,
+        generation: Generation,
+    ) -> Result<BTreeSet<CapturedVolume>, RuntimeError> {
+        let volumes = (workspace.clone(), generation);
+        Ok(match self.up()?.volumes.contains(&volumes) {
+            true => CapturedVolume::ALL.into(),
+            false => BTreeSet::new(),
+        })
     }
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
@@ -356,6 +454,11 @@ impl RuntimePort for MemoryRuntime {
 
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
         Ok(self.up()?.containers.values().cloned().collect())
+    }
+
+    async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {
+        let changes = BroadcastStream::new(self.up()?.changes.subscribe());
+        Ok(changes.filter_map(async |change| change.ok()).boxed())
     }
 }
 
@@ -458,6 +561,16 @@ impl SnapshotRuntimePort for MemoryRuntime {
             size_bytes: 2,
             new_bytes: 0,
         })
+    }
+
+    async fn tag(&self, image: &str, tag: &ImageRef) -> Result<bool, RuntimeError> {
+        let mut state = self.up()?;
+        let there = state.images.contains(image);
+        if there {
+            state.images.insert(tag.0.clone());
+            state.committed.insert(tag.clone());
+        }
+        Ok(there)
     }
 
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError> {

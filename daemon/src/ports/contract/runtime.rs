@@ -1,7 +1,9 @@
 //! What every [`RuntimePort`] must do.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream::BoxStream};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
@@ -10,7 +12,10 @@ use crate::{
         snapshot::journal::Generation,
         workspace::{Limits, NetworkMode, Purpose, WorkspaceDefinition},
     },
-    ports::runtime::{ContainerId, ContainerPlan, ContainerStatus, RuntimeError, RuntimePort},
+    ports::runtime::{
+        ChangeKind, ContainerId, ContainerPlan, ContainerStatus, RuntimeChange, RuntimeError,
+        RuntimePort,
+    },
 };
 
 /// A plan for a small workspace.
@@ -76,6 +81,7 @@ async fn absent_things(runtime: &dyn RuntimePort, plan: &ContainerPlan) {
 }
 
 async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &ContainerPlan) {
+    let changes = runtime.changes().await.unwrap();
     let id = runtime.create(first).await.unwrap();
     assert_eq!(runtime.create(first).await, Ok(id.clone()), "made once");
     let other = runtime.create(second).await.unwrap();
@@ -128,4 +134,25 @@ async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &Contain
     runtime.remove_volumes(&first.workspace).await.unwrap();
     runtime.remove(&other).await.unwrap();
     runtime.remove_volumes(&second.workspace).await.unwrap();
+    heard(changes, &first.workspace).await;
+}
+
+/// What [`life`] did to the first workspace, among what else happened.
+async fn heard(mut changes: BoxStream<'static, RuntimeChange>, workspace: &WorkspaceId) {
+    let expected = [
+        ChangeKind::Started,
+        ChangeKind::Ended,
+        ChangeKind::Started,
+        ChangeKind::ContainerRemoved,
+        ChangeKind::VolumeRemoved,
+    ];
+    let mut expected = expected.into_iter().peekable();
+    while let Some(next) = expected.peek() {
+        let change = timeout(Duration::from_secs(30), changes.next()).await;
+        let change = change.unwrap_or_else(|_| panic!("{next:?} is not heard of"));
+        let change = change.expect("the engine goes on");
+        if change.workspace == *workspace && change.kind == *next {
+            expected.next();
+        }
+    }
 }

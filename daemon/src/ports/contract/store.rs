@@ -23,6 +23,7 @@ use crate::{
             journal::{ContainerRef, Generation, ImageRef, Operation, Progress, SnapshotStep},
         },
         stage::Stage,
+        upkeep::Upkeep,
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
         workspace_event::{Happening, WorkspaceEvent},
     },
@@ -76,6 +77,7 @@ pub fn workspace(number: u128, name: &str) -> Workspace {
         idle_stop: IdleStop::default(),
         stop_cause: None,
         setup: WorkspaceSetup::default(),
+        upkeep: Upkeep::default(),
     }
 }
 

@@ -1,12 +1,18 @@
 //! Each check, sound and broken.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 
 use super::*;
 use crate::{
     adapters::memory::ManualClock,
-    domain::ids::WorkspaceId,
-    ports::runtime::{ContainerId, ContainerPlan, ContainerState, ContainerUsage},
+    domain::{
+        ids::WorkspaceId,
+        snapshot::{CapturedVolume, journal::Generation},
+    },
+    ports::runtime::{ContainerId, ContainerPlan, ContainerState, ContainerUsage, RuntimeChange},
 };
 
 /// An engine that answers questions about itself and nothing else.
@@ -51,10 +57,20 @@ impl RuntimePort for QuietEngine {
     async fn remove_volumes(&self, _workspace: &WorkspaceId) -> Result<(), RuntimeError> {
         panic!("a doctor only looks")
     }
+    async fn captured_volumes(
+        &self,
+        _workspace: &WorkspaceId,
+        _generation: Generation,
+    ) -> Result<BTreeSet<CapturedVolume>, RuntimeError> {
+        panic!("a doctor only looks")
+    }
     async fn find(&self, _workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
         panic!("a doctor only looks")
     }
     async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
+        panic!("a doctor only looks")
+    }
+    async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {
         panic!("a doctor only looks")
     }
 }

@@ -13,6 +13,7 @@ use crate::{
             Snapshot, SnapshotReason,
             journal::{ForkStep, Generation, ImageRef, Operation, Progress},
         },
+        upkeep::Upkeep,
         workspace::{Desired, Purpose, Workspace},
         workspace_event::Happening,
     },
@@ -79,6 +80,7 @@ impl Snapshots {
             idle_stop: IdleStop::default(),
             stop_cause: None,
             setup: WorkspaceSetup::default(),
+            upkeep: Upkeep::of_new(),
         };
         let _held = self.inner.workspaces.hold(&record.id).await;
         self.fork_held(record, &manifest).await

@@ -31,6 +31,7 @@ mod listing;
 mod prune;
 mod restore;
 mod root;
+mod salvage;
 mod settle;
 mod take;
 mod upkeep;
@@ -111,6 +112,9 @@ pub enum SnapshotsError {
         /// How long it may take.
         seconds: u64,
     },
+    /// Snapshots are being deleted for too long.
+    #[error("snapshots are being deleted; try again when that is done")]
+    Deleting,
     /// The agent that reads or fills volumes broke its contract.
     #[error("the helper's agent broke its contract: {0}")]
     Agent(&'static str),
@@ -166,6 +170,7 @@ struct Inner {
     /// Held for an exchange, never over an await.
     unsettled: Mutex<HashSet<OperationId>>,
     /// Shared by those who read a snapshot, held alone by who deletes one.
+    /// Taken after the lock of a workspace.
     deleting: RwLock<()>,
     /// What the volumes of a few workspaces held last, so that the next
     /// snapshot reads what changed. Held for an exchange, never over an await.
@@ -259,10 +264,9 @@ impl Snapshots {
     /// A snapshot to restore or to fork, whose image is there.
     async fn usable(&self, id: &SnapshotId) -> Result<Snapshot, SnapshotsError> {
         let manifest = self.get(id).await?;
-        let image = ImageRef::of(id);
-        match self.inner.workspaces.runtime().image(&image.0).await? {
-            Some(_) => Ok(manifest),
-            None => Err(SnapshotsError::ImageGone(id.clone())),
+        match self.image_is_there(&manifest).await? {
+            true => Ok(manifest),
+            false => Err(SnapshotsError::ImageGone(id.clone())),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
             Snapshot, SnapshotReason,
             journal::{Generation, ImageRef, Operation, Progress, RestoreStep},
         },
+        upkeep::Upkeep,
         workspace::{Desired, Workspace},
         workspace_event::Happening,
     },
@@ -80,11 +81,11 @@ impl Snapshots {
     pub async fn restore(&self, what: Restore) -> Result<Restored, SnapshotsError> {
         self.ready()?;
         let workspaces = &self.inner.workspaces;
-        let _read = self.inner.deleting.read().await;
-        let manifest = self.usable(&what.snapshot).await?;
         let force = what.sessions == RunningSessions::Cancel;
         workspaces.without_sessions(&what.workspace, force).await?;
         let _held = workspaces.hold(&what.workspace).await;
+        let _read = self.inner.deleting.read().await;
+        let manifest = self.usable(&what.snapshot).await?;
         let backup = match what.before {
             Before::Snapshot => {
                 let reason = SnapshotReason::BeforeRestore {
@@ -118,6 +119,7 @@ impl Snapshots {
         record.generation = restoring.new;
         record.base = Some(ImageRef::of(&manifest.id));
         record.snapshot = Some(manifest.id.clone());
+        record.upkeep = Upkeep::default();
         record.repositories = manifest.repositories.clone();
         record.definition.image = manifest.definition.image.clone();
         record.definition.user = manifest.definition.user.clone();

@@ -17,9 +17,10 @@ use crate::{
             SnapshotReason, VolumeTree,
             copies::TreeCopy,
             hash::TreeHash,
-            journal::{ContainerRef, DeleteStep, ForkStep, RestoreStep, SnapshotStep},
+            journal::{ContainerRef, DeleteStep, ForkStep, ImageRef, RestoreStep, SnapshotStep},
             retention::Retention,
         },
+        upkeep::{Notice, Refill},
         workspace::{Desired, Workspace},
     },
     ports::{
@@ -33,7 +34,7 @@ use crate::{
         trees::{Extent, TreeEntry, TreeEntryKind},
         tunnel::TunnelPort,
     },
-    service::workspaces::{WorkspacePorts, WorkspacesOptions},
+    service::workspaces::{Salvage as _, WorkspacePorts, WorkspacesOptions},
 };
 
 /// Nobody ever dials.
@@ -641,4 +642,70 @@ async fn a_copy_that_somebody_removed_is_not_lain_over() {
     world.runtime.remove_copy(&copy).await.unwrap();
     let failed = make_fork(&world, &manifest).await;
     assert!(failed.is_err(), "it is made anew, by a helper");
+}
+
+#[tokio::test]
+async fn a_container_that_is_gone_is_made_from_the_newest_snapshot_whose_image_is_there() {
+    let world = world().await;
+    let at_once = world.snapshots.salvage(&world.workspace).await;
+    assert!(at_once.is_err(), "what was cut off is not settled");
+    world.snapshots.settle().await.unwrap();
+    let (older, newer) = (snapshot(5, 1), snapshot(6, 1));
+    world.store.put_snapshot(&newer).await.unwrap();
+    let root = async |workspace: &Workspace| {
+        let record = world.snapshots.salvage(workspace).await.unwrap();
+        let stored = world.store.workspace(&record.id).await.unwrap();
+        assert_eq!(stored.as_ref(), Some(&*record));
+        match record.upkeep.notice.clone() {
+            Some(Notice::Rebuilt { root, volumes }) => {
+                assert!(volumes.is_empty(), "{volumes:?} are there");
+                assert_eq!(record.base, root.as_ref().map(ImageRef::of));
+                root
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    // The image of the newer one is not there, unless by its content.
+    assert_eq!(root(&world.workspace).await, Some(older.id.clone()));
+    world.runtime.add_image(&newer.image.id);
+    assert_eq!(root(&world.workspace).await, Some(newer.id.clone()));
+    // The one that it was last at comes first.
+    let back = Workspace {
+        snapshot: Some(older.id.clone()),
+        ..world.workspace.clone()
+    };
+    assert_eq!(root(&back).await, Some(older.id.clone()));
+    world.runtime.lose_image(&newer.image.id);
+    for snapshot in [&older, &newer] {
+        world.runtime.lose_image(&ImageRef::of(&snapshot.id).0);
+    }
+    assert_eq!(root(&back).await, None, "the image of its definition");
+}
+
+#[tokio::test]
+async fn volumes_that_are_gone_are_filled_or_new_and_never_forgotten_halfway() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    world.runtime.lose(&world.workspace.id);
+    world.runtime.lose_volumes(&world.workspace.id);
+    // The helper that would fill them does not come up: they stay marked.
+    let failed = world.snapshots.salvage(&world.workspace).await;
+    assert!(failed.is_err());
+    let id = &world.workspace.id;
+    let record = world.store.workspace(id).await.unwrap().unwrap();
+    assert_eq!(record.upkeep.refilling, CapturedVolume::ALL.into());
+    assert_eq!(record.upkeep.notice, None);
+    // Nor does it count that they exist by now.
+    assert!(world.runtime.volumes() > 0);
+    assert!(world.snapshots.salvage(&record).await.is_err());
+    // Nothing to fill them from.
+    world.snapshots.delete(&snapshot(5, 1).id).await.unwrap();
+    let record = world.snapshots.salvage(&record).await.unwrap();
+    let volumes = CapturedVolume::ALL.map(|volume| (volume, Refill::New));
+    let notice = Notice::Rebuilt {
+        root: None,
+        volumes: volumes.into(),
+    };
+    assert_eq!(record.upkeep.notice, Some(notice));
+    assert!(record.upkeep.refilling.is_empty());
 }

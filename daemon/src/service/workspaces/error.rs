@@ -111,6 +111,9 @@ pub enum WorkspacesError {
         /// the setup file.
         problem: String,
     },
+    /// What it lost cannot be brought back now.
+    #[error("what the workspace lost cannot be brought back: {0}")]
+    Salvage(String),
     /// A task of the daemon's ended without an outcome.
     #[error("the daemon dropped the work: {0}")]
     Dropped(String),

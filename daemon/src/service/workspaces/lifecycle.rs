@@ -16,6 +16,7 @@ use crate::{
         ids::WorkspaceId,
         setup::WorkspaceSetup,
         snapshot::journal::Generation,
+        upkeep::Upkeep,
         workspace::{Desired, Limits, Purpose, Workspace, WorkspaceDefinition},
         workspace_event::{Happening, StartCause, StopCause},
     },
@@ -132,6 +133,7 @@ impl Workspaces {
                 pristine: true,
                 ..WorkspaceSetup::default()
             },
+            upkeep: Upkeep::of_new(),
         };
         let lock = self.lock_of(&workspace.id);
         let _held = lock.lock().await;
@@ -284,7 +286,7 @@ impl Workspaces {
         Ok(())
     }
 
-    fn forget_lock(&self, id: &WorkspaceId) {
+    pub(super) fn forget_lock(&self, id: &WorkspaceId) {
         let poisoned = std::sync::PoisonError::into_inner;
         self.inner.locks.lock().unwrap_or_else(poisoned).remove(id);
         self.note_up(id, Up::No);
@@ -433,6 +435,7 @@ impl Workspaces {
         let mut workspace = Workspace::clone(&workspace);
         workspace.desired = Desired::Stopped;
         workspace.stop_cause = Some(cause);
+        workspace.upkeep.notice = None;
         self.save(workspace).await
     }
 
@@ -504,10 +507,7 @@ impl Workspaces {
         let link_dir = links.prepare(id).await?;
         let container = match container {
             Some(container) => container,
-            None => {
-                let plan = self.plan(workspace, link_dir);
-                runtime.create(&plan).await?
-            }
+            None => self.make_again(workspace, link_dir).await?,
         };
         runtime.start(&container).await?;
         let agent = self.wait_for_agent(workspace, &container).await?;

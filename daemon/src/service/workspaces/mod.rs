@@ -13,8 +13,8 @@
 //!
 //! A request writes the desired state first and then acts. What a kill or an
 //! absent engine leaves undone the reconciler settles: it compares desire and
-//! engine at start, when a link is lost, and periodically. Every act is
-//! idempotent, and one lock a workspace keeps them apart.
+//! engine at start, when the engine says that something changed, when a link is
+//! lost, and periodically. Every act is idempotent, and one lock a workspace keeps them apart.
 //!
 //! This service knows ports only: no engine, no wire, no store by name.
 
@@ -32,6 +32,7 @@ mod index;
 mod lifecycle;
 mod pause;
 mod port;
+mod rebuild;
 mod recheckout;
 mod reconcile;
 mod repositories;
@@ -51,12 +52,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub(in crate::service) use self::idle::Idling;
 use self::{
-    activity::Activity, disk::Disks, git_source::GitSource, index::Index, repositories::Adding,
+    activity::Activity, disk::Disks, git_source::GitSource, index::Index,
+    reconcile::settle::Revival, repositories::Adding,
 };
 pub use self::{
     activity::UseGuard,
@@ -65,6 +67,7 @@ pub use self::{
     exec::Follow,
     git_source::{GitSourceError, GitSourceOptions},
     idle::UpdateWorkspace,
+    rebuild::Salvage,
     repositories::{AddRepository, AddedRepository, RepositoryOrigin},
     setup::{Again, BakedSetups, SetupChoice},
     view::WorkspaceView,
@@ -201,12 +204,12 @@ struct Inner {
     disks: Disks,
     events: Events,
     users: OnceLock<Arc<dyn WorkspaceUsers>>,
+    salvage: OnceLock<Arc<dyn Salvage>>,
     /// One lock a workspace, made at first use; whoever changes a container
     /// holds it. The map's own lock is held for a look-up only.
     locks: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
-    /// When the reconciler last started a workspace by itself: one that keeps
-    /// dying is left to the next periodic look.
-    revived: Mutex<HashMap<WorkspaceId, Instant>>,
+    /// When the reconciler last started a workspace by itself.
+    revived: Mutex<HashMap<WorkspaceId, Revival>>,
     /// Told when a workspace is gone; the owner of snapshots waits for it.
     gone: Notify,
     adding: Adding,
@@ -266,6 +269,7 @@ impl Workspaces {
                 disks: Disks::default(),
                 events,
                 users: OnceLock::new(),
+                salvage: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),
                 revived: Mutex::new(HashMap::new()),
                 gone: Notify::new(),

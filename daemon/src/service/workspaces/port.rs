@@ -167,6 +167,7 @@ fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
         | WorkspacesError::Checkout(_)
         | WorkspacesError::RepositoryUnknown(_)
         | WorkspacesError::SetupFailed { .. }
+        | WorkspacesError::Salvage(_)
         | WorkspacesError::Dropped(_)) => WorkspaceAccessError::Unavailable(error.to_string()),
     }
 }

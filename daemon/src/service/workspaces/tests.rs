@@ -16,6 +16,7 @@ use crate::{
     },
     domain::{
         setup::WorkspaceSetup,
+        upkeep::Notice,
         workspace::{Desired, Observed, Purpose, Repository},
     },
     ports::runtime::{ContainerStatus, RuntimeError},
@@ -259,8 +260,24 @@ async fn a_deletion_that_the_engine_missed_is_finished_by_the_next_daemon() {
     assert_eq!(bench.runtime.volumes(), 0);
 }
 
+/// How the reconciler hears of a container's end.
+#[derive(Clone, Copy)]
+enum ToldBy {
+    Link,
+    Engine,
+}
+
 #[tokio::test]
-async fn a_container_that_was_killed_comes_back_by_itself() {
+async fn a_container_that_was_killed_comes_back_as_its_link_was_lost() {
+    comes_back_by_itself(ToldBy::Link).await;
+}
+
+#[tokio::test]
+async fn a_container_that_was_killed_comes_back_as_the_engine_says_so() {
+    comes_back_by_itself(ToldBy::Engine).await;
+}
+
+async fn comes_back_by_itself(told_by: ToldBy) {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
     let id = made(&workspaces, "a").await;
@@ -269,12 +286,19 @@ async fn a_container_that_was_killed_comes_back_by_itself() {
         let (workspaces, stop) = (workspaces.clone(), stop.clone());
         tokio::spawn(async move { workspaces.run_reconciler(stop).await })
     };
-    // The reconciler listens once it has looked at everything.
-    while bench.links.listeners() == 0 {
+    // What happens before it listens the first look finds, or nobody.
+    while bench.links.listeners() == 0 || bench.runtime.listeners() == 0 {
         tokio::task::yield_now().await;
     }
-    bench.runtime.set_status(&id, ContainerStatus::Exited);
-    bench.links.lose(&id);
+    match told_by {
+        ToldBy::Link => {
+            bench
+                .runtime
+                .set_status_silently(&id, ContainerStatus::Exited);
+            bench.links.lose(&id);
+        }
+        ToldBy::Engine => bench.runtime.set_status(&id, ContainerStatus::Exited),
+    }
     tokio::time::timeout(Duration::from_secs(20), async {
         while observed(&workspaces, &id).await != Observed::Running {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -287,15 +311,43 @@ async fn a_container_that_was_killed_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_container_that_was_removed_is_made_again_at_the_next_use() {
+async fn a_container_that_was_removed_is_made_again_running_or_stopped() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let (running, stopped) = (made(&workspaces, "a").await, made(&workspaces, "b").await);
+    workspaces.stop(&stopped).await.unwrap();
+    for id in [&running, &stopped] {
+        bench.runtime.lose(id);
+        assert_eq!(observed(&workspaces, id).await, Observed::Missing);
+    }
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(observed(&workspaces, &running).await, Observed::Running);
+    assert_eq!(observed(&workspaces, &stopped).await, Observed::Stopped);
+}
+
+#[tokio::test]
+async fn a_container_that_the_engine_could_not_remove_is_made_again() {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
     let id = made(&workspaces, "a").await;
-    bench.runtime.lose(&id);
+    bench.runtime.set_status(&id, ContainerStatus::Broken);
     workspaces.reconcile().await.unwrap();
-    assert_eq!(observed(&workspaces, &id).await, Observed::Missing);
-    workspaces.agent(&id).await.unwrap();
     assert_eq!(observed(&workspaces, &id).await, Observed::Running);
+    workspaces.stop(&id).await.unwrap();
+    bench.runtime.set_status(&id, ContainerStatus::Broken);
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(observed(&workspaces, &id).await, Observed::Stopped);
+}
+
+/// The engine lists a container, and the workspace is deleted right after.
+#[tokio::test]
+async fn a_container_that_is_gone_by_now_is_not_adopted() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    workspaces.delete(&id, false).await.unwrap();
+    workspaces.adopt(&id).await.unwrap();
+    assert!(workspaces.list().await.is_empty());
 }
 
 #[tokio::test]
@@ -325,12 +377,13 @@ async fn workspaces_are_adopted_when_the_store_is_lost() {
     };
     let next = lost.daemon().await;
     next.reconcile().await.unwrap();
-    let adopted = Workspace {
+    let mut expected = Workspace {
         // Nobody knows any more what was done in it.
         setup: WorkspaceSetup::default(),
         ..Workspace::clone(&before)
     };
-    assert_eq!(*next.resolve("running").unwrap(), adopted);
+    expected.upkeep.notice = Some(Notice::Adopted);
+    assert_eq!(*next.resolve("running").unwrap(), expected);
     assert_eq!(observed(&next, &running).await, Observed::Running);
     assert_eq!(observed(&next, &stopped).await, Observed::Stopped);
     assert_eq!(

@@ -40,11 +40,13 @@ impl WorkspaceView {
     ) -> Self {
         let status = container.as_ref().map(|container| container.status);
         let (observed, reason) = observe(workspace.desired, status, link);
+        let notice = (workspace.upkeep.notice.as_ref()).map(ToString::to_string);
         Self {
             reason: reason
                 .map(str::to_owned)
                 .or_else(|| why_stopped(&workspace, observed))
-                .or_else(|| workspace.setup.problem()),
+                .or_else(|| workspace.setup.problem())
+                .or(notice),
             workspace,
             observed,
             container: container.map(|container| container.id),
@@ -121,11 +123,11 @@ fn observe(
         }
         (Some(ContainerStatus::Broken), _) => (
             Observed::Missing,
-            Some("the engine could not remove the container; it is made again at the next start"),
+            Some("the engine could not remove the container; it is being made again"),
         ),
         (None, _) => (
             Observed::Missing,
-            Some("the engine has no container for it; it is made again at the next start"),
+            Some("the engine has no container for it; it is being made again"),
         ),
     }
 }

@@ -42,7 +42,7 @@ fn change(change: &Change) -> wire::PathChange {
         What::Metadata => wire::PathChangeKind::Metadata,
     };
     wire::PathChange {
-        volume: volume_name(change.volume).to_owned(),
+        volume: change.volume.name().to_owned(),
         path: change.path.clone(),
         kind: kind.into(),
         before: change.before.map(side),

@@ -81,19 +81,9 @@ pub fn snapshot(snapshot: &Snapshot) -> wire::Snapshot {
     }
 }
 
-/// The name of a volume.
-#[must_use]
-pub fn volume_name(volume: CapturedVolume) -> &'static str {
-    match volume {
-        CapturedVolume::Work => "work",
-        CapturedVolume::Home => "home",
-        CapturedVolume::Browser => "browser",
-    }
-}
-
 fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {
     wire::SnapshotVolume {
-        name: volume_name(volume).to_owned(),
+        name: volume.name().to_owned(),
         tree_hash: tree.hash.to_string(),
         entries: tree.entries,
         size_bytes: tree.bytes,
@@ -160,6 +150,13 @@ pub fn error(error: &SnapshotsError) -> Status {
             "the workspace goes on and nothing was kept; stop it and take the snapshot then, or \
              move what is large from its root file system to /workspace",
             Retry::No,
+        ),
+        SnapshotsError::Deleting => refusal(
+            Code::Unavailable,
+            "SNAPSHOTS_BUSY",
+            message,
+            "try again",
+            SOON,
         ),
         SnapshotsError::Chunks(ChunkError::DiskFull(_)) => refusal(
             Code::ResourceExhausted,

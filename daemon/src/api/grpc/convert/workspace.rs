@@ -545,6 +545,14 @@ pub fn error(error: &WorkspacesError) -> Status {
             "try again; commands that were started run on and can be attached to",
             SOON,
         ),
+        WorkspacesError::Salvage(_) => refusal(
+            Code::Unavailable,
+            "WORKSPACE_DAMAGED",
+            message,
+            "it is tried again by itself; `compyctl doctor` and the daemon's log say what is in the \
+             way",
+            Retry::After(std::time::Duration::from_secs(5)),
+        ),
         WorkspacesError::Link(LinkError::Listen { .. }) | WorkspacesError::Dropped(_) => {
             internal(error)
         }
