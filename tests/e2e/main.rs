@@ -17,6 +17,7 @@ mod egress;
 mod engine_trouble;
 mod exec;
 mod lifecycle;
+mod lost_answers;
 mod main_job;
 mod model_http;
 mod model_trouble;

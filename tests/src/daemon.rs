@@ -452,7 +452,8 @@ async fn usable(options: &Options, programs: &Programs) -> Result<(), String> {
 }
 
 /// A connection that is made at the first call, and again after a restart.
-fn channel(socket: &Path) -> Channel {
+#[must_use]
+pub fn channel(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();

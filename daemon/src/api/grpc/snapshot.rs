@@ -16,12 +16,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     convert::{diff, snapshot as convert, workspace},
-    requests::Requests,
+    requests::{Begun, Requests},
     status::{internal, invalid, invalid_id},
 };
 use crate::{
     domain::{
-        ids::WorkspaceId,
+        ids::{SnapshotId, WorkspaceId},
         snapshot::{SnapshotReason, retention::Retention},
     },
     ports::chunks::PruneMode,
@@ -95,8 +95,11 @@ impl SnapshotService for SnapshotApi {
         let id = self.resolve(&request.workspace)?;
         let label = convert::label(&request.label)?;
         let snapshots = self.snapshots.clone();
-        let work = move || async move {
-            let taken = snapshots.take(&id, label, SnapshotReason::Manual).await;
+        let work = move |begun: Begun| async move {
+            let new = SnapshotId::from_uuid(begun.id);
+            let taken = snapshots
+                .take_as(new, &id, label, SnapshotReason::Manual)
+                .await;
             Ok(wire::CreateSnapshotResponse {
                 snapshot: Some(convert::snapshot(&taken.map_err(refused)?)),
             })
@@ -104,7 +107,7 @@ impl SnapshotService for SnapshotApi {
         let method = "CreateSnapshot";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 
@@ -137,14 +140,18 @@ impl SnapshotService for SnapshotApi {
         let request = request.into_inner();
         let id = convert::id(&request.snapshot)?;
         let snapshots = self.snapshots.clone();
-        let work = move || async move {
-            snapshots.delete(&id).await.map_err(refused)?;
+        let work = move |begun: Begun| async move {
+            match snapshots.delete(&id).await {
+                // The daemon ended right after the deletion.
+                Err(SnapshotsError::Unknown(_)) if begun.before => {}
+                deleted => deleted.map_err(refused)?,
+            }
             Ok(wire::DeleteSnapshotResponse {})
         };
         let method = "DeleteSnapshot";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 
@@ -185,19 +192,23 @@ impl SnapshotService for SnapshotApi {
         request: Request<wire::ForkWorkspaceRequest>,
     ) -> Result<Response<wire::ForkWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let what = Fork {
-            from: match (request.snapshot.as_str(), request.workspace.as_str()) {
-                ("", workspace) => ForkFrom::Now(self.resolve(workspace)?),
-                (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
-                (snapshot, workspace) => {
-                    self.resolve_past(workspace)?;
-                    ForkFrom::Snapshot(convert::id(snapshot)?)
-                }
-            },
-            name: (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?,
+        let from = match (request.snapshot.as_str(), request.workspace.as_str()) {
+            ("", workspace) => ForkFrom::Now(self.resolve(workspace)?),
+            (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
+            (snapshot, workspace) => {
+                self.resolve_past(workspace)?;
+                ForkFrom::Snapshot(convert::id(snapshot)?)
+            }
         };
+        let name = (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?;
         let snapshots = self.snapshots.clone();
-        let work = move || async move {
+        let work = move |begun: Begun| async move {
+            let what = Fork {
+                id: WorkspaceId::from_uuid(begun.id),
+                from,
+                name,
+                new_snapshot: SnapshotId::from_uuid(begun.id),
+            };
             let view = snapshots.fork(what).await.map_err(refused)?;
             Ok(wire::ForkWorkspaceResponse {
                 workspace: Some(workspace::view(&view)),
@@ -206,7 +217,7 @@ impl SnapshotService for SnapshotApi {
         let method = "ForkWorkspace";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 

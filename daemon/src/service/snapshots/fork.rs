@@ -24,10 +24,15 @@ use crate::{
 /// What to fork.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fork {
+    /// The id of the new one, chosen by the caller: the same id again, after a
+    /// kill, finds what was made.
+    pub id: WorkspaceId,
     /// What it is made from.
     pub from: ForkFrom,
     /// The name of the new one.
     pub name: WorkspaceName,
+    /// The id of a snapshot that is taken for it.
+    pub new_snapshot: SnapshotId,
 }
 
 /// What a workspace is made from.
@@ -50,6 +55,9 @@ impl Snapshots {
     /// workspace is left then.
     pub async fn fork(&self, what: Fork) -> Result<WorkspaceView, SnapshotsError> {
         self.ready()?;
+        if self.inner.workspaces.resolve(what.id.as_str()).is_ok() {
+            return Ok(self.inner.workspaces.start(&what.id).await?);
+        }
         let taken = || WorkspacesError::NameTaken(what.name.clone());
         if self.inner.workspaces.resolve(what.name.as_str()).is_ok() {
             return Err(taken().into());
@@ -58,7 +66,10 @@ impl Snapshots {
             ForkFrom::Snapshot(snapshot) => snapshot,
             ForkFrom::Now(workspace) => {
                 let reason = SnapshotReason::Manual;
-                self.take(&workspace, None, reason).await?.id
+                let taken = self
+                    .take_as(what.new_snapshot, &workspace, None, reason)
+                    .await?;
+                taken.id
             }
         };
         let _read = self.inner.deleting.read().await;
@@ -67,7 +78,7 @@ impl Snapshots {
         definition.name = what.name;
         definition.purpose = Purpose::Project;
         let record = Workspace {
-            id: WorkspaceId::from_uuid(Uuid::now_v7()),
+            id: what.id,
             definition,
             desired: Desired::Running,
             repositories: manifest.repositories.clone(),
@@ -80,7 +91,7 @@ impl Snapshots {
             idle_stop: IdleStop::default(),
             stop_cause: None,
             setup: WorkspaceSetup::default(),
-            upkeep: Upkeep::of_new(),
+            upkeep: Upkeep::default(),
         };
         let _held = self.inner.workspaces.hold(&record.id).await;
         self.fork_held(record, &manifest).await

@@ -91,7 +91,10 @@ impl Snapshots {
                 let reason = SnapshotReason::BeforeRestore {
                     restored: what.snapshot.clone(),
                 };
-                let taken = self.take_held(&what.workspace, None, reason).await?;
+                let backup = SnapshotId::from_uuid(Uuid::now_v7());
+                let taken = self
+                    .take_held(backup, &what.workspace, None, reason)
+                    .await?;
                 Some(taken.id)
             }
             Before::Discard => None,

@@ -64,14 +64,34 @@ impl Snapshots {
         label: Option<SnapshotLabel>,
         reason: SnapshotReason,
     ) -> Result<Snapshot, SnapshotsError> {
+        let snapshot = SnapshotId::from_uuid(Uuid::now_v7());
+        self.take_as(snapshot, id, label, reason).await
+    }
+
+    /// The same under an id that the caller chose: one that is there by now is
+    /// returned, and not taken again.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    pub async fn take_as(
+        &self,
+        snapshot: SnapshotId,
+        id: &WorkspaceId,
+        label: Option<SnapshotLabel>,
+        reason: SnapshotReason,
+    ) -> Result<Snapshot, SnapshotsError> {
         self.ready()?;
         let _held = self.inner.workspaces.hold(id).await;
-        self.take_held(id, label, reason).await
+        if let Some(taken) = self.inner.workspaces.store().snapshot(&snapshot).await? {
+            return Ok(taken);
+        }
+        self.take_held(snapshot, id, label, reason).await
     }
 
     /// The same for a caller who holds the workspace's lock.
     pub(super) async fn take_held(
         &self,
+        snapshot: SnapshotId,
         id: &WorkspaceId,
         label: Option<SnapshotLabel>,
         reason: SnapshotReason,
@@ -97,7 +117,7 @@ impl Snapshots {
             last,
             container,
             state,
-            snapshot: SnapshotId::from_uuid(Uuid::now_v7()),
+            snapshot,
             helper: WorkspaceId::from_uuid(Uuid::now_v7()),
             label,
             reason,

@@ -5,7 +5,6 @@ use compyd_proto::{
     v1::{self as wire, diff_workspace_response::Part},
 };
 
-use super::snapshot::volume_name;
 use crate::service::snapshots::{Change, Diff, RootDiff, Side, What};
 
 /// Paths in a message: at most 4 KiB each.
