@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     DockerOptions, LABEL_DAEMON, LABEL_DEFINITION, LABEL_WORKSPACE,
-    errors::{is_missing_image, not_found, refused},
+    errors::{is_missing_image, is_removal_under_way, not_found, refused},
     volumes,
 };
 use crate::ports::runtime::RuntimeError;
@@ -154,7 +154,8 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
         }
         match remove(docker, &id).await {
             Ok(()) => tracing::info!(container_id = %id, "removed a helper container left behind"),
-            Err(error) if not_found(&error) => {}
+            // Somebody who was killed had begun to.
+            Err(error) if not_found(&error) || is_removal_under_way(&error) => {}
             Err(error) => return Err(refused("remove", &id, &error)),
         }
     }

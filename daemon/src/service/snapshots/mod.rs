@@ -67,7 +67,7 @@ use crate::{
         snapshot::{
             CapturedVolume, Snapshot,
             copies::VolumeRef,
-            journal::{Generation, ImageRef, Operation, Progress},
+            journal::{Generation, Operation, Progress},
             layers::{ENGINE_LAYERS_MAX, LAYERS_MAX},
         },
     },

@@ -210,7 +210,7 @@ impl Snapshots {
         let helper = WorkspaceId::from_uuid(Uuid::now_v7());
         let filled = async {
             let trees = self
-                .open_helper(&helper, record, VolumeAccess::Write)
+                .open_helper(&helper, record, VolumeAccess::Write, None)
                 .await?;
             for (volume, entries) in &trees_of {
                 volumes::fill(&*trees, *volume, entries, chunks).await?;

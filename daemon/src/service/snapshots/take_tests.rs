@@ -15,7 +15,7 @@ use super::tests::{World, world_of};
 use super::*;
 use crate::{
     adapters::local_agent::LocalAgent,
-    domain::snapshot::{ImageOrigin, SnapshotReason, hash::Fingerprint},
+    domain::snapshot::{ImageOrigin, SnapshotReason, hash::Fingerprint, journal::ImageRef},
     ports::{
         agent::AgentPort,
         chunks::Chunk,

@@ -686,6 +686,7 @@ async fn a_container_that_is_gone_is_made_from_the_newest_snapshot_whose_image_i
 async fn volumes_that_are_gone_are_filled_or_new_and_never_forgotten_halfway() {
     let world = world().await;
     world.snapshots.settle().await.unwrap();
+    let manifest = with_file(&world).await;
     world.runtime.lose(&world.workspace.id);
     world.runtime.lose_volumes(&world.workspace.id);
     // The helper that would fill them does not come up: they stay marked.
@@ -699,7 +700,7 @@ async fn volumes_that_are_gone_are_filled_or_new_and_never_forgotten_halfway() {
     assert!(world.runtime.volumes() > 0);
     assert!(world.snapshots.salvage(&record).await.is_err());
     // Nothing to fill them from.
-    world.snapshots.delete(&snapshot(5, 1).id).await.unwrap();
+    world.snapshots.delete(&manifest.id).await.unwrap();
     let record = world.snapshots.salvage(&record).await.unwrap();
     let volumes = CapturedVolume::ALL.map(|volume| (volume, Refill::New));
     let notice = Notice::Rebuilt {
