@@ -106,7 +106,9 @@ pub fn delta<'a>(from: &[TreeEntry], to: &'a [TreeEntry]) -> Delta<'a> {
         if old.is_some_and(|old| is_directory(old) != is_directory(new)) {
             delta.remove(&new.path);
         }
-        if old != Some(new) || replaced.contains(&new.hard_link[..]) {
+        // What is no link has an empty one, as the root has an empty path.
+        let leads_to_new = !new.hard_link.is_empty() && replaced.contains(&new.hard_link[..]);
+        if old != Some(new) || leads_to_new {
             replaced.insert(&new.path);
             delta.entries.push(new);
         }
@@ -252,6 +254,17 @@ mod tests {
             steps(&to, &from),
             (owned(&["new"]), owned(&["gone", "gone/x", "longer", "zz"]))
         );
+    }
+
+    #[test]
+    fn a_root_that_differs_leaves_what_is_below_it() {
+        let from = [directory(""), directory("d"), file("d/f", 1)];
+        let root = TreeEntry {
+            mtime_s: 7,
+            ..directory("")
+        };
+        let to = [root, from[1].clone(), from[2].clone()];
+        assert_eq!(steps(&from, &to), (vec![], owned(&[""])));
     }
 
     #[test]
