@@ -1,10 +1,13 @@
 //! What the init of a fresh container sets right before anything runs: the
-//! owner of new volumes, and temporary directories that everybody may use.
+//! owner of new volumes, temporary directories that everybody may use, and the
+//! directory of the link, which nobody may list.
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
+
+use compyd_proto::link;
 
 use crate::accounts::Account;
 
@@ -20,6 +23,9 @@ pub(crate) fn prepare(user: &Account, work_dir: &Path) {
     }
     for directory in TEMPORARY.map(Path::new) {
         report(directory, open_to_all(directory));
+    }
+    if let Some(directory) = Path::new(link::LINK_DIR).parent() {
+        report(directory, close_to_listing(directory));
     }
 }
 
@@ -52,6 +58,13 @@ fn open_to_all(directory: &Path) -> io::Result<()> {
         std::fs::set_permissions(directory, Permissions::from_mode(0o1777))?;
     }
     Ok(())
+}
+
+/// Lets everybody through a directory and nobody else than root list it. It is
+/// mounted that way, but a runtime gives a mount the mode of the directory it
+/// finds in its place, and images of snapshots have one.
+fn close_to_listing(directory: &Path) -> io::Result<()> {
+    std::fs::set_permissions(directory, Permissions::from_mode(0o711))
 }
 
 #[cfg(test)]
