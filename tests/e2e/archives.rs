@@ -65,7 +65,10 @@ async fn a_snapshot_goes_into_a_file_and_comes_back_anywhere() {
         assert_eq!(imported[key], taken[key], "{key}");
     }
     let workspace = taken["workspace_id"].as_str().unwrap();
-    assert_eq!(snapshots_of(&daemon, workspace).await, [imported.clone()]);
+    assert_eq!(
+        snapshots_of(&daemon, workspace).await,
+        std::slice::from_ref(&imported)
+    );
     let fork = ["snapshot", "fork", &id(&imported), "back"];
     let _ = daemon.compyctl(&fork).await.expect_code(0);
     assert_eq!(bash(&daemon, "back", LOOK).await, before);

@@ -186,7 +186,7 @@ async fn a_kill_of_the_daemon_in_the_middle_of_a_setup_runs_nothing_twice() {
     daemon.workspace("w", &[]).await;
     let mut client = daemon
         .client()
-        .args(&["workspace", "add-repo", "w", app.arg()])
+        .args(["workspace", "add-repo", "w", app.arg()])
         .spawn();
     wait::until("the setup runs", Duration::from_secs(60), async || {
         (setup_state(&daemon, "w").await == SetupState::Initializing
