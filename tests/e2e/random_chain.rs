@@ -127,7 +127,7 @@ async fn random_trees_are_the_same_after_every_step_of_the_chain() {
     // same, whichever moment of them it has.
     let writers = format!(
         "cd /workspace; for tree in $(seq 0 {CHANGING_EVERY} {last}); do \
-           (while :; do head -c 300000 /dev/urandom > changing-$tree; done) & done; wait",
+           (while :; do head -c 300000 /dev/urandom > changing-$tree; sleep 0.01; done) & done; wait",
         last = trees() - 1
     );
     // They go on until the restore ends them.

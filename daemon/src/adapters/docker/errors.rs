@@ -46,6 +46,12 @@ pub(super) fn is_not_paused(error: &Error) -> bool {
     response(error).is_some_and(|(_, message)| message.contains("not paused"))
 }
 
+/// Whether a container could not be frozen because it starts processes all the
+/// time: with cgroup v1 that is a race, and the next try may win it.
+pub(super) fn is_too_busy_to_freeze(error: &Error) -> bool {
+    response(error).is_some_and(|(_, message)| message.contains("unable to freeze"))
+}
+
 /// The engine did not answer.
 pub(super) fn unavailable(error: &Error) -> RuntimeError {
     RuntimeError::Unavailable(error.to_string())

@@ -30,6 +30,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -75,6 +76,11 @@ pub const LABEL_GENERATION: &str = "compy.generation";
 /// Label with the image of the snapshot that a container was made from; empty
 /// when there is none.
 pub const LABEL_BASE: &str = "compy.base";
+
+/// How often a container is asked to freeze that starts processes faster than
+/// the kernel freezes them, and the time between.
+const PAUSE_TRIES: u32 = 10;
+const PAUSE_RETRY: Duration = Duration::from_millis(50);
 
 /// Creates and starts at once: beyond about four an engine gets no faster.
 const STARTS_AT_ONCE: usize = 4;
@@ -465,10 +471,18 @@ impl RuntimePort for DockerRuntime {
     }
 
     async fn pause(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        match self.connect()?.pause_container(&id.0).await {
-            Ok(()) => Ok(()),
-            Err(error) if errors::is_paused_already(&error) => Ok(()),
-            Err(error) => Err(errors::container("pause", id, &error)),
+        let docker = self.connect()?;
+        let mut tries = PAUSE_TRIES;
+        loop {
+            tries -= 1;
+            match docker.pause_container(&id.0).await {
+                Ok(()) => return Ok(()),
+                Err(error) if errors::is_paused_already(&error) => return Ok(()),
+                Err(error) if tries > 0 && errors::is_too_busy_to_freeze(&error) => {
+                    tokio::time::sleep(PAUSE_RETRY).await;
+                }
+                Err(error) => return Err(errors::container("pause", id, &error)),
+            }
         }
     }
 
