@@ -9,9 +9,9 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 AGENT := $(TARGET_DIR)/$(HOST)/agent/compy-agent
 NEXTEST := cargo nextest run --workspace --all-features
 # What tests said that this machine could not run.
-SAY_SKIPPED = grep -oh 'SKIPPED: [^<]*' $(TARGET_DIR)/nextest/default/junit.xml | sort | uniq -c || echo "no test was skipped"
+SAY_SKIPPED = grep -oh 'SKIPPED: [^<]*' $(TARGET_DIR)/nextest/$(or $(PROFILE),default)/junit.xml | sort | uniq -c || echo "no test was skipped"
 
-.PHONY: help build agent images demo demo-stop run fmt lint deny doc test-unit test bench torture check
+.PHONY: help build agent images demo demo-stop run fmt lint deny doc test-unit test bench recovery-report torture check
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,9 +61,15 @@ bench: build images ## Figures, beside what a user would otherwise do: target/be
 	cargo build --release -p compyd-tests --bin compy-bench
 	$(TARGET_DIR)/release/compy-bench $(abspath $(TARGET_DIR)) $(GROUPS)
 
-torture: agent images ## Kill and soak tests at their full counts
+recovery-report: build images ## Real faults inside scripted sessions: what recovered, was escalated, went wrong
+	cargo build --release -p compyd-tests --bin compy-recovery-report
+	$(TARGET_DIR)/release/compy-recovery-report $(abspath $(TARGET_DIR))
+
+torture: PROFILE := torture
+torture: agent images ## Kill and soak tests at their full counts (DOCKER_HOST: on that engine; ONLY='test(/name/)': these only)
 	cargo build --workspace --bins
-	COMPY_TEST_AGENT=$(abspath $(AGENT)) COMPY_TORTURE=1 $(NEXTEST) --no-fail-fast
+	COMPY_TEST_AGENT=$(abspath $(AGENT)) COMPY_TORTURE=1 \
+	  $(NEXTEST) --profile torture --no-fail-fast -E "$(or $(ONLY),all())"
 	@$(SAY_SKIPPED)
 
 check: lint deny doc test ## What CI runs

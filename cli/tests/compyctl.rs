@@ -87,6 +87,7 @@ fn exited(how: How) -> Part {
         how: Some(how),
         duration_ms: 1,
         leftover_processes: 0,
+        out_of_memory: false,
     })
 }
 
@@ -648,6 +649,26 @@ async fn an_error_without_details_is_told_and_not_retried() {
         "{}",
         stderr(&output)
     );
+}
+
+#[tokio::test]
+async fn the_thinking_of_a_session_is_shown_with_its_rates() {
+    let daemon = FakeDaemon::start().await;
+    let output = run(&daemon, &["session", "cognition", "se-1"]).await;
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in [
+        "1 of 2 (50 %)",
+        "1 of 1 (100 %)",
+        "T1",
+        "refused: todo_claim",
+    ] {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+    let output = run(&daemon, &["session", "cognition", "se-1", "-o", "json"]).await;
+    let view = json(&output);
+    assert_eq!(view["compliance"]["rate"], 0.5);
+    assert_eq!(view["timeline"][0]["stage"], "MODIFY");
 }
 
 #[tokio::test]

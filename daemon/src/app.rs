@@ -18,7 +18,7 @@ mod tests;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
@@ -38,18 +38,22 @@ use crate::{
         sled::{SledOptions, SledStore},
         world::SystemWorld,
     },
-    api::grpc::{
-        activity::ActivityApi,
-        artifact::ArtifactApi,
-        requests::{REMEMBERED, Requests},
-        server::{self, Services},
-        session::{SessionApi, SessionDefaults},
-        setup::SetupApi,
-        snapshot::SnapshotApi,
-        system::{DaemonInfo, SystemApi},
-        workspace::WorkspaceApi,
+    api::{
+        grpc::{
+            activity::ActivityApi,
+            artifact::ArtifactApi,
+            requests::Requests,
+            server::{self, Services},
+            session::{SessionApi, SessionDefaults},
+            setup::SetupApi,
+            snapshot::SnapshotApi,
+            system::{DaemonInfo, SystemApi},
+            workspace::WorkspaceApi,
+        },
+        metrics,
     },
     config::Settings,
+    domain::recovery::{Catalogue, CatalogueError},
     domain::session::options::SessionLimits,
     ports::{
         blobs::{BlobError, BlobPort},
@@ -71,8 +75,9 @@ use crate::{
         garbage::Garbage,
         git::BundleSpace,
         idle::stop_idle_workspaces,
+        observation::{Observation, Watched},
         proof::Prover,
-        sessions::{ModelFactory, SessionError, SessionSettings, Sessions, World},
+        sessions::{ModelFactory, Patience, SessionError, SessionSettings, Sessions, World},
         snapshots::{Snapshots, SnapshotsOptions, archive::Archives},
         stats::Stats,
         workspaces::{
@@ -118,6 +123,17 @@ pub enum AppError {
     /// Sessions of the past cannot be listed.
     #[error("cannot bring sessions back: {0}")]
     Sessions(#[from] SessionError),
+    /// The file of a person's own failures cannot be read.
+    #[error("cannot read {}, which recovery.patterns_file names: {message}", file.display())]
+    PatternsFile {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        message: String,
+    },
+    /// The failures in it cannot be used.
+    #[error("{0}; mend it in the file that recovery.patterns_file names")]
+    Catalogue(#[from] CatalogueError),
     /// Serving failed.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
@@ -132,6 +148,7 @@ pub enum AppError {
 pub struct Prepared {
     lock: DataDirLock,
     sockets: Vec<BoundSocket>,
+    metrics: Option<TcpListener>,
 }
 
 impl Prepared {
@@ -146,7 +163,15 @@ impl Prepared {
         for address in &settings.listen {
             sockets.push(BoundSocket::bind(address).await?);
         }
-        Ok(Self { lock, sockets })
+        let metrics = match settings.metrics {
+            Some(address) => Some(listen::bind_metrics(address).await?),
+            None => None,
+        };
+        Ok(Self {
+            lock,
+            sockets,
+            metrics,
+        })
     }
 
     /// Where clients are served, with the ports that the kernel chose.
@@ -183,13 +208,19 @@ pub async fn run(
     }
     let parts = open(&settings).await?;
     let addresses = prepared.addresses();
-    let Prepared { lock, sockets } = prepared;
-    let services = services(&settings, &parts).await?;
-    parts.tasks.spawn(forget_requests(
-        parts.store.clone(),
-        parts.clock.clone(),
-        parts.stop.clone(),
-    ));
+    let Prepared {
+        lock,
+        sockets,
+        metrics,
+    } = prepared;
+    let (services, observation) = services(&settings, &parts).await?;
+    if let Some(listener) = metrics {
+        // On cancel: what is being told is cut.
+        let (tasks, stop) = (parts.tasks.clone(), parts.stop.clone());
+        parts
+            .tasks
+            .spawn(metrics::serve(listener, observation, tasks, stop));
+    }
 
     let stop_accepting = CancellationToken::new();
     let (listeners, guards): (Vec<_>, Vec<_>) =
@@ -296,10 +327,12 @@ async fn open(settings: &Settings) -> Result<Parts, AppError> {
 }
 
 /// Every service, from the parts; what runs by itself is started.
-async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppError> {
+async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Observation), AppError> {
     let store: Arc<dyn StorePort> = parts.store.clone();
     let blobs: Arc<dyn BlobPort> = parts.blobs.clone();
     let requests = Requests::new(store.clone(), parts.clock.clone(), parts.tasks.clone());
+    let (remembering, stop) = (requests.clone(), parts.stop.clone());
+    parts.tasks.spawn(forget_requests(remembering, stop));
     let (tunnels, links) = tokio::sync::mpsc::channel(LINKS_WAITING);
     let workspaces = workspaces(settings, parts, tunnels).await?;
     let egress = Egress::new(
@@ -335,33 +368,50 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
     let snapshots = snapshots(settings, parts, &workspaces);
     workspaces.set_baked_setups(Arc::new(snapshots.clone()));
     workspaces.set_salvage(Arc::new(snapshots.clone()));
+    workspaces.set_clean_copies(Arc::new(snapshots.clone()));
     let stop = parts.stop.clone();
     // On cancel: what is under way is finished by the next start.
     parts
         .tasks
         .spawn(repair(snapshots.clone(), workspaces.clone(), stop));
-    let (collector, every, stop) = (snapshots.clone(), settings.gc.every, parts.stop.clone());
+    let garbage = Garbage::new(
+        snapshots.clone(),
+        workspaces.clone(),
+        parts.runtime.clone(),
+        store.clone(),
+        blobs.clone(),
+    );
+    let (collector, gc, stop) = (garbage.clone(), settings.gc.clone(), parts.stop.clone());
     // On cancel: nothing that is needed is ever missing in between.
     parts
         .tasks
-        .spawn(async move { collector.run_collector(every, stop).await });
+        .spawn(async move { collector.run_collector(gc.every, gc.grace, stop).await });
 
-    let sessions = sessions(settings, parts, &workspaces);
+    let catalogue = Arc::new(catalogue(settings)?);
+    let sessions = sessions(settings, catalogue, parts, &workspaces);
     workspaces.set_users(Arc::new(sessions.clone()));
     sessions.resume_all().await?;
 
+    let started_at_ms = parts.clock.now_ms();
+    let watched = Watched {
+        started_at_ms,
+        data_dir: settings.data_dir.clone(),
+        low_water_bytes: settings.disk.low_water_bytes,
+        free_bytes: disk_space::free_bytes,
+    };
+    let observation = Observation::new(workspaces.clone(), sessions.clone(), watched);
     let info = DaemonInfo {
-        started_at_ms: parts.clock.now_ms(),
+        started_at_ms,
         data_dir: settings.data_dir.clone(),
         default_model: (settings.model.default.as_ref())
             .map_or_else(String::new, ToString::to_string),
         default_image: settings.workspace.image.clone(),
     };
-    Ok(Services {
+    let services = Services {
         system: SystemApi::new(
             info,
             Arc::new(doctor_of(settings, parts.runtime.clone())),
-            Garbage::new(snapshots.clone()),
+            garbage,
             requests.clone(),
         ),
         artifact: ArtifactApi::new(store.clone(), blobs),
@@ -386,7 +436,8 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<Services, AppErr
             parts.stop.clone(),
         ),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
-    })
+    };
+    Ok((services, observation))
 }
 
 fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Snapshots {
@@ -395,6 +446,8 @@ fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sna
         overlays: settings.snapshots.overlays,
         copies_max_bytes: settings.snapshots.copies_max_bytes,
         layers_max: settings.snapshots.layers_max,
+        #[cfg(feature = "test-util")]
+        hold_file: Some(settings.data_dir.join("hold")),
     };
     Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options)
 }
@@ -469,8 +522,29 @@ async fn workspaces(
     Ok(Workspaces::open(options, ports, parts.tasks.clone()).await?)
 }
 
+/// The failures that are known: the daemon's, and a person's own.
+fn catalogue(settings: &Settings) -> Result<Catalogue, AppError> {
+    let own = match &settings.session.patterns_file {
+        Some(file) => {
+            Some(
+                std::fs::read_to_string(file).map_err(|error| AppError::PatternsFile {
+                    file: file.clone(),
+                    message: error.to_string(),
+                })?,
+            )
+        }
+        None => None,
+    };
+    Ok(Catalogue::with(own.as_deref())?)
+}
+
 /// Sessions and the parts of the world that they act on.
-fn sessions(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sessions {
+fn sessions(
+    settings: &Settings,
+    catalogue: Arc<Catalogue>,
+    parts: &Parts,
+    workspaces: &Workspaces,
+) -> Sessions {
     let store: Arc<dyn StorePort> = parts.store.clone();
     let artifacts = Artifacts::new(store.clone(), parts.blobs.clone(), parts.clock.clone());
     let commands = Commands::new(Arc::new(workspaces.clone()), artifacts);
@@ -489,12 +563,20 @@ fn sessions(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sess
         forge: forge.clone(),
         ci: LocalCi::new(commands, forge, bundles.clone()),
         bundles,
+        catalogue,
     };
     Sessions::new(
         parts.clock.clone(),
         world,
         model_factory(settings),
-        SessionSettings::default(),
+        SessionSettings {
+            of_a_day: settings.budget.of_a_day,
+            patience: Patience {
+                model_tries: settings.model.retries + 1,
+                ..Patience::default()
+            },
+            ..SessionSettings::default()
+        },
         parts.tasks.clone(),
         parts.stop.clone(),
     )
@@ -504,12 +586,19 @@ fn session_defaults(settings: &Settings) -> SessionDefaults {
     let max_time_ms = settings.session.max_time.as_millis();
     SessionDefaults {
         model: settings.model.default.as_ref().map(ToString::to_string),
+        edit_formats: settings.model.edit_formats.clone(),
         limits: SessionLimits {
             max_steps: settings.session.max_steps,
             max_time_ms: u64::try_from(max_time_ms).unwrap_or(u64::MAX),
             max_output_tokens: settings.model.max_output_tokens,
             ..SessionLimits::default()
         },
+        budget: settings.budget.of_a_session,
+        prices: settings.budget.prices.clone(),
+        windows: settings.model.windows.clone(),
+        compact_percent: settings.model.compact_percent,
+        rules_tokens: settings.session.rules_tokens,
+        days_cost_money: settings.budget.of_a_day.money.is_some(),
     }
 }
 
@@ -599,22 +688,15 @@ fn doctor_of(settings: &Settings, runtime: Arc<dyn RuntimePort>) -> Doctor {
 
 /// Forgets requests that nobody retries any more. On cancel it ends at once; a
 /// failure is logged and tried again in an hour.
-async fn forget_requests(
-    store: Arc<SledStore>,
-    clock: Arc<dyn ClockPort>,
-    stop: CancellationToken,
-) {
-    let remembered_ms = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+async fn forget_requests(requests: Requests, stop: CancellationToken) {
     let mut every = tokio::time::interval(FORGET_EVERY);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        let before_ms = clock.now_ms().saturating_sub(remembered_ms);
-        match store.forget_requests_before(before_ms).await {
-            Ok(count) => tracing::debug!(count, "forgot old requests"),
-            Err(error) => tracing::warn!(%error, "cannot forget old requests"),
+        if let Err(error) = requests.forget().await {
+            tracing::warn!(%error, "cannot forget old requests");
         }
     }
 }

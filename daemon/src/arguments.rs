@@ -29,6 +29,10 @@ pub struct Arguments {
     /// that scripted:FILE plays
     #[arg(long, value_name = "DIR", global = true)]
     record: Option<PathBuf>,
+    /// Serve metrics for Prometheus at http://ADDR/metrics: PORT on loopback, or
+    /// IP:PORT
+    #[arg(long, value_name = "ADDR", global = true)]
+    metrics: Option<String>,
     /// Any key of the configuration; may repeat
     #[arg(long, value_name = "KEY=VALUE", global = true, value_parser = key_and_value)]
     set: Vec<(String, String)>,
@@ -75,6 +79,8 @@ impl Arguments {
         let record = self.record.iter().map(|dir| dir.display().to_string());
         push("--record", "model.record_dir", record.collect());
         push("--listen", "listen", self.listen.clone());
+        let metrics = self.metrics.iter().cloned().collect();
+        push("--metrics", "metrics.listen", metrics);
         push("--log", "log.filter", self.log.iter().cloned().collect());
         let format = self.log_format.iter().cloned().collect();
         push("--log-format", "log.format", format);

@@ -12,5 +12,6 @@ pub mod app;
 pub mod arguments;
 pub mod config;
 pub mod domain;
+pub mod metrics;
 pub mod ports;
 pub mod service;

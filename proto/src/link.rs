@@ -16,6 +16,9 @@ pub const FEATURE_TREES: &str = "trees";
 /// Feature of an agent that counts the bytes of volumes.
 pub const FEATURE_VOLUMES: &str = "volumes";
 
+/// Feature of an agent that changes several files at once.
+pub const FEATURE_CHANGES: &str = "changes";
+
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than

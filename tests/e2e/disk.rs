@@ -1,12 +1,7 @@
 //! A disk that fills up: work stops, nothing that was acknowledged is lost, and
 //! it goes on once there is room.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use compyd_proto::v1::{SessionState, session_event::Event};
 use compyd_tests::{
@@ -14,75 +9,10 @@ use compyd_tests::{
     repository::{Repository, sample_script},
     script::Script,
     sessions::{request, story},
-    skip::{is_root, skip},
+    skip::skip,
+    small_disk::SmallDisk,
     wait,
 };
-
-/// A small file system of its own, in memory.
-struct SmallDisk {
-    mount: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn new(size: &str) -> Result<Self, String> {
-        if !is_root() {
-            return Err("only root can mount a small disk to fill".to_owned());
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let mount = directory.path().join("disk");
-        std::fs::create_dir(&mount).unwrap();
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size},mode=0711"),
-                "tmpfs",
-            ])
-            .arg(&mount)
-            .output()
-            .map_err(|error| format!("mount: {error}"))?;
-        if !mounted.status.success() {
-            let said = String::from_utf8_lossy(&mounted.stderr);
-            return Err(format!("this machine mounts no tmpfs: {}", said.trim()));
-        }
-        Ok(Self {
-            mount,
-            _directory: directory,
-        })
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.mount.join("ballast")
-    }
-
-    /// Takes all the room there is, down to the last byte.
-    fn fill(&self) {
-        let mut file = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.ballast())
-            .unwrap();
-        for size in [1 << 20, 4096, 1] {
-            let piece = vec![0x55; size];
-            while file.write_all(&piece).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.ballast()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(&self.mount)
-            .status();
-    }
-}
 
 async fn on_small_disk(low_water: &str) -> Option<(SmallDisk, Daemon)> {
     let disk = match SmallDisk::new("96m") {
@@ -92,7 +22,7 @@ async fn on_small_disk(low_water: &str) -> Option<(SmallDisk, Daemon)> {
             return None;
         }
     };
-    let data: &Path = &disk.mount.join("data");
+    let data: &Path = &disk.path().join("data");
     let options = Options::default()
         .data_dir(data)
         .set("disk.low_water", low_water);
@@ -199,7 +129,7 @@ async fn a_blob_that_finds_no_room_is_asked_for_again() {
         "the room is given back",
         Duration::from_secs(30),
         async || {
-            let stat = nix::sys::statvfs::statvfs(&disk.mount).unwrap();
+            let stat = nix::sys::statvfs::statvfs(disk.path()).unwrap();
             (stat.blocks_available() * stat.fragment_size() > 60 << 20).then_some(())
         },
     )

@@ -8,6 +8,7 @@
 
 mod archives;
 mod arrows;
+mod cheats;
 mod compyd;
 mod control;
 mod diff;
@@ -16,9 +17,12 @@ mod durability;
 mod egress;
 mod engine_trouble;
 mod exec;
+mod garbage;
 mod lifecycle;
+mod limits;
 mod lost_answers;
 mod main_job;
+mod metrics;
 mod model_http;
 mod model_trouble;
 mod overlays;
@@ -27,6 +31,7 @@ mod published_library;
 mod random_chain;
 #[path = "../../workspace-agent/tests/agent/random_tree.rs"]
 mod random_tree;
+mod recovery;
 mod repairs;
 mod requests;
 mod setup;

@@ -61,6 +61,10 @@ fn up_to_modify() -> Script {
             ),
             call("read_file", json!({"path": "test_compile.py"})),
             call("read_file", json!({"path": "README.rst", "line_count": 20})),
+            call(
+                "think",
+                json!({"content": "compile() in parse.py drops an argument; test_compile.py shows it"}),
+            ),
         ])
         .tool("advance", json!({"summary": "the last line of compile()"}))
 }
@@ -73,8 +77,22 @@ fn edit(path: &str, old: &str, new: &str) -> Value {
     )
 }
 
-fn claim_and_leave() -> [Value; 2] {
+/// A run of the tests, and reasoning about it.
+fn look() -> [Value; 2] {
     [
+        call("run_command", json!({"command": "python -m pytest -q"})),
+        call(
+            "think",
+            json!({"content": "python -m pytest -q ran on parse.py as it is"}),
+        ),
+    ]
+}
+
+fn claim_and_leave() -> [Value; 4] {
+    let [run, reason] = look();
+    [
+        run,
+        reason,
         call("todo_claim", json!({"id": 1, "evidence": "all tests pass"})),
         call("advance", json!({"summary": "done"})),
     ]
@@ -186,6 +204,7 @@ async fn a_fix_at_the_second_try_is_verified() {
             ),
         ])
         .calls([edit("parse.py", &half, FIX)])
+        .calls(look())
         .tool("advance", json!({"summary": "case_sensitive is passed on"}));
     let Some((code, session)) = run(script).await else {
         return;

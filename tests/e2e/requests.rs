@@ -2,7 +2,7 @@
 
 use compyd_proto::v1::{
     CreateWorkspaceRequest, DeleteWorkspaceRequest, ListSessionsRequest, ListWorkspacesRequest,
-    SessionState,
+    SessionState, StopWorkspaceRequest,
 };
 use compyd_tests::{
     daemon::{Daemon, Options},
@@ -144,4 +144,29 @@ async fn a_request_without_a_usable_id_is_refused() {
             .unwrap_err();
         assert_eq!(reason(&refused), "REQUEST_ID_INVALID");
     }
+}
+
+#[tokio::test]
+async fn a_retry_gets_its_answer_whoever_has_the_name_by_then() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    let first = daemon.workspace("w", &[]).await;
+    let stop = StopWorkspaceRequest {
+        request_id: request_id(),
+        workspace: "w".to_owned(),
+    };
+    let stopped = async || {
+        let answer = daemon.workspaces().stop_workspace(stop.clone()).await;
+        answer.map(|answer| answer.into_inner().workspace.unwrap())
+    };
+    let answer = stopped().await.unwrap();
+    assert_eq!(answer.id, first.id);
+    let delete = ["workspace", "delete", "w", "--yes"];
+    let _ = daemon.compyctl(&delete).await.expect_code(0);
+    assert_eq!(stopped().await.unwrap(), answer, "the name is nobody's");
+    let second = daemon.workspace("w", &[]).await;
+    assert_eq!(stopped().await.unwrap(), answer, "the name is another's");
+    let now = daemon.workspace_now("w").await;
+    assert_eq!((now.id, now.state), (second.id, second.state));
 }

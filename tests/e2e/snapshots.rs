@@ -1,19 +1,19 @@
-//! Snapshots, restores and forks on the real engine, and what a kill in the
-//! middle of one leaves.
+//! Snapshots, restores and forks on the real engine.
 
+mod faults;
 mod layers;
 mod root;
 
 use std::time::Duration;
 
-use compyd_proto::v1::{
-    CreateSnapshotRequest, ForkWorkspaceRequest, RestoreWorkspaceRequest, WorkspaceState,
-    snapshot_service_client::SnapshotServiceClient,
-};
+use compyd_proto::v1::{SessionState, WorkspaceState};
 use compyd_tests::{
     daemon::{Daemon, Options},
     exec::command,
-    request_id, wait,
+    repository::Repository,
+    script::Script,
+    sessions::request,
+    wait,
 };
 use serde_json::Value;
 
@@ -269,73 +269,43 @@ async fn a_fork_has_the_files_and_an_identity_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_kill_in_the_middle_leaves_all_or_nothing_and_nothing_else() {
-    let Some(mut daemon) = filled().await else {
+async fn a_restore_is_refused_while_a_session_runs_and_cancels_it_when_forced() {
+    let Some(daemon) = filled().await else {
         return;
     };
-    let before = bash(&daemon, "w", LOOK).await;
-    let first = id(&snapshot(&daemon, "w").await);
-    for step in [
-        "snapshot begun",
-        "snapshot pausing",
-        "snapshot resumed",
-        "restore begun",
-        "restore swapping",
-        "fork begun",
-    ] {
-        let seen = daemon.log().matches(step).count();
-        let call = tokio::spawn(call(daemon.channel(), step, first.clone()));
-        wait::until(step, Duration::from_secs(60), async || {
-            assert!(!call.is_finished(), "{step}");
-            (daemon.log().matches(step).count() > seen).then_some(())
-        })
-        .await;
-        daemon.restart().await;
-        call.await.unwrap();
-        wait::until(step, Duration::from_secs(30), async || {
-            let state = daemon.workspace_now("w").await.state();
-            (state == WorkspaceState::Running).then_some(())
-        })
-        .await;
-        assert_eq!(bash(&daemon, "w", LOOK).await, before, "{step}");
-        leftovers(&daemon, 1, ids(&daemon, "w").await.len()).await;
-    }
-    // Nothing of it is in the way of the next.
-    snapshot(&daemon, "w").await;
-}
+    let repository = Repository::sample(daemon.directory().join("textkit"));
+    let add = ["workspace", "add-repo", "w", repository.arg()];
+    let _ = daemon.compyctl(&add).await.expect_code(0);
+    let before = id(&snapshot(&daemon, "w").await);
+    let sleep = serde_json::json!({"command": "echo ran > /workspace/ran; sleep 600"});
+    let model = Script::new()
+        .tool("run_command", sleep)
+        .write(daemon.directory());
+    let session = daemon.start_session(request("w", &model)).await;
+    let ran = "cat /workspace/ran 2>/dev/null || true";
+    wait::until("its command", wait::PATIENCE, async || {
+        (bash(&daemon, "w", ran).await == "ran").then_some(())
+    })
+    .await;
 
-/// The call that comes to a step; its daemon does not live to answer.
-async fn call(channel: tonic::transport::Channel, step: &str, snapshot: String) {
-    let mut client = SnapshotServiceClient::new(channel);
-    let (request_id, workspace) = (request_id(), "w".to_owned());
-    let cut = match step.split(' ').next() {
-        Some("snapshot") => client
-            .create_snapshot(CreateSnapshotRequest {
-                request_id,
-                workspace,
-                label: String::new(),
-            })
-            .await
-            .is_err(),
-        Some("restore") => client
-            .restore_workspace(RestoreWorkspaceRequest {
-                request_id,
-                workspace,
-                snapshot,
-                no_backup: true,
-                force: false,
-            })
-            .await
-            .is_err(),
-        _ => client
-            .fork_workspace(ForkWorkspaceRequest {
-                request_id,
-                workspace,
-                name: "f".to_owned(),
-                snapshot,
-            })
-            .await
-            .is_err(),
-    };
-    assert!(cut, "{step}");
+    let restore = ["workspace", "restore", "w", &before, "--no-backup", "--yes"];
+    let refused = daemon.compyctl(&restore).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("WORKSPACE_BUSY"), "{refused:?}");
+    assert_eq!(bash(&daemon, "w", ran).await, "ran");
+    assert_eq!(
+        daemon.session(&session).await.state(),
+        SessionState::Running
+    );
+
+    let forced = [&restore[..], &["--force"]].concat();
+    let _ = daemon.compyctl(&forced).await.expect_code(0);
+    assert_eq!(
+        daemon.session(&session).await.state(),
+        SessionState::Cancelled
+    );
+    let left = "cat /workspace/ran 2>/dev/null; ps -eo args | grep -c '^sleep 600' || true";
+    assert_eq!(bash(&daemon, "w", left).await, "0");
+    // The session has taken one of its own before its first edit.
+    leftovers(&daemon, 1, ids(&daemon, "w").await.len()).await;
 }

@@ -31,7 +31,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::{
     compyctl::{Compyctl, Ran},
     engine::{self, Engine, IMAGE},
-    programs::Programs,
+    programs::{self, Programs},
     skip::skip,
     wait,
 };
@@ -74,7 +74,7 @@ impl Options {
         self
     }
 
-    /// With another engine than the machine's: `unix:///PATH`.
+    /// With an engine of the test's own: `unix:///PATH`.
     #[must_use]
     pub fn engine(mut self, host: impl Into<String>) -> Self {
         self.engine = Some(host.into());
@@ -374,8 +374,8 @@ impl Daemon {
             let agent = agent.display().to_string();
             settings.push(("workspace.agent_file".to_owned(), agent));
         }
-        if let Some(engine) = &self.options.engine {
-            settings.push(("engine.host".to_owned(), engine.clone()));
+        if let Some(engine) = self.options.engine.clone().or_else(programs::engine_host) {
+            settings.push(("engine.host".to_owned(), engine));
         }
         settings.push(("log.filter".to_owned(), "info,compyd=debug".to_owned()));
         for (key, value) in &self.options.settings {

@@ -12,6 +12,8 @@ use bollard::{
     },
 };
 
+use crate::programs;
+
 /// The label of everything that tests make; its value names the run.
 pub const LABEL: &str = "compy.test";
 /// The image that workspaces get when none is named.
@@ -24,12 +26,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The engine at `host` (`unix:///PATH`), else the machine's own.
+    /// The engine at `host` (`unix:///PATH`), else the one that the environment
+    /// names, else the machine's own.
     ///
     /// # Errors
     /// Says why there is none, for a person.
     pub async fn connect(host: Option<&str>) -> Result<Self, String> {
-        let docker = match host {
+        let named = programs::engine_host();
+        let docker = match host.or(named.as_deref()) {
             Some(host) => Docker::connect_with_host(host),
             None => Docker::connect_with_socket_defaults(),
         }

@@ -20,6 +20,7 @@ pub mod script;
 pub mod second_engine;
 pub mod sessions;
 pub mod skip;
+pub mod small_disk;
 pub mod terminal;
 pub mod wait;
 pub mod world;

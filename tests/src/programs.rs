@@ -1,5 +1,6 @@
-//! Where the programs under test are, and the two things that the Makefile
-//! tells tests by the environment. Nothing else reads the environment.
+//! Where the programs under test are, and what the environment tells tests:
+//! the agent, the engine, and whether to run at full counts. Nothing else reads
+//! the environment.
 
 use std::path::{Path, PathBuf};
 
@@ -68,4 +69,12 @@ fn agent(profile: &Path) -> Option<PathBuf> {
 #[must_use]
 pub fn torture() -> bool {
     std::env::var_os("COMPY_TORTURE").is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// The engine that tests use instead of the machine's own: `DOCKER_HOST`, as
+/// everywhere. It needs the image of workspaces.
+#[must_use]
+pub fn engine_host() -> Option<String> {
+    let named = std::env::var("DOCKER_HOST").ok();
+    named.filter(|host| !host.is_empty())
 }

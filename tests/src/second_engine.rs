@@ -207,6 +207,9 @@ impl SecondEngine {
             },
         )
         .await;
+        // A power failure leaves no mounts; those of FUSE, whose programs are
+        // dead, would be in the next engine's way.
+        self.unmount_all();
     }
 
     /// Where it keeps a container.

@@ -65,6 +65,9 @@ pub fn outline(events: &[SessionEvent]) -> Vec<String> {
             Event::Created(_)
             | Event::StageLeft(_)
             | Event::MessageAdded(_)
+            | Event::BudgetReserved(_)
+            | Event::BudgetNoted(_)
+            | Event::Compacted(_)
             | Event::ModelAsked(_)
             | Event::ModelFailed(_)
             | Event::ToolStarted(_)
@@ -72,7 +75,8 @@ pub fn outline(events: &[SessionEvent]) -> Vec<String> {
             | Event::CheckStarted(_)
             | Event::StateChanged(_)
             | Event::QuestionAsked(_)
-            | Event::QuestionAnswered(_) => None,
+            | Event::QuestionAnswered(_)
+            | Event::CognitionNoted(_) => None,
         })
         .collect()
 }

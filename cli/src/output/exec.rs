@@ -48,6 +48,9 @@ pub(crate) struct ExitView {
     duration_ms: u64,
     /// Processes that were still alive when the leader exited.
     leftover_processes: u32,
+    /// Whether the kernel ended a process of the workspace while it ran,
+    /// because its memory limit was reached.
+    out_of_memory: bool,
 }
 
 /// Bytes of a stream that are not kept, in JSON.
@@ -78,6 +81,7 @@ impl From<ExecExit> for ExitView {
             message,
             duration_ms: exit.duration_ms,
             leftover_processes: exit.leftover_processes,
+            out_of_memory: exit.out_of_memory,
         }
     }
 }

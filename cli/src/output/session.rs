@@ -1,8 +1,8 @@
 //! Sessions as compyctl prints them.
 
 use compyd_proto::v1::{
-    Proof, PullRequest, Question, Session, SessionState, Stage, StageRecord, Todo, TodoState,
-    TokenUsage, Verify, Workflow,
+    ModelCall, Proof, PullRequest, Question, Session, SessionState, Stage, StageRecord, Todo,
+    TodoState, TokenUsage, Verify, Workflow,
 };
 use serde::Serialize;
 
@@ -48,6 +48,8 @@ pub(crate) struct SessionView {
     pub(crate) stages: Vec<StageView>,
     /// Tokens so far.
     pub(crate) tokens: TokensView,
+    /// What they cost.
+    pub(crate) spending: SpendingView,
     /// Model calls so far.
     pub(crate) model_calls: u32,
     /// Tool calls so far.
@@ -122,6 +124,89 @@ pub(crate) struct TokensView {
     pub(crate) cache_written: u64,
     /// Output.
     pub(crate) output: u64,
+}
+
+/// A model call that was answered, in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct CallView {
+    /// Sequence number of its intent.
+    pub(crate) sequence: u64,
+    /// When it was answered.
+    pub(crate) answered_at: Option<String>,
+    /// Stage in capitals.
+    pub(crate) stage: String,
+    /// From request to reply.
+    pub(crate) duration_ms: u64,
+    /// `null` when the provider did not say.
+    pub(crate) tokens: Option<TokensView>,
+    /// In the currency of the daemon's prices; empty when it is not known.
+    pub(crate) cost: String,
+    /// Why what was sent before was paid for again; empty when it was not, or
+    /// when the provider does not tell.
+    pub(crate) prefix_break: String,
+}
+
+impl From<ModelCall> for CallView {
+    fn from(call: ModelCall) -> Self {
+        CallView {
+            sequence: call.sequence,
+            answered_at: time(call.answered_at.as_ref()),
+            stage: stage_name(call.stage()).to_owned(),
+            duration_ms: call.duration_ms,
+            tokens: call.usage.map(Into::into),
+            cost: call.cost,
+            prefix_break: call.prefix_break,
+        }
+    }
+}
+
+/// Model calls, one line each.
+pub(crate) fn calls_table(calls: &[CallView]) -> Table {
+    let mut table = Table::new(&[
+        "EVENT",
+        "STAGE",
+        "UNCACHED",
+        "CACHED",
+        "OUTPUT",
+        "COST",
+        "TOOK",
+        "PREFIX PAID AGAIN",
+    ]);
+    for call in calls {
+        let of = |tokens: fn(&TokensView) -> u64| {
+            let tokens = call.tokens.as_ref().map(tokens);
+            tokens.map_or_else(String::new, count)
+        };
+        table.row([
+            &call.sequence.to_string(),
+            &call.stage,
+            &of(|tokens| tokens.input_uncached + tokens.cache_written),
+            &of(|tokens| tokens.input_cached),
+            &of(|tokens| tokens.output),
+            &call.cost,
+            &format!("{:.1} s", call.duration_ms as f64 / 1e3),
+            &call.prefix_break,
+        ]);
+    }
+    table
+}
+
+/// What model calls cost, in JSON. A call whose cost nobody knows counts with the
+/// most that it could cost.
+#[derive(Debug, Serialize)]
+pub(crate) struct SpendingView {
+    /// Tokens, input and output.
+    pub(crate) tokens: u64,
+    /// In the currency of the daemon's prices; empty where the model has none.
+    pub(crate) money: String,
+    /// Set aside for the call under way.
+    pub(crate) reserved_tokens: u64,
+    /// Likewise.
+    pub(crate) reserved_money: String,
+    /// What may be spent; 0 means as many as it takes.
+    pub(crate) limit_tokens: u64,
+    /// Likewise; empty means as much as it takes.
+    pub(crate) limit_money: String,
 }
 
 /// A pull request in JSON.
@@ -256,6 +341,17 @@ impl From<Session> for SessionView {
             todos: session.todos.into_iter().map(Into::into).collect(),
             stages: session.stages.into_iter().map(Into::into).collect(),
             tokens: session.tokens.unwrap_or_default().into(),
+            spending: {
+                let spending = session.spending.unwrap_or_default();
+                SpendingView {
+                    tokens: spending.tokens,
+                    money: spending.money,
+                    reserved_tokens: spending.reserved_tokens,
+                    reserved_money: spending.reserved_money,
+                    limit_tokens: options.budget_tokens,
+                    limit_money: options.budget_money,
+                }
+            },
             model_calls: session.model_calls,
             tool_calls: session.tool_calls,
             last_sequence: session.last_sequence,
@@ -448,6 +544,30 @@ pub(crate) fn tokens_line(tokens: &TokensView) -> String {
         count(tokens.input_cached),
         count(tokens.output)
     )
+}
+
+/// `12.3k of 50.0k tokens, 0.25 of 2.00`; money only where there is a price.
+pub(crate) fn spending_line(spending: &SpendingView) -> String {
+    let limit = |limit: String, is_set: bool| {
+        if is_set {
+            format!(" of {limit}")
+        } else {
+            String::new()
+        }
+    };
+    let tokens = format!(
+        "{}{} tokens",
+        count(spending.tokens),
+        limit(count(spending.limit_tokens), spending.limit_tokens > 0)
+    );
+    let of_money = limit(
+        spending.limit_money.clone(),
+        !spending.limit_money.is_empty(),
+    );
+    match spending.money.as_str() {
+        "" => tokens,
+        money => format!("{tokens}, {money}{of_money}"),
+    }
 }
 
 /// Sessions, one line each.

@@ -42,6 +42,8 @@ pub(crate) struct SnapshotView {
     new_bytes: u64,
     /// Milliseconds for which processes stood still.
     pause_ms: u64,
+    /// Whether the engine has lost its image: it cannot be restored.
+    image_missing: bool,
 }
 
 /// A volume of a snapshot in JSON.
@@ -92,6 +94,7 @@ impl From<Snapshot> for SnapshotView {
             size_bytes: snapshot.size_bytes,
             new_bytes: snapshot.new_bytes,
             pause_ms: snapshot.pause_ms,
+            image_missing: snapshot.image_missing,
         }
     }
 }
@@ -110,10 +113,14 @@ pub(crate) fn print_snapshot(format: Format, snapshot: Option<Snapshot>) -> Resu
 pub(crate) fn list_table(snapshots: &[SnapshotView]) -> Table {
     let mut table = Table::new(&["ID", "CREATED", "REASON", "SIZE", "NEW", "LABEL"]);
     for snapshot in snapshots {
+        let reason = match snapshot.image_missing {
+            true => format!("{}, image gone", snapshot.reason),
+            false => snapshot.reason.clone(),
+        };
         table.row([
             snapshot.id.as_str(),
             snapshot.created_at.as_deref().unwrap_or_default(),
-            &snapshot.reason,
+            &reason,
             &bytes(snapshot.size_bytes),
             &bytes(snapshot.new_bytes),
             &snapshot.label,
@@ -138,6 +145,10 @@ fn detail_table(snapshot: &SnapshotView) -> Table {
     table.row(["new", &bytes(snapshot.new_bytes)]);
     table.row(["paused for", &format!("{} ms", snapshot.pause_ms)]);
     table.row(["image", &snapshot.image_id]);
+    if snapshot.image_missing {
+        let gone = "gone from the engine: the snapshot cannot be restored or forked";
+        table.row(["", gone]);
+    }
     for volume in &snapshot.volumes {
         let fact = format!(
             "{}: {} in {} entries, tree {}",

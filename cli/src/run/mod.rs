@@ -91,6 +91,12 @@ pub(crate) struct RunArguments {
     /// Model calls at most; default: the daemon's.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     max_steps: Option<u32>,
+    /// Tokens at most, input and output; default: the daemon's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    budget_tokens: Option<u64>,
+    /// Money at most, in the currency of the daemon's prices: 2.50.
+    #[arg(long, value_name = "MONEY")]
+    budget_money: Option<String>,
     /// Start the session and leave; prints its id.
     #[arg(short, long)]
     detach: bool,
@@ -219,6 +225,8 @@ impl RunArguments {
             allow_test_changes: self.allow_test_changes,
             max_steps: self.max_steps.unwrap_or(0),
             max_time_ms: self.max_time.map_or(0, values::milliseconds),
+            budget_tokens: self.budget_tokens.unwrap_or(0),
+            budget_money: self.budget_money.clone().unwrap_or_default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod cancel;
+mod cognition;
 mod list;
 mod pause;
 mod resume;
@@ -9,7 +10,7 @@ mod show;
 mod watch;
 
 use clap::Subcommand;
-use compyd_proto::v1::Session;
+use compyd_proto::v1::{ModelCall, Session};
 
 use crate::command_line::Context;
 use crate::connection::Daemon;
@@ -28,6 +29,9 @@ pub(crate) enum SessionVerb {
     Show(show::ShowArguments),
     /// Shows a session's events, from the first, and follows it
     Watch(watch::WatchArguments),
+    /// Shows how a session has reasoned: where it had to, what tempted it, and
+    /// every decision
+    Cognition(cognition::CognitionArguments),
     /// Goes on with a paused, waiting or interrupted session
     Resume(resume::ResumeArguments),
     /// Stops after the step under way
@@ -44,6 +48,7 @@ impl SessionVerb {
             SessionVerb::List(arguments) => arguments.run(context).await,
             SessionVerb::Show(arguments) => arguments.run(context).await,
             SessionVerb::Watch(arguments) => arguments.run(context).await,
+            SessionVerb::Cognition(arguments) => arguments.run(context).await,
             SessionVerb::Resume(arguments) => arguments.run(context).await,
             SessionVerb::Pause(arguments) => arguments.run(context).await,
             SessionVerb::Cancel(arguments) => arguments.run(context).await,
@@ -64,6 +69,23 @@ pub(crate) async fn get(daemon: &Daemon, session_id: &str) -> Result<Session, Fa
         })
         .await?;
     Ok(response.session.unwrap_or_default())
+}
+
+/// What the model calls of a session took.
+pub(crate) async fn model_calls(
+    daemon: &Daemon,
+    session_id: &str,
+) -> Result<Vec<ModelCall>, Failure> {
+    let request = compyd_proto::v1::ListModelCallsRequest {
+        session_id: session_id.to_owned(),
+    };
+    let response = daemon
+        .call(|| {
+            let (mut client, request) = (daemon.sessions(), request.clone());
+            async move { client.list_model_calls(request).await }
+        })
+        .await?;
+    Ok(response.calls)
 }
 
 /// Prints what a change did: the whole session as JSON, a line for people.

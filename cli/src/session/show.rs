@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::command_line::Context;
 use crate::exit::{Exit, Failure};
-use crate::output::session::{SessionView, proof_table, stage_table, todo_lines, tokens_line};
+use crate::output::session::{
+    CallView, SessionView, calls_table, proof_table, spending_line, stage_table, todo_lines,
+    tokens_line,
+};
 use crate::output::table::Table;
 use crate::output::{Format, print, print_json};
 use crate::terminal::{Lines, printable};
@@ -21,13 +25,29 @@ pub(crate) struct ShowArguments {
 impl ShowArguments {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let daemon = context.daemon().await?;
-        let view = SessionView::from(super::get(&daemon, &self.session).await?);
+        let session = SessionView::from(super::get(&daemon, &self.session).await?);
+        let calls = super::model_calls(&daemon, &self.session).await?;
+        let calls: Vec<CallView> = calls.into_iter().map(Into::into).collect();
         match context.format {
-            Format::Json => print_json(&view)?,
-            Format::Table => print(&detail(&view))?,
+            Format::Json => print_json(&Shown { session, calls })?,
+            Format::Table => {
+                let mut text = detail(&session);
+                let table = (!calls.is_empty()).then(|| calls_table(&calls).to_string());
+                section(&mut text, "model calls", table);
+                print(&text)?;
+            }
         }
         Ok(Exit::OK)
     }
+}
+
+/// What `session show -o json` prints.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    session: SessionView,
+    /// The model's answers in order.
+    calls: Vec<CallView>,
 }
 
 /// Everything about a session, for people.
@@ -71,6 +91,7 @@ fn detail(session: &SessionView) -> String {
         ),
     ]);
     facts.row(["tokens", &tokens_line(&session.tokens)]);
+    facts.row(["spent", &spending_line(&session.spending)]);
     facts.row(["started", session.started_at.as_deref().unwrap_or_default()]);
     facts.row([
         "last event",

@@ -100,12 +100,16 @@ impl Progress {
             Some(
                 Event::StageLeft(_)
                 | Event::MessageAdded(_)
+                | Event::BudgetReserved(_)
+                | Event::BudgetNoted(_)
+                | Event::Compacted(_)
                 | Event::Committed(_)
                 | Event::PullRequestOpened(_)
                 | Event::ProofMade(_)
                 | Event::StateChanged(_)
                 | Event::QuestionAsked(_)
-                | Event::QuestionAnswered(_),
+                | Event::QuestionAnswered(_)
+                | Event::CognitionNoted(_),
             )
             | None => {}
         }

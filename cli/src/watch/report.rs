@@ -4,7 +4,7 @@ use compyd_proto::v1::SessionState;
 
 use super::Outcome;
 use crate::exit::{Exit, Failure};
-use crate::output::session::{RunResult, SessionView, todo_lines, tokens_line};
+use crate::output::session::{RunResult, SessionView, spending_line, todo_lines, tokens_line};
 use crate::output::{Format, print, print_json};
 use crate::session::{proof_lines, pull_request_lines};
 use crate::terminal::{Lines, printable};
@@ -112,6 +112,7 @@ fn summary(session: &SessionView) -> String {
     section("proof", proof_lines(session));
     section("pull request", pull_request_lines(session));
     section("tokens", vec![tokens_line(&session.tokens)]);
+    section("spent", vec![spending_line(&session.spending)]);
     lines
         .iter()
         .map(|line| format!("{}\n", printable(line, Lines::Join)))

@@ -631,6 +631,48 @@ impl SessionService for Services {
         }))
     }
 
+    async fn list_model_calls(
+        &self,
+        _: Request<ListModelCallsRequest>,
+    ) -> Result<Response<ListModelCallsResponse>, Status> {
+        Ok(Response::new(ListModelCallsResponse::default()))
+    }
+
+    async fn get_session_cognition(
+        &self,
+        _: Request<GetSessionCognitionRequest>,
+    ) -> Result<Response<GetSessionCognitionResponse>, Status> {
+        Ok(Response::new(GetSessionCognitionResponse {
+            thoughts: 3,
+            thoughts_counted: 2,
+            points: vec![CognitionPoint {
+                name: "before completing".to_owned(),
+                met: 2,
+                reasoned: 1,
+            }],
+            temptations: vec![CognitionTemptation {
+                id: "T1".to_owned(),
+                name: "claiming victory without verification".to_owned(),
+                detected: true,
+                met: 1,
+                recognised: 1,
+                ..Default::default()
+            }],
+            timeline: vec![CognitionEntry {
+                sequence: 9,
+                stage: Stage::Modify.into(),
+                noted: Some(CognitionNoted {
+                    kind: "decision_point".to_owned(),
+                    point: "before completing".to_owned(),
+                    text: "todo_claim".to_owned(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }))
+    }
+
     async fn list_sessions(
         &self,
         _: Request<ListSessionsRequest>,

@@ -39,13 +39,13 @@ use crate::{
             SignalTarget, TerminalSize,
         },
         files::{
-            EditReceipt, FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepLine,
-            GrepQuery, Listing, ReadRange, Receipt,
+            FileInfo, FileKind, FileText, FileUpdate, FileWrite, GlobQuery, GrepLine, GrepQuery,
+            Listing, ReadRange, Receipt,
         },
         idle::IdleStop,
-        ids::{ExecId, StepId, WorkspaceId},
+        ids::{ExecId, SnapshotId, StepId, WorkspaceId},
         setup::WorkspaceSetup,
-        snapshot::journal::Generation,
+        snapshot::{SnapshotReason, journal::Generation},
         upkeep::Upkeep,
         workspace::{
             Desired, Limits, NetworkMode, Purpose, Repository, Workspace, WorkspaceDefinition,
@@ -71,6 +71,8 @@ struct Shared {
     workspaces: Mutex<HashMap<WorkspaceId, Arc<LocalAgent>>>,
     /// Clean workspaces by key.
     clean: Mutex<HashMap<String, WorkspaceId>>,
+    /// Copies of workspaces.
+    snapshots: Mutex<HashMap<SnapshotId, Arc<tempfile::TempDir>>>,
     deleted: AtomicU32,
 }
 
@@ -201,6 +203,43 @@ impl WorkspacesPort for LocalMachine {
         Ok(id)
     }
 
+    async fn take_snapshot(
+        &self,
+        of: &WorkspaceId,
+        id: &SnapshotId,
+        _reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError> {
+        if lock(&self.shared.snapshots).contains_key(id) {
+            return Ok(());
+        }
+        let unknown = || WorkspaceAccessError::Unknown(of.clone());
+        let agent = self.local_agent(of).ok_or_else(unknown)?;
+        let copy =
+            tempfile::tempdir().map_err(|error| WorkspaceAccessError::Broken(error.to_string()))?;
+        copy_tree(agent.root(), copy.path()).await?;
+        lock(&self.shared.snapshots).insert(id.clone(), Arc::new(copy));
+        Ok(())
+    }
+
+    async fn fork_clean(
+        &self,
+        _like: &WorkspaceId,
+        snapshot: &SnapshotId,
+        key: &str,
+    ) -> Result<WorkspaceId, WorkspaceAccessError> {
+        if let Some(id) = lock(&self.shared.clean).get(key) {
+            return Ok(id.clone());
+        }
+        let found = lock(&self.shared.snapshots).get(snapshot).cloned();
+        let gone = || WorkspaceAccessError::Broken(format!("there is no snapshot {snapshot}"));
+        let copy = found.ok_or_else(gone)?;
+        let (id, root) = (self.add_workspace())
+            .map_err(|error| WorkspaceAccessError::Broken(error.to_string()))?;
+        copy_tree(copy.path(), &root).await?;
+        lock(&self.shared.clean).insert(key.to_owned(), id.clone());
+        Ok(id)
+    }
+
     async fn delete_clean(&self, id: &WorkspaceId) -> Result<(), WorkspaceAccessError> {
         let mut clean = lock(&self.shared.clean);
         let known = clean.len();
@@ -229,12 +268,28 @@ impl WorkspacesPort for LocalMachine {
     }
 }
 
+/// Copies what is in a directory, times and links kept.
+async fn copy_tree(from: &Path, to: &Path) -> Result<(), WorkspaceAccessError> {
+    let broken = |text: String| WorkspaceAccessError::Broken(text);
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .output()
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    match copied.status.success() {
+        true => Ok(()),
+        false => Err(broken(String::from_utf8_lossy(&copied.stderr).into_owned())),
+    }
+}
+
 /// The agent of one workspace on this machine.
 pub struct LocalAgent {
     directory: tempfile::TempDir,
     execs: Mutex<HashMap<ExecId, Arc<LocalExec>>>,
     /// Receipts of mutating tools by step.
-    receipts: Mutex<HashMap<StepId, Receipt>>,
+    receipts: Mutex<HashMap<StepId, Vec<Receipt>>>,
     /// Grows with every cut; streams of an older number end.
     links: Arc<watch::Sender<u64>>,
     /// How many times the workspace is unavailable from now on.
@@ -506,6 +561,7 @@ impl LocalExec {
             status,
             duration_ms: took.as_millis() as u64,
             leftover_processes: 0,
+            out_of_memory: false,
         };
         self.state.send_modify(|state| state.exit = Some(exit));
     }
@@ -754,7 +810,10 @@ impl AgentPort for LocalAgent {
     }
 
     async fn write_file(&self, step: &StepId, write: &FileWrite) -> Result<Receipt, AgentError> {
-        if let Some(receipt) = lock(&self.receipts).get(step) {
+        if let Some(receipt) = lock(&self.receipts)
+            .get(step)
+            .and_then(|known| known.first())
+        {
             return Ok(Receipt {
                 replayed: true,
                 ..receipt.clone()
@@ -783,55 +842,51 @@ impl AgentPort for LocalAgent {
         let receipt = Receipt {
             path: write.path.clone(),
             hash_before,
-            hash_after: hash(&write.content),
+            hash_after: Some(hash(&write.content)),
             size_bytes: write.content.len() as u64,
             replayed: false,
         };
-        lock(&self.receipts).insert(step.clone(), receipt.clone());
+        lock(&self.receipts).insert(step.clone(), vec![receipt.clone()]);
         Ok(receipt)
     }
 
-    async fn edit_file(&self, step: &StepId, edit: &FileEdit) -> Result<EditReceipt, AgentError> {
-        if let Some(receipt) = lock(&self.receipts).get(step).cloned() {
-            return Ok(EditReceipt {
-                receipt: Receipt {
-                    replayed: true,
-                    ..receipt
-                },
-                replaced: 0,
-                first_changed_line: 0,
+    async fn change_files(
+        &self,
+        step: &StepId,
+        updates: &[FileUpdate],
+    ) -> Result<Vec<Receipt>, AgentError> {
+        if let Some(known) = lock(&self.receipts).get(step) {
+            return Ok(known.clone());
+        }
+        let hash = |content: &[u8]| blake3::hash(content).to_hex().to_string();
+        let mut receipts = Vec::new();
+        for update in updates {
+            let before = std::fs::read(self.path(&update.path)).ok();
+            let hash_before = before.as_deref().map(hash);
+            if update.expected_hash != hash_before {
+                let text = format!("{} is not as expected", update.path);
+                return Err(refused("HASH_MISMATCH", text));
+            }
+            receipts.push(Receipt {
+                path: update.path.clone(),
+                hash_before,
+                hash_after: update.to.as_deref().map(hash),
+                size_bytes: update.to.as_ref().map_or(0, |content| content.len() as u64),
+                replayed: false,
             });
         }
-        let path = self.path(&edit.path);
-        let mut text = tokio::fs::read_to_string(&path)
-            .await
-            .map_err(|error| io(&path, &error))?;
-        let (mut replaced, mut first) = (0, u32::MAX);
-        for replacement in &edit.replacements {
-            let count = text.matches(&replacement.old_text).count();
-            let at = text.find(&replacement.old_text).ok_or_else(|| {
-                let text = format!("{} does not contain the text", path.display());
-                refused("NO_MATCH", text)
-            })?;
-            if count > 1 && !replacement.all {
-                let text = format!("{} contains the text {count} times", path.display());
-                return Err(refused("MANY_MATCHES", text));
-            }
-            first = first.min(text[..at].matches('\n').count() as u32 + 1);
-            replaced += count as u32;
-            text = text.replace(&replacement.old_text, &replacement.new_text);
+        for update in updates {
+            let path = self.path(&update.path);
+            let done = match (&update.to, path.parent()) {
+                (Some(content), Some(parent)) => {
+                    std::fs::create_dir_all(parent).and_then(|()| std::fs::write(&path, content))
+                }
+                (Some(_), None) | (None, _) => std::fs::remove_file(&path),
+            };
+            done.map_err(|error| io(&path, &error))?;
         }
-        let write = FileWrite {
-            path: edit.path.clone(),
-            content: text.into_bytes(),
-            expected_hash: edit.expected_hash.clone(),
-            create_only: false,
-        };
-        Ok(EditReceipt {
-            receipt: self.write_file(step, &write).await?,
-            replaced,
-            first_changed_line: first,
-        })
+        lock(&self.receipts).insert(step.clone(), receipts.clone());
+        Ok(receipts)
     }
 
     async fn list_directory(
@@ -970,8 +1025,8 @@ impl AgentPort for LocalAgent {
         }
     }
 
-    async fn receipt(&self, step: &StepId) -> Result<Option<Receipt>, AgentError> {
-        Ok(lock(&self.receipts).get(step).cloned())
+    async fn receipts(&self, step: &StepId) -> Result<Vec<Receipt>, AgentError> {
+        Ok(lock(&self.receipts).get(step).cloned().unwrap_or_default())
     }
 }
 

@@ -1,3 +1,4 @@
 //! The edge: decode, call a service, encode. No decisions.
 
 pub mod grpc;
+pub mod metrics;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
@@ -92,6 +93,22 @@ impl BoundSocket {
     pub fn into_parts(self) -> (Listener, Option<SocketFile>) {
         (self.listener, self.guard)
     }
+}
+
+/// Binds where metrics are served.
+pub(super) async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bound = TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| ListenError::Io {
+        address: format!("http://{address}/metrics"),
+        source,
+    })?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(url = %format!("http://{address}/metrics"), "metrics are served");
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "whoever reaches this address can read the metrics");
+        }
+    }
+    Ok(listener)
 }
 
 /// A socket's file; removed when dropped, if it is still the same one.

@@ -247,15 +247,41 @@ pub(super) const KEYS: &[Key] = &[
         Default::Fixed("8192"),
         "Output cap of each call.",
     ),
+    Key {
+        values: Values::Many,
+        ..key(
+            "model.windows",
+            Default::Unset,
+            "Tokens of a conversation that a model takes: MODEL=TOKENS, where MODEL may end in *. A list; the first that fits counts, else 128000.",
+        )
+    },
+    key(
+        "model.compact_at",
+        Default::Fixed("75"),
+        "Per cent of its window from which on a conversation is compacted: 10 to 95.",
+    ),
     key(
         "model.retries",
-        Default::Fixed("4"),
+        Default::Fixed("2"),
         "How often a failed call is tried again.",
     ),
+    Key {
+        values: Values::Many,
+        ..key(
+            "model.edit_formats",
+            Default::Unset,
+            "How models write edits, MODEL=FORMAT: a name or a name's begin and *; replace, blocks, diff, patch or whole. Where nothing fits, patch for OpenAI's own models and replace for all others. A list.",
+        )
+    },
     key(
         "model.record_dir",
         Default::Unset,
         "Where each session's model replies are written, as transcripts that scripted:FILE plays.",
+    ),
+    key(
+        "recovery.patterns_file",
+        Default::Unset,
+        "Failures that the daemon knows beside its own, in the format of its catalogue.toml.",
     ),
     key(
         "session.max_steps",
@@ -268,10 +294,63 @@ pub(super) const KEYS: &[Key] = &[
         "Time of a session.",
     ),
     key(
+        "session.rules_tokens",
+        Default::Fixed("4000"),
+        "Tokens of a repository's own rules (AGENTS.md, and compy.toml's knowledge) that a model is told at most.",
+    ),
+    key(
         "session.bundle_max",
         Default::Fixed("2GiB"),
         "Size of what is brought from a workspace to be published: a branch with its history.",
     ),
+    key(
+        "budget.tokens",
+        Default::Unset,
+        "Tokens, input and output, that a session may take; unset: as many as it needs.",
+    ),
+    key(
+        "budget.money",
+        Default::Unset,
+        "Money that a session may cost, in the currency of budget.prices: 2.50.",
+    ),
+    key(
+        "budget.day_tokens",
+        Default::Unset,
+        "Tokens that all sessions may take on a day (UTC) together.",
+    ),
+    key(
+        "budget.day_money",
+        Default::Unset,
+        "Money that all sessions may cost on a day together.",
+    ),
+    key(
+        "budget.day_steps",
+        Default::Unset,
+        "Steps of all sessions on a day together.",
+    ),
+    key(
+        "budget.day_time",
+        Default::Unset,
+        "Time in which sessions run on a day, added up.",
+    ),
+    key(
+        "budget.warn_at",
+        Default::Fixed("80"),
+        "Per cent of a limit (of tokens, money, steps or time) from which on a session warns.",
+    ),
+    key(
+        "budget.pause_at",
+        Default::Unset,
+        "Per cent of a limit at which a session pauses once, for a person to look; unset: it does not.",
+    ),
+    Key {
+        values: Values::Many,
+        ..key(
+            "budget.prices",
+            Default::Unset,
+            "What a million tokens of a model cost: MODEL=INPUT/CACHED/WRITTEN/OUTPUT, where MODEL may end in *. A list; the first that fits counts.",
+        )
+    },
     key(
         "snapshots.overlays",
         Default::Fixed("true"),
@@ -298,8 +377,18 @@ pub(super) const KEYS: &[Key] = &[
         "Free space below which nothing more is written.",
     ),
     key(
+        "metrics.listen",
+        Default::Unset,
+        "Where metrics are served for Prometheus, at /metrics: PORT on loopback, or IP:PORT.",
+    ),
+    key(
         "gc.every",
         Default::Fixed("1h"),
-        "How often content that no snapshot names any more is removed.",
+        "How often what nothing needs any more is removed.",
+    ),
+    key(
+        "gc.grace",
+        Default::Fixed("1h"),
+        "How old something in the engine is at least before it is removed by itself.",
     ),
 ];

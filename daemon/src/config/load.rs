@@ -9,17 +9,21 @@ use std::{
 use compyd_proto::endpoint::default_socket_path;
 
 use super::{
-    ConfigError, DiskSettings, EgressSettings, EngineSettings, GcSettings, LogSettings, Mistake,
-    ModelSettings, Origin, RepositorySettings, SessionSettings, Settings, SnapshotsSettings,
-    Source, WorkspaceSettings,
+    BudgetSettings, ConfigError, DiskSettings, EgressSettings, EngineSettings, GcSettings,
+    LogSettings, Mistake, ModelSettings, Origin, RepositorySettings, SessionSettings, Settings,
+    SnapshotsSettings, Source, WorkspaceSettings,
     keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
     values,
 };
 use crate::domain::{
+    budget::{self, Marks, Money, NotAPrice, NotMoney},
+    compaction::NotAWindow,
+    edits::EditFormats,
     egress::{HostPattern, Network, Policy},
     exec::SpoolLimits,
     model_name::ModelName,
     secret::Secret,
+    session::options::Budget,
     workspace::Limits,
 };
 
@@ -183,6 +187,7 @@ impl Merged {
             "repository",
             "disk",
             "gc",
+            "metrics",
         ];
         let known = KEYS.iter().map(|key| key.name).chain(tables);
         self.mistakes.push(Mistake::Unknown {
@@ -371,7 +376,11 @@ impl Merged {
             values::number(text, 1, 1_000_000, "1 to 1000000")
         });
         let max_time = self.one("session.max_time", values::duration);
+        let rules_tokens = self.one("session.rules_tokens", |text| {
+            values::number(text, 0, 1_000_000, "0 to 1000000")
+        });
         let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
+        let patterns_file = self.optional("recovery.patterns_file", values::path);
         let overlays = self.one("snapshots.overlays", values::yes_or_no);
         let copies_max_bytes = self.one("snapshots.copies_max", values::bytes);
         let layers_max = self.one("snapshots.layers_max", |text| {
@@ -379,7 +388,10 @@ impl Merged {
         });
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
+        let metrics = self.optional("metrics.listen", values::port_or_address);
         let every = self.one("gc.every", values::duration);
+        let grace = self.one("gc.grace", values::duration);
+        let budget = self.parse_budget();
         let log = LogSettings {
             filter: filter?,
             format: format?,
@@ -387,7 +399,9 @@ impl Merged {
         let session = SessionSettings {
             max_steps: max_steps?,
             max_time: max_time?,
+            rules_tokens: rules_tokens?,
             bundle_max_bytes: bundle_max_bytes?,
+            patterns_file: patterns_file?,
         };
         Some(Settings {
             data_dir: data_dir?,
@@ -403,6 +417,7 @@ impl Merged {
             },
             model: model?,
             session,
+            budget: budget?,
             snapshots: SnapshotsSettings {
                 overlays: overlays?,
                 copies_max_bytes: copies_max_bytes?,
@@ -414,7 +429,11 @@ impl Merged {
             disk: DiskSettings {
                 low_water_bytes: low_water_bytes?,
             },
-            gc: GcSettings { every: every? },
+            metrics: metrics?,
+            gc: GcSettings {
+                every: every?,
+                grace: grace?,
+            },
             warnings: std::mem::take(&mut self.warnings),
             origins: self.origins(),
         })
@@ -456,6 +475,45 @@ impl Merged {
             network: network?,
             extra_ca_file: extra_ca_file?,
             agent_file: agent_file?,
+        })
+    }
+
+    fn parse_budget(&mut self) -> Option<BudgetSettings> {
+        let count = |text: &str| values::number(text, 1, u64::MAX, "1 up");
+        let per_cent = |text: &str| values::number(text, 1, 100, "1 to 100");
+        let money = |text: &str| {
+            let money: Money = text.parse().map_err(|error: NotMoney| error.to_string())?;
+            Ok(money)
+        };
+        let tokens = self.optional("budget.tokens", count);
+        let session_money = self.optional("budget.money", money);
+        let day_tokens = self.optional("budget.day_tokens", count);
+        let day_money = self.optional("budget.day_money", money);
+        let day_steps = self.optional("budget.day_steps", count);
+        let day_time = self.optional("budget.day_time", values::duration);
+        let warn_percent = self.one("budget.warn_at", per_cent);
+        let pause_percent = self.optional("budget.pause_at", per_cent);
+        let prices = self.many_or_none("budget.prices", |text| {
+            text.parse().map_err(|error: NotAPrice| error.to_string())
+        });
+        let milliseconds =
+            |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Some(BudgetSettings {
+            of_a_session: Budget {
+                tokens: tokens?,
+                money: session_money?,
+                marks: Marks {
+                    warn_percent: warn_percent?,
+                    pause_percent: pause_percent?,
+                },
+            },
+            of_a_day: budget::Limits {
+                tokens: day_tokens?,
+                money: day_money?,
+                steps: day_steps?,
+                time_ms: day_time?.map(milliseconds),
+            },
+            prices: prices?,
         })
     }
 
@@ -530,6 +588,13 @@ impl Merged {
         let retries = self.one("model.retries", |text| {
             values::number(text, 0, 100, "0 to 100")
         });
+        let windows = self.many_or_none("model.windows", |text| {
+            text.parse().map_err(|error: NotAWindow| error.to_string())
+        });
+        let compact_percent = self.one("model.compact_at", |text| {
+            values::number(text, 10, 95, "10 to 95")
+        });
+        let edit_formats = self.many_or_none("model.edit_formats", values::edit_format);
         let record_dir = self.optional("model.record_dir", values::path);
         Some(ModelSettings {
             default: default?,
@@ -540,6 +605,9 @@ impl Merged {
             idle_timeout: idle_timeout?,
             max_output_tokens: max_output_tokens?,
             retries: retries?,
+            windows: windows?,
+            compact_percent: compact_percent?,
+            edit_formats: EditFormats { own: edit_formats? },
             record_dir: record_dir?,
         })
     }

@@ -20,10 +20,14 @@ pub use self::{
     print::{effective, sample},
 };
 use crate::domain::{
+    budget::{self, PriceRule},
+    compaction::WindowRule,
+    edits::EditFormats,
     egress::{Network, Policy},
     exec::SpoolLimits,
     model_name::ModelName,
     secret::Secret,
+    session::options::Budget,
     workspace::{Limits, NetworkMode},
 };
 
@@ -50,12 +54,16 @@ pub struct Settings {
     pub model: ModelSettings,
     /// What sessions may use when nobody says otherwise.
     pub session: SessionSettings,
+    /// What sessions may spend.
+    pub budget: BudgetSettings,
     /// Snapshots.
     pub snapshots: SnapshotsSettings,
     /// Repositories.
     pub repository: RepositorySettings,
     /// The disk with the data.
     pub disk: DiskSettings,
+    /// Where metrics are served; `None` means nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Garbage.
     pub gc: GcSettings,
     /// What is odd and was accepted, for people.
@@ -156,6 +164,13 @@ pub struct ModelSettings {
     pub max_output_tokens: u32,
     /// How often a failed call is tried again.
     pub retries: u32,
+    /// How much models can be told; the first rule that is for a model counts.
+    pub windows: Vec<WindowRule>,
+    /// The share of its window, in per cent, from which on a conversation is
+    /// compacted.
+    pub compact_percent: u8,
+    /// How models write edits.
+    pub edit_formats: EditFormats,
     /// Where each session's replies are written; `None` for nowhere.
     pub record_dir: Option<PathBuf>,
 }
@@ -167,8 +182,23 @@ pub struct SessionSettings {
     pub max_steps: u32,
     /// Time.
     pub max_time: Duration,
+    /// Tokens of a repository's own rules that a model is told at most.
+    pub rules_tokens: u32,
     /// Bytes of what is brought from a workspace to be published.
     pub bundle_max_bytes: u64,
+    /// A person's own entries of the catalogue of failures.
+    pub patterns_file: Option<PathBuf>,
+}
+
+/// What sessions may spend when nobody says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BudgetSettings {
+    /// Of one session.
+    pub of_a_session: Budget,
+    /// Of all sessions of a day.
+    pub of_a_day: budget::Limits,
+    /// What models cost.
+    pub prices: Vec<PriceRule>,
 }
 
 /// Snapshots.
@@ -202,6 +232,8 @@ pub struct DiskSettings {
 pub struct GcSettings {
     /// How often it is collected.
     pub every: Duration,
+    /// How old something in the engine is at least before it goes then.
+    pub grace: Duration,
 }
 
 /// A key's value and where it came from.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{ListenAddress, LogFormat};
-use crate::domain::{egress::PolicyKind, workspace::NetworkMode};
+use crate::domain::{edits::EditFormat, egress::PolicyKind, workspace::NetworkMode};
 
 /// What is wrong with a value, and what would be right.
 pub(super) type Problem = String;
@@ -119,6 +119,18 @@ pub(super) fn label(text: &str) -> Result<(String, String), Problem> {
     }
 }
 
+/// A model's name or the begin of one, and the format of its edits.
+pub(super) fn edit_format(text: &str) -> Result<(String, EditFormat), Problem> {
+    let parsed = text.rsplit_once('=').and_then(|(model, format)| {
+        let format = EditFormat::named(format)?;
+        model.contains(':').then(|| (model.to_owned(), format))
+    });
+    parsed.ok_or_else(|| {
+        let formats = EditFormat::ALL.map(EditFormat::name).join(", ");
+        format!("give MODEL=FORMAT, as in anthropic:*=blocks; formats are {formats}")
+    })
+}
+
 pub(super) fn network(text: &str) -> Result<NetworkMode, Problem> {
     match text {
         "none" => Ok(NetworkMode::None),
@@ -190,6 +202,15 @@ pub(super) fn listen(text: &str) -> Result<ListenAddress, Problem> {
         );
     }
     Ok(ListenAddress::Tcp(address))
+}
+
+/// A port on the loopback address, or an address with its port.
+pub(super) fn port_or_address(text: &str) -> Result<SocketAddr, Problem> {
+    match (text.parse(), text.parse()) {
+        (Ok(port), _) => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        (_, Ok(address)) => Ok(address),
+        _ => Err("give a port, or an IP address and a port: 9464, 127.0.0.1:9464".to_owned()),
+    }
 }
 
 #[cfg(test)]

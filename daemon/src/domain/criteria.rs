@@ -2,6 +2,10 @@
 //!
 //! The model writes them as JSON; the daemon checks them itself.
 
+mod infer;
+
+pub use self::infer::infer;
+
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

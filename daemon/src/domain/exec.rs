@@ -93,6 +93,22 @@ pub struct Exit {
     pub duration_ms: u64,
     /// Processes that were still alive when the leader exited.
     pub leftover_processes: u32,
+    /// Whether the kernel ended a process of the workspace while it ran,
+    /// because its memory limit was reached. Not said of one that succeeded.
+    #[serde(default)]
+    pub out_of_memory: bool,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.status.fmt(f)?;
+        match self.out_of_memory {
+            true => f.write_str(
+                ": the kernel ended a process, as the workspace's memory limit was reached",
+            ),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What ended a command. Nothing is invented: an unknown fate is `Unknown`.

@@ -46,26 +46,18 @@ pub struct FileWrite {
     pub create_only: bool,
 }
 
-/// A search-and-replace edit: all replacements or none.
+/// What one file is to become, as a part of a change of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEdit {
-    /// The file.
+pub struct FileUpdate {
+    /// The file; missing parent directories are made.
     pub path: String,
-    /// Applied in order, 1 to 256.
-    pub replacements: Vec<Replacement>,
-    /// blake3 in hex that the present file must have.
+    /// blake3 in hex that the present file must have; `None`: there must be
+    /// none.
     pub expected_hash: Option<String>,
-}
-
-/// One replacement of exact text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replacement {
-    /// Text to find, not empty.
-    pub old_text: String,
-    /// Text to put there.
-    pub new_text: String,
-    /// Whether every match is replaced; otherwise there must be exactly one.
-    pub all: bool,
+    /// Its new content; `None`: it is removed.
+    pub to: Option<Vec<u8>>,
+    /// Permission bits for a new file; `None` means 0644.
+    pub mode: Option<u32>,
 }
 
 /// What a mutating file tool did, kept by the agent under its step id.
@@ -75,23 +67,12 @@ pub struct Receipt {
     pub path: String,
     /// blake3 in hex before; `None` when there was no file.
     pub hash_before: Option<String>,
-    /// blake3 in hex after.
-    pub hash_after: String,
+    /// blake3 in hex after; `None` when the file was removed.
+    pub hash_after: Option<String>,
     /// Bytes after.
     pub size_bytes: u64,
     /// Whether the step was known and nothing was done now.
     pub replayed: bool,
-}
-
-/// A receipt with what only an edit can tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EditReceipt {
-    /// What was done.
-    pub receipt: Receipt,
-    /// Matches replaced, over all replacements.
-    pub replaced: u32,
-    /// Line of the first change, from 1.
-    pub first_changed_line: u32,
 }
 
 /// What a path is.

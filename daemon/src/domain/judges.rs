@@ -87,60 +87,6 @@ fn is_named(path: &str, argv: &[String]) -> bool {
         .any(|word| ends(path, word) || ends(word, path) || module.as_deref() == Some(word))
 }
 
-/// Globs of files that have a say in a run although no commit has them: what a
-/// runner picks up by its name alone. Test directories are left out, as test
-/// runs write there.
-pub const UNCOMMITTED_JUDGES: [&str; 34] = [
-    "**/conftest.py",
-    "**/test_*.py",
-    "**/*_test.py",
-    "**/*_tests.py",
-    "**/*_test.go",
-    "**/*.test.[jt]s",
-    "**/*.test.[jt]sx",
-    "**/*.spec.[jt]s",
-    "**/*.spec.[jt]sx",
-    "**/pytest.ini",
-    "**/.pytest.ini",
-    "**/tox.ini",
-    "**/noxfile.py",
-    "**/setup.cfg",
-    "**/pyproject.toml",
-    "**/sitecustomize.py",
-    "**/usercustomize.py",
-    "**/*.pth",
-    "pytest.py",
-    "pytest/**",
-    "_pytest/**",
-    "unittest.py",
-    "unittest/**",
-    "**/[Mm]akefile",
-    "**/GNUmakefile",
-    "**/*.mk",
-    "**/package.json",
-    "**/.npmrc",
-    "**/jest.config.*",
-    "**/vitest.config.*",
-    "**/.mocharc*",
-    "**/karma.conf.*",
-    ".cargo/config*",
-    ".config/nextest.toml",
-];
-
-/// Globs of directories in which those are somebody else's: installed packages
-/// and what builds make. Runners do not look for tests there.
-pub const PACKAGES: [&str; 9] = [
-    "**/node_modules/**",
-    "**/site-packages/**",
-    "**/.venv/**",
-    "**/venv/**",
-    "**/.tox/**",
-    "**/.nox/**",
-    "**/target/**",
-    "**/build/**",
-    "**/dist/**",
-];
-
 /// Whether a file tells CI what to do.
 #[must_use]
 pub fn is_ci_file(path: &str) -> bool {
@@ -215,10 +161,18 @@ fn is_test_name(name: &str) -> bool {
     }
 }
 
-fn is_runner_configuration(name: &str) -> bool {
+/// Whether a file is the configuration of a test runner, or hooks of one.
+#[must_use]
+pub fn is_runner_configuration(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
     matches!(
         name,
-        "pytest.ini" | ".pytest.ini" | "tox.ini" | "noxfile.py" | "sitecustomize.py"
+        "conftest.py"
+            | "pytest.ini"
+            | ".pytest.ini"
+            | "tox.ini"
+            | "noxfile.py"
+            | "sitecustomize.py"
     ) || ["jest.config.", "vitest.config.", ".mocharc", "karma.conf."]
         .iter()
         .any(|start| name.starts_with(start))

@@ -3,12 +3,16 @@
 //! Pure: nothing here knows tokio, tonic, bollard, sled, a clock or a network.
 
 pub mod artifact;
+pub mod budget;
 pub mod changes;
 pub mod checks;
+pub mod cognition;
+pub mod compaction;
 pub mod context;
 pub mod conversation;
 pub mod criteria;
 pub mod disk;
+pub mod edits;
 pub mod egress;
 pub mod exec;
 pub mod files;
@@ -17,8 +21,10 @@ pub mod idle;
 pub mod ids;
 pub mod judges;
 pub mod model_name;
+pub mod orphans;
 pub mod prompts;
 pub mod proof;
+pub mod recovery;
 pub mod report;
 pub mod secret;
 pub mod session;

@@ -59,6 +59,46 @@ impl From<ModelName> for String {
     }
 }
 
+/// Which models a rule is for: a name, or the beginning of one with `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPattern(String);
+
+/// A text that is no pattern of models' names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no models: use PROVIDER:NAME, where NAME may end in *")]
+pub struct NotAPattern(String);
+
+impl ModelPattern {
+    /// Whether the rule is for this model.
+    #[must_use]
+    pub fn matches(&self, model: &ModelName) -> bool {
+        let name = model.to_string();
+        match self.0.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == self.0,
+        }
+    }
+}
+
+impl FromStr for ModelPattern {
+    type Err = NotAPattern;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let star_is_last = text.find('*').is_none_or(|at| at + 1 == text.len());
+        if text.contains(':') && star_is_last {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NotAPattern(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for ModelPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    changes::ChangeKind,
     exec::Exit,
     ids::ArtifactId,
     report::{RunVerdict, TestOutcome, TestReport},
@@ -48,10 +49,66 @@ pub struct Proof {
     /// Test, fixture and CI files, and files that say how tests are run, that
     /// differ from the base.
     pub changed_test_files: Vec<String>,
+    /// The same with what became of each and what that can hide.
+    #[serde(default)]
+    pub changed_judges: Vec<ChangedJudge>,
     /// Git tree that was proved, in hex.
     pub tree: String,
     /// Artifact with the whole evidence.
     pub evidence: Option<ArtifactId>,
+}
+
+/// How much a changed file that judges can hide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Risk {
+    /// A test that is new: it can only ask for more.
+    Low,
+    /// A test that was changed: it may ask for less.
+    Medium,
+    /// A test that is gone, or a file that says how tests run.
+    High,
+}
+
+/// A changed file that has a say in what passes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedJudge {
+    /// Relative to the repository.
+    pub path: String,
+    /// What became of it.
+    pub change: ChangeKind,
+    /// What that can hide.
+    pub risk: Risk,
+}
+
+impl ChangedJudge {
+    /// With the risk that the change has.
+    #[must_use]
+    pub fn new(path: String, change: ChangeKind, says_how_tests_run: bool) -> Self {
+        let risk = match change {
+            _ if says_how_tests_run => Risk::High,
+            ChangeKind::Deleted => Risk::High,
+            ChangeKind::Added => Risk::Low,
+            ChangeKind::Modified => Risk::Medium,
+        };
+        Self { path, change, risk }
+    }
+
+    /// For people: "tests/test_a.py (modified, medium risk)".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let change = match self.change {
+            ChangeKind::Added => "added",
+            ChangeKind::Modified => "modified",
+            ChangeKind::Deleted => "deleted",
+        };
+        let risk = match self.risk {
+            Risk::Low => "low",
+            Risk::Medium => "medium",
+            Risk::High => "high",
+        };
+        format!("{} ({change}, {risk} risk)", self.path)
+    }
 }
 
 /// Names of the runs of a proof.
@@ -75,7 +132,8 @@ pub struct Runs<'a> {
     pub base: &'a TestRun,
     /// On the branch.
     pub branch: &'a TestRun,
-    /// On the branch with the base's tests.
+    /// On the branch with the base's tests; absent as well when these are the
+    /// branch's.
     pub restored: Option<&'a TestRun>,
     /// On the base with the branch's tests.
     pub transplanted: Option<&'a TestRun>,
@@ -153,8 +211,9 @@ impl Weighed {
 /// Weighs the runs of a proof.
 ///
 /// A change is proved when the tests fail without it and pass with it, by runs
-/// that agree: on the branch, and on the branch with the base's tests. Where
-/// the base passes already, tests that the branch brings must fail on the base.
+/// that agree: on the branch, and where tests or what runs them were changed, on
+/// the branch with the base's. Where the base passes already, tests that the
+/// branch brings must fail on the base.
 /// No test that passed on the base may be gone, skipped or failing. An exit
 /// status without a report is believed only where nothing that says how the
 /// tests are run has changed. Where the task allows test changes, the run with
@@ -185,7 +244,7 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
     let mut problems = Vec::new();
     if !allow_test_changes {
         match runs.restored {
-            None if base_state == BaseState::WithoutTests => {}
+            None if base_state == BaseState::WithoutTests || changed.files.is_empty() => {}
             None => problems.push("the run with the base's tests is missing".to_owned()),
             Some(restored) => {
                 if let Err(problem) = bears_out(runs.base, restored, changed) {

@@ -169,6 +169,21 @@ impl SetupFile {
         read::read(content)
     }
 
+    /// Whether a change of these files, relative to the repository, asks for
+    /// another setup.
+    #[must_use]
+    pub fn is_changed_by(&self, changed: &[String]) -> bool {
+        let inputs = self.inputs();
+        let is_input = |path: &String| {
+            path == SETUP_FILE
+                || inputs.iter().any(|input| {
+                    let rest = path.strip_prefix(input.trim_end_matches('/'));
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                })
+        };
+        !self.initialize.is_empty() && changed.iter().any(is_input)
+    }
+
     /// The paths that `initialize` depends on.
     #[must_use]
     pub fn inputs(&self) -> Vec<&str> {

@@ -15,6 +15,7 @@ pub mod copies;
 pub mod hash;
 pub mod journal;
 pub mod layers;
+pub mod point;
 pub mod retention;
 pub mod root;
 

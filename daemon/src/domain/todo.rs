@@ -20,7 +20,8 @@ pub struct Todo {
     pub id: u32,
     /// What is to be done, in the model's words.
     pub text: String,
-    /// What must hold; not empty once planning has ended.
+    /// What must hold. Where there is nothing that the daemon can check, a person
+    /// verifies it.
     pub criteria: Vec<Criterion>,
     /// How far it is.
     pub state: TodoState,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     conversation::{Arguments, ToolCall, ToolDefinition},
     criteria::Criterion,
-    files::Replacement,
+    edits::{self, Block, Change, EditFormat, FileChange},
 };
 
 /// Longest time a command of the model's may take, in seconds.
@@ -52,11 +52,13 @@ pub enum Tool {
     Advance,
     /// A question to a person.
     AskPerson,
+    /// Something of the machine that is broken.
+    ReportEnvironmentIssue,
 }
 
 impl Tool {
     /// Every tool, in the order the model sees them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Think,
         Self::ReadFile,
         Self::WriteFile,
@@ -70,6 +72,7 @@ impl Tool {
         Self::TodoClaim,
         Self::Advance,
         Self::AskPerson,
+        Self::ReportEnvironmentIssue,
     ];
 
     /// Its name as the model says it.
@@ -89,6 +92,7 @@ impl Tool {
             Self::TodoClaim => "todo_claim",
             Self::Advance => "advance",
             Self::AskPerson => "ask_person",
+            Self::ReportEnvironmentIssue => "report_environment_issue",
         }
     }
 
@@ -98,7 +102,7 @@ impl Tool {
         Self::ALL.into_iter().find(|tool| tool.name() == name)
     }
 
-    fn description(self) -> &'static str {
+    fn description(self, format: EditFormat) -> &'static str {
         match self {
             Self::Think => {
                 "Reason for yourself. Nobody but the log sees it, it costs none of the stage's steps and \
@@ -108,15 +112,15 @@ impl Tool {
                 "Read lines of a text file. Each line comes with its number and a tab, which are not part \
                  of the file. Long files come in pieces: ask for the next lines."
             }
+            Self::WriteFile if format == EditFormat::Whole => {
+                "Write a whole file, replacing what was there. Every line is written out: nothing may stand \
+                 for code that is left out. A file that exists must have been read in this session before."
+            }
             Self::WriteFile => {
                 "Write a whole file, replacing what was there. For a small change use edit_file. A file \
                  that exists must have been read in this session before."
             }
-            Self::EditFile => {
-                "Replace exact text in a file. `old_text` must occur exactly once, white space included, \
-                 unless `all` is true; give enough lines around it. Several `replacements` are applied in \
-                 order, all or none. Read the file first."
-            }
+            Self::EditFile => edit_description(format),
             Self::ListDirectory => "List a directory.",
             Self::Glob => {
                 "Find files by a glob such as `**/*.py`, newest first. Ignored files are left out."
@@ -146,10 +150,16 @@ impl Tool {
                 "Ask a person and wait for the answer, when only a person can decide. Not for what you can \
                  find out yourself."
             }
+            Self::ReportEnvironmentIssue => {
+                "Say that something of this machine is broken or missing and cannot be mended from here: a \
+                 host that is not reached, credentials, a full disk, a tool that cannot be installed. It is \
+                 shown to a person. With `blocking` the session waits for one. Do not work around such a \
+                 thing silently."
+            }
         }
     }
 
-    fn parameters(self) -> Value {
+    fn parameters(self, format: EditFormat) -> Value {
         match self {
             Self::Think => object(json!({"content": text("Your reasoning.")}), &["content"]),
             Self::ReadFile => object(
@@ -164,25 +174,7 @@ impl Tool {
                 json!({"content": text("The whole new content."), "path": text(PATH)}),
                 &["path", "content"],
             ),
-            Self::EditFile => object(
-                json!({
-                    "path": text(PATH),
-                    "replacements": {
-                        "type": "array",
-                        "minItems": 1,
-                        "maxItems": 256,
-                        "items": object(
-                            json!({
-                                "all": {"type": "boolean", "description": "Replace every match; false when absent."},
-                                "new_text": text("Text to put there."),
-                                "old_text": text("Text to find, exactly as it is in the file."),
-                            }),
-                            &["old_text", "new_text"],
-                        ),
-                    },
-                }),
-                &["path", "replacements"],
-            ),
+            Self::EditFile => edit_parameters(format),
             Self::ListDirectory => object(json!({"path": text(PATH)}), &[]),
             Self::Glob => object(
                 json!({"path": text("Directory to look in; the repository when absent."), "pattern": text("The glob.")}),
@@ -239,11 +231,81 @@ impl Tool {
                 json!({"summary": text("What this stage found or did, for the record.")}),
                 &["summary"],
             ),
+            Self::ReportEnvironmentIssue => object(
+                json!({
+                    "blocking": {"type": "boolean", "description": "Whether the task cannot go on without it; false when absent."},
+                    "issue": text("What is broken or missing, with what you saw."),
+                    "tried": text("What you tried."),
+                }),
+                &["issue"],
+            ),
             Self::AskPerson => object(
                 json!({"question": text("The question, with what you need to know to go on.")}),
                 &["question"],
             ),
         }
+    }
+}
+
+fn edit_description(format: EditFormat) -> &'static str {
+    match format {
+        EditFormat::Replace | EditFormat::Whole => {
+            "Replace text in a file. `old_text` must fit one place, unless `all` is true; give enough lines \
+             around it, copied from the file as it is. Every replacement is matched against the file as it \
+             is now, not against what another one makes of it; all are applied, or none. Read the file first."
+        }
+        EditFormat::Blocks => {
+            "Change files with search-and-replace blocks: the file's path on a line, then `<<<<<<< SEARCH`, \
+             the lines as they are, `=======`, the lines as they shall be, `>>>>>>> REPLACE`. The lines to \
+             search for must fit one place; a block without any makes a new file. Several blocks and files \
+             are applied together, or none is. Read the files first."
+        }
+        EditFormat::Diff => {
+            "Change files with a unified diff (`--- a/PATH`, `+++ b/PATH`, hunks that begin with `@@`). A \
+             hunk goes where its lines are, whatever its numbers say: they must fit one place, so give three \
+             lines of context. /dev/null makes or deletes a file. All hunks of all files are applied, or \
+             none. Read the files first."
+        }
+        EditFormat::Patch => {
+            "Change files with a patch in the apply_patch format: `*** Begin Patch`, then for each file \
+             `*** Update File: PATH` with hunks (`@@` and a line of the file that the place is below, context \
+             lines with a space, `-` and `+`), `*** Add File: PATH` with `+` lines, or `*** Delete File: PATH`; \
+             `*** Move to: PATH` after an update's first line renames; `*** End Patch`. Each hunk must fit one \
+             place. All are applied, or none. Read the files first."
+        }
+    }
+}
+
+fn edit_parameters(format: EditFormat) -> Value {
+    match format {
+        EditFormat::Replace | EditFormat::Whole => object(
+            json!({
+                "path": text(PATH),
+                "replacements": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": edits::BLOCKS_MAX,
+                    "items": object(
+                        json!({
+                            "all": {"type": "boolean", "description": "Replace every match; false when absent."},
+                            "new_text": text("Text to put there."),
+                            "old_text": text("Text to find, as it is in the file."),
+                        }),
+                        &["old_text", "new_text"],
+                    ),
+                },
+            }),
+            &["path", "replacements"],
+        ),
+        EditFormat::Blocks => object(
+            json!({"blocks": text("Paths and search-and-replace blocks.")}),
+            &["blocks"],
+        ),
+        EditFormat::Diff => object(json!({"diff": text("The unified diff.")}), &["diff"]),
+        EditFormat::Patch => object(
+            json!({"patch": text("The patch, from `*** Begin Patch` to `*** End Patch`.")}),
+            &["patch"],
+        ),
     }
 }
 
@@ -290,15 +352,16 @@ fn criterion_schema() -> Value {
     )
 }
 
-/// Every tool as the model sees it.
+/// Every tool as a model sees it that writes edits in this format.
 #[must_use]
-pub fn definitions() -> Vec<ToolDefinition> {
+pub fn definitions(format: EditFormat) -> Vec<ToolDefinition> {
     Tool::ALL
         .into_iter()
+        .filter(|tool| !(*tool == Tool::EditFile && format == EditFormat::Whole))
         .map(|tool| ToolDefinition {
             name: tool.name().to_owned(),
-            description: tool.description().to_owned(),
-            parameters: tool.parameters(),
+            description: tool.description(format).to_owned(),
+            parameters: tool.parameters(format),
         })
         .collect()
 }
@@ -332,6 +395,8 @@ pub enum ToolRequest {
     Advance(Advance),
     /// A question to a person.
     AskPerson(AskPerson),
+    /// Something of the machine that is broken.
+    ReportEnvironmentIssue(ReportEnvironmentIssue),
 }
 
 /// Arguments of `think`.
@@ -364,14 +429,21 @@ pub struct WriteFile {
     pub content: String,
 }
 
-/// Arguments of `edit_file`.
+/// Arguments of `edit_file`: in one of the formats, whichever the tool was
+/// described in.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EditFile {
-    /// The file.
-    pub path: String,
+    /// The file, with `replacements`.
+    pub path: Option<String>,
     /// All or none.
-    pub replacements: Vec<EditPart>,
+    pub replacements: Option<Vec<EditPart>>,
+    /// Search-and-replace blocks.
+    pub blocks: Option<String>,
+    /// A unified diff.
+    pub diff: Option<String>,
+    /// An `apply_patch` envelope.
+    pub patch: Option<String>,
 }
 
 /// One replacement of `edit_file`.
@@ -387,13 +459,70 @@ pub struct EditPart {
     pub all: bool,
 }
 
-impl From<EditPart> for Replacement {
-    fn from(part: EditPart) -> Self {
-        Self {
-            old_text: part.old_text,
-            new_text: part.new_text,
-            all: part.all,
+impl EditFile {
+    /// What it asks for, file by file.
+    ///
+    /// # Errors
+    /// What is wrong with it as an edit in its format.
+    pub fn changes(&self) -> Result<Vec<FileChange>, String> {
+        let said = |refusal: edits::EditRefusal| refusal.message;
+        match (&self.replacements, &self.blocks, &self.diff, &self.patch) {
+            (Some(parts), None, None, None) => self.replaced(parts),
+            (None, Some(blocks), None, None) => edits::parse_blocks(blocks).map_err(said),
+            (None, None, Some(diff), None) => edits::parse_unified(diff).map_err(said),
+            (None, None, None, Some(patch)) => edits::parse_envelope(patch).map_err(said),
+            (None, None, None, None) => {
+                Err("it says nothing to change: give `path` and `replacements`, or the edit in the format of the tool's description".into())
+            }
+            _ => Err("it is in several formats; send one".into()),
         }
+    }
+
+    /// The file that it names, or what it says in its format.
+    #[must_use]
+    pub fn named(&self) -> &str {
+        [&self.path, &self.blocks, &self.diff, &self.patch]
+            .into_iter()
+            .flatten()
+            .next()
+            .map_or("", String::as_str)
+    }
+
+    fn replaced(&self, parts: &[EditPart]) -> Result<Vec<FileChange>, String> {
+        let path = self.path.as_deref().unwrap_or_default();
+        if path.trim().is_empty() {
+            return Err("`path` is empty".into());
+        }
+        if parts.is_empty() {
+            return Err("`replacements` is empty".into());
+        }
+        if parts.len() > edits::BLOCKS_MAX {
+            return Err(format!(
+                "`replacements` has more than {} entries",
+                edits::BLOCKS_MAX
+            ));
+        }
+        for (index, part) in parts.iter().enumerate() {
+            if part.old_text.is_empty() {
+                return Err(format!(
+                    "`replacements[{index}].old_text` is empty; use write_file for a new file"
+                ));
+            }
+            if part.old_text == part.new_text {
+                return Err(format!("`replacements[{index}]` changes nothing"));
+            }
+        }
+        let blocks = parts.iter().map(|part| Block {
+            all: part.all,
+            ..Block::text(part.old_text.as_str(), part.new_text.as_str())
+        });
+        Ok(vec![FileChange {
+            path: path.to_owned(),
+            change: Change::Modify {
+                blocks: blocks.collect(),
+                move_to: None,
+            },
+        }])
     }
 }
 
@@ -500,6 +629,35 @@ pub struct AskPerson {
     pub question: String,
 }
 
+/// Arguments of `report_environment_issue`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportEnvironmentIssue {
+    /// What is broken, not empty.
+    pub issue: String,
+    /// What the model tried.
+    #[serde(default)]
+    pub tried: String,
+    /// Whether a person has to mend it before the session goes on.
+    #[serde(default)]
+    pub blocking: bool,
+}
+
+impl ReportEnvironmentIssue {
+    /// What a person is asked.
+    #[must_use]
+    pub fn question(&self) -> String {
+        let tried = match self.tried.trim() {
+            "" => String::new(),
+            tried => format!("\nIt tried: {tried}"),
+        };
+        format!(
+            "The machine stands in the way: {}{tried}\nMend it and answer, or say how to go on without.",
+            self.issue.trim()
+        )
+    }
+}
+
 /// A tool call that makes no sense; the text tells the model what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ToolMistake {
@@ -585,6 +743,7 @@ impl ToolRequest {
             Tool::TodoClaim => Self::TodoClaim(read(object)?),
             Tool::Advance => Self::Advance(read(object)?),
             Tool::AskPerson => Self::AskPerson(read(object)?),
+            Tool::ReportEnvironmentIssue => Self::ReportEnvironmentIssue(read(object)?),
         };
         request.check()?;
         Ok(request)
@@ -608,25 +767,7 @@ impl ToolRequest {
                 filled("path", &read.path)
             }
             Self::WriteFile(write) => filled("path", &write.path),
-            Self::EditFile(edit) => {
-                if edit.replacements.is_empty() {
-                    return Err("`replacements` is empty".into());
-                }
-                if edit.replacements.len() > 256 {
-                    return Err("`replacements` has more than 256 entries".into());
-                }
-                for (index, part) in edit.replacements.iter().enumerate() {
-                    if part.old_text.is_empty() {
-                        return Err(format!(
-                            "`replacements[{index}].old_text` is empty; use write_file for a new file"
-                        ));
-                    }
-                    if part.old_text == part.new_text {
-                        return Err(format!("`replacements[{index}]` changes nothing"));
-                    }
-                }
-                filled("path", &edit.path)
-            }
+            Self::EditFile(edit) => edit.changes().map(drop),
             Self::ListDirectory(_) => Ok(()),
             Self::Glob(glob) => filled("pattern", &glob.pattern),
             Self::Grep(grep) => {
@@ -659,6 +800,7 @@ impl ToolRequest {
             }
             Self::TodoStart(_) | Self::TodoClaim(_) | Self::Advance(_) => Ok(()),
             Self::AskPerson(ask) => filled("question", &ask.question),
+            Self::ReportEnvironmentIssue(report) => filled("issue", &report.issue),
         }
     }
 
@@ -679,6 +821,7 @@ impl ToolRequest {
             Self::TodoClaim(_) => Tool::TodoClaim,
             Self::Advance(_) => Tool::Advance,
             Self::AskPerson(_) => Tool::AskPerson,
+            Self::ReportEnvironmentIssue(_) => Tool::ReportEnvironmentIssue,
         }
     }
 }
@@ -732,8 +875,6 @@ mod tests {
 
     #[test]
     fn definitions_are_the_same_bytes_each_time_and_their_keys_are_ordered() {
-        let once = serde_json::to_string(&definitions()).unwrap();
-        assert_eq!(once, serde_json::to_string(&definitions()).unwrap());
         fn ordered(value: &Value) -> bool {
             match value {
                 Value::Object(map) => map.keys().is_sorted() && map.values().all(ordered),
@@ -741,8 +882,12 @@ mod tests {
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
             }
         }
-        for definition in definitions() {
-            assert!(ordered(&definition.parameters), "{}", definition.name);
+        for format in EditFormat::ALL {
+            let once = serde_json::to_string(&definitions(format)).unwrap();
+            assert_eq!(once, serde_json::to_string(&definitions(format)).unwrap());
+            for definition in definitions(format) {
+                assert!(ordered(&definition.parameters), "{}", definition.name);
+            }
         }
     }
 
@@ -750,7 +895,10 @@ mod tests {
     fn every_tool_is_found_by_its_name_and_every_required_field_is_required() {
         for tool in Tool::ALL {
             assert_eq!(Tool::named(tool.name()), Some(tool));
-            let required = tool.parameters()["required"].as_array().unwrap().len();
+            let required = tool.parameters(EditFormat::Replace)["required"]
+                .as_array()
+                .unwrap()
+                .len();
             let empty = ToolRequest::parse(&call(tool.name(), json!({})));
             // `advance` is the one tool whose words may be left out.
             let lenient = matches!(tool, Tool::ListDirectory | Tool::Advance);
@@ -821,6 +969,13 @@ mod tests {
                 "timeout_s",
             ),
             ("run_command", json!({"command": "\u{0}"}), "command"),
+            ("edit_file", json!({"path": "a"}), "nothing to change"),
+            (
+                "edit_file",
+                json!({"diff": "x", "patch": "y"}),
+                "several formats",
+            ),
+            ("edit_file", json!({"patch": "x"}), "*** Begin Patch"),
             ("grep", json!({"pattern": "x", "context": 21}), "context"),
             ("todo_add", json!({"items": []}), "items"),
             (

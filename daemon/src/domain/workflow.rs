@@ -125,7 +125,8 @@ pub fn allows(stage: Stage, tool: Tool) -> bool {
         | Tool::Grep
         | Tool::RunCommand
         | Tool::Advance
-        | Tool::AskPerson => matches!(worker(stage), Worker::Model { .. }),
+        | Tool::AskPerson
+        | Tool::ReportEnvironmentIssue => matches!(worker(stage), Worker::Model { .. }),
         Tool::WriteFile | Tool::EditFile | Tool::TodoClaim => stage == Stage::Modify,
         Tool::TodoAdd | Tool::TodoStart => {
             stage != Stage::Understand && matches!(worker(stage), Worker::Model { .. })
@@ -151,7 +152,8 @@ pub fn mask_refusal(stage: Stage, tool: Tool) -> String {
         | Tool::Grep
         | Tool::RunCommand
         | Tool::Advance
-        | Tool::AskPerson => "wait for the next stage",
+        | Tool::AskPerson
+        | Tool::ReportEnvironmentIssue => "wait for the next stage",
     };
     format!("`{}` is not available in {stage}: {way_out}", tool.name())
 }

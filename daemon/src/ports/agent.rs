@@ -11,8 +11,8 @@ use futures_util::stream::BoxStream;
 use crate::domain::{
     exec::{Exec, ExecEvent, ExecSpec, OutputOffsets, Reading, SignalTarget, TerminalSize},
     files::{
-        EditReceipt, FileEdit, FileInfo, FileText, FileWrite, GlobQuery, GrepLine, GrepQuery,
-        Listing, ReadRange, Receipt,
+        FileInfo, FileText, FileUpdate, FileWrite, GlobQuery, GrepLine, GrepQuery, Listing,
+        ReadRange, Receipt,
     },
     ids::{ExecId, StepId},
 };
@@ -78,8 +78,14 @@ pub trait AgentPort: Send + Sync {
     /// Writes a whole file, at most once for a step.
     async fn write_file(&self, step: &StepId, write: &FileWrite) -> Result<Receipt, AgentError>;
 
-    /// Replaces exact text, at most once for a step.
-    async fn edit_file(&self, step: &StepId, edit: &FileEdit) -> Result<EditReceipt, AgentError>;
+    /// Writes and removes several files, all or none and at most once for a step;
+    /// the same step finishes what a killed agent had begun. An agent of an older
+    /// daemon refuses.
+    async fn change_files(
+        &self,
+        step: &StepId,
+        updates: &[FileUpdate],
+    ) -> Result<Vec<Receipt>, AgentError>;
 
     /// Entries of a directory by name.
     async fn list_directory(
@@ -108,8 +114,9 @@ pub trait AgentPort: Send + Sync {
     /// Packs a file or directory as a tar stream.
     fn download(&self, path: &str) -> BoxStream<'static, Result<Bytes, AgentError>>;
 
-    /// What a mutating tool did under a step id; `None` when it never finished.
-    async fn receipt(&self, step: &StepId) -> Result<Option<Receipt>, AgentError>;
+    /// What a mutating tool did under a step id, a receipt for each file; none
+    /// when it never finished.
+    async fn receipts(&self, step: &StepId) -> Result<Vec<Receipt>, AgentError>;
 
     /// Bytes on disk of every volume of the workspace, counted by walking through
     /// them; `None` from an agent of an older daemon.

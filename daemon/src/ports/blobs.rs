@@ -49,8 +49,26 @@ pub trait BlobPort: Send + Sync {
     /// [`BlobError::Missing`].
     async fn read(&self, hash: &BlobHash, offset: u64, length: usize) -> Result<Bytes, BlobError>;
 
+    /// Every blob.
+    async fn list(&self) -> Result<Vec<StoredBlob>, BlobError>;
+
+    /// Removes a blob that nobody has put since `before_ms`, in milliseconds
+    /// since the Unix epoch; says whether it is gone. An absent one is.
+    async fn remove(&self, hash: &BlobHash, before_ms: i64) -> Result<bool, BlobError>;
+
     /// The whole blob in pieces of at most 1 MiB.
     fn stream(&self, hash: &BlobHash) -> BoxStream<'static, Result<Bytes, BlobError>>;
+}
+
+/// A blob that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// Its hash.
+    pub hash: BlobHash,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// When somebody put it last, in milliseconds since the Unix epoch.
+    pub put_at_ms: i64,
 }
 
 /// A blob being written. Dropped without `finish`, it leaves nothing behind.

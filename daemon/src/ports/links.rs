@@ -46,6 +46,9 @@ pub trait LinksPort: Send + Sync {
     /// Closes, and removes the directory.
     async fn remove(&self, workspace: &WorkspaceId) -> Result<(), LinkError>;
 
+    /// Whose directories are there without a listener.
+    async fn unattended(&self) -> Result<Vec<WorkspaceId>, LinkError>;
+
     /// Workspaces whose link was lost, as it happens. A receiver that lags
     /// misses some: look at every workspace then.
     fn lost(&self) -> broadcast::Receiver<WorkspaceId>;

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod contract;
 pub mod forge;
 pub mod image_archive;
+pub mod inventory;
 pub mod links;
 pub mod model;
 pub mod runtime;

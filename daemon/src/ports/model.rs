@@ -22,6 +22,9 @@ pub struct ModelRequest {
     pub messages: Vec<Message>,
     /// Output cap in tokens, always sent; above zero.
     pub max_output_tokens: u32,
+    /// Turns of the model that are in no message any more: a compaction left them
+    /// out. Never sent; a transcript counts by it.
+    pub turns_left_out: usize,
 }
 
 /// What a model answered.
@@ -200,6 +203,24 @@ pub enum RetryAdvice {
 }
 
 impl ModelError {
+    /// Whether the provider may have counted tokens for the call: it had taken
+    /// it up. A refusal before a reply begins costs nothing.
+    #[must_use]
+    pub fn may_have_cost(&self) -> bool {
+        match self {
+            Self::Cancelled | Self::Cut { .. } | Self::Idle { .. } | Self::Protocol { .. } => true,
+            Self::Server { status, .. } => *status == 200,
+            Self::Unreachable { .. }
+            | Self::RateLimited { .. }
+            | Self::Quota { .. }
+            | Self::Auth { .. }
+            | Self::ContextOverflow { .. }
+            | Self::InvalidRequest { .. }
+            | Self::Unusable { .. }
+            | Self::Script { .. } => false,
+        }
+    }
+
     /// Whether asking the same again can help.
     #[must_use]
     pub fn retry(&self) -> RetryAdvice {

@@ -74,8 +74,9 @@ pub trait RuntimePort: Send + Sync {
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError>;
 
     /// Every workspace's container that carries this daemon's labels, of the
-    /// newest generation each. Helpers are none.
-    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError>;
+    /// newest generation each. Helpers are none. One question to the engine,
+    /// however many there are.
+    async fn list(&self) -> Result<Vec<ContainerSummary>, RuntimeError>;
 
     /// What happens to workspaces' containers and volumes from now on: a reason
     /// to look, never a fact to act on, as some may be missed. Ends when the
@@ -202,6 +203,33 @@ pub struct ContainerState {
     pub pid: u32,
     /// Names the start that its processes are of; a pause does not change it.
     pub start: StartStamp,
+}
+
+/// A container of ours as the engine lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSummary {
+    /// The engine's id.
+    pub id: ContainerId,
+    /// The workspace it belongs to.
+    pub workspace: WorkspaceId,
+    /// Which of the workspace's containers it is.
+    pub generation: Generation,
+    /// The image of a snapshot that it was made from.
+    pub base: Option<ImageRef>,
+    /// What it is doing.
+    pub status: ContainerStatus,
+}
+
+impl From<ContainerState> for ContainerSummary {
+    fn from(state: ContainerState) -> Self {
+        Self {
+            id: state.id,
+            workspace: state.workspace,
+            generation: state.generation,
+            base: state.base,
+            status: state.status,
+        }
+    }
 }
 
 /// What a container uses.

@@ -73,7 +73,8 @@ pub trait SnapshotRuntimePort: Send + Sync {
     /// has it.
     async fn tag(&self, image: &str, tag: &ImageRef) -> Result<bool, RuntimeError>;
 
-    /// Images that [`commit`](Self::commit) made for this daemon.
+    /// Images that [`commit`](Self::commit) made for this daemon, by their
+    /// tags; one that has lost its name by the engine's id.
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError>;
 
     /// Removes a tag, and the image when that was its last and no other builds

@@ -4,6 +4,8 @@
 //! [`StoreError::DiskFull`] until there is space again; nothing acknowledged is
 //! lost and no restart is needed.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 
 use crate::domain::{
@@ -75,6 +77,9 @@ pub trait StorePort: Send + Sync {
 
     /// A session's artifacts in the order of their ids.
     async fn artifacts(&self, session: &SessionId) -> Result<Vec<Artifact>, StoreError>;
+
+    /// The content hash of every artifact.
+    async fn artifact_hashes(&self) -> Result<HashSet<String>, StoreError>;
 
     /// Adds or replaces a pull request of the local forge.
     async fn put_pull_request(
@@ -161,8 +166,12 @@ pub trait StorePort: Send + Sync {
     /// Remembers the outcome of a request.
     async fn put_request(&self, id: &RequestId, record: &RequestRecord) -> Result<(), StoreError>;
 
-    /// Forgets requests older than this time; returns how many.
-    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError>;
+    /// What is remembered of every request, without the answers.
+    async fn requests(&self) -> Result<Vec<RequestEntry>, StoreError>;
+
+    /// Forgets requests; one that was remembered anew since, or that is not
+    /// known, is left.
+    async fn forget_requests(&self, entries: &[RequestEntry]) -> Result<(), StoreError>;
 }
 
 /// What is remembered of a mutating request.
@@ -174,6 +183,39 @@ pub struct RequestRecord {
     pub outcome: RequestOutcome,
     /// When it was remembered, in milliseconds since the Unix epoch.
     pub at_ms: i64,
+}
+
+/// A request that is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestEntry {
+    /// Its id.
+    pub id: RequestId,
+    /// When it was remembered, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Bytes of its record.
+    pub bytes: u64,
+    /// Whether its work has ended, or was cut off and may be gone on with.
+    pub progress: RequestProgress,
+}
+
+/// Whether the work of a request has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestProgress {
+    /// It runs, or a retry goes on with it.
+    Begun,
+    /// It has an answer, or has failed.
+    Ended,
+}
+
+impl RequestOutcome {
+    /// Whether the work has ended.
+    #[must_use]
+    pub fn progress(&self) -> RequestProgress {
+        match self {
+            Self::Begun(_) => RequestProgress::Begun,
+            Self::Failed | Self::Answered(_) => RequestProgress::Ended,
+        }
+    }
 }
 
 /// How far a mutating request came.

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 
 use super::agent::AgentPort;
 use crate::domain::{
-    ids::{RepositoryName, WorkspaceId},
+    ids::{RepositoryName, SnapshotId, WorkspaceId},
+    snapshot::SnapshotReason,
     workspace::Workspace,
 };
 
@@ -36,7 +37,27 @@ pub trait WorkspacesPort: Send + Sync {
         repository: &CleanRepository<'_>,
     ) -> Result<WorkspaceId, WorkspaceAccessError>;
 
-    /// Deletes a workspace that [`create_clean`](Self::create_clean) made.
+    /// Takes a snapshot of a workspace under an id that the caller chose: one
+    /// that is there by now is not taken again.
+    async fn take_snapshot(
+        &self,
+        of: &WorkspaceId,
+        id: &SnapshotId,
+        reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError>;
+
+    /// Makes a clean workspace from a snapshot of another, which it may reach
+    /// the same hosts as. The same `key` finds the one made before. A snapshot
+    /// that is gone is [`WorkspaceAccessError::Broken`].
+    async fn fork_clean(
+        &self,
+        like: &WorkspaceId,
+        snapshot: &SnapshotId,
+        key: &str,
+    ) -> Result<WorkspaceId, WorkspaceAccessError>;
+
+    /// Deletes a workspace that [`create_clean`](Self::create_clean) or
+    /// [`fork_clean`](Self::fork_clean) made.
     async fn delete_clean(&self, id: &WorkspaceId) -> Result<(), WorkspaceAccessError>;
 
     /// Deletes the clean workspace of a key, where there is one.

@@ -197,6 +197,7 @@ impl LocalCi {
                 status,
                 duration_ms: 0,
                 leftover_processes: 0,
+                out_of_memory: false,
             },
             verdict: RunVerdict::Failed,
             report: None,

@@ -292,6 +292,7 @@ fn unknown(why: &str) -> Exit {
         status: ExitStatus::Unknown(why.to_owned()),
         duration_ms: 0,
         leftover_processes: 0,
+        out_of_memory: false,
     }
 }
 

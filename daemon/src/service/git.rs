@@ -148,6 +148,25 @@ printf =; git cat-file blob "$1:$2""#;
         })
     }
 
+    /// Names in directories of a commit, each ending with `/` or empty for the
+    /// top; one that is not there has none.
+    pub(crate) async fn names_at(
+        &self,
+        commit: &str,
+        directories: &[&str],
+    ) -> Result<Vec<String>, GitError> {
+        let script = r#"commit=$1; shift
+for directory in "$@"; do git ls-tree --name-only -z "$commit:$directory" 2>/dev/null || true; done"#;
+        let arguments = [&[commit], directories].concat();
+        let answer = (self.ask_plain_script("ls-tree", script, &arguments)).await?;
+        let names = answer
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty());
+        Ok(names
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect())
+    }
+
     /// The branch checked out; `None` when HEAD is detached.
     pub async fn current_branch(&self) -> Result<Option<String>, GitError> {
         let output = self.ask("branch", &["branch", "--show-current"]).await?;

@@ -10,11 +10,14 @@ pub mod events;
 pub mod garbage;
 pub mod git;
 pub mod idle;
+pub mod ledger;
+pub mod observation;
 pub mod proof;
 pub mod sessions;
 pub mod snapshots;
 pub mod stats;
 pub mod step;
+pub mod syntax;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod workspaces;

@@ -1,14 +1,12 @@
 //! Proofs and verifications, run by the daemon itself.
 //!
-//! A proof runs in place for now, at a [`Site`]: the working tree is given other
-//! contents for a run and put back afterwards. A mark in the repository says so
-//! before the first file changes, so that a crash in between is undone by the
-//! next call. The runs have ids made from the step's: a proof that goes on
-//! after a restart finds the runs that were made, also one that is under way,
-//! and does not touch the files under it.
-//!
-//! A runner also picks up files that no commit has, by their names. Those that
-//! a session has made or changed since the base run keep it from being proved.
+//! A proof runs at a [`Site`], which for a session is a clean copy that nobody
+//! else works in: the working tree is given other contents for a run and put
+//! back afterwards. A mark in the repository says so before the first file
+//! changes, so that a crash in between is undone by the next call. The runs have
+//! ids made from the step's: a proof that goes on after a restart finds the runs
+//! that were made, also one that is under way, and does not touch the files
+//! under it.
 
 use serde::Serialize;
 
@@ -23,9 +21,9 @@ use crate::domain::{
     artifact::ArtifactKind,
     checks::Site,
     criteria::{Criterion, CriterionResult, Verification},
-    ids::ArtifactId,
-    judges::{PACKAGES, UNCOMMITTED_JUDGES, is_runner_file, is_test_file},
-    proof::{BaseState, ChangedJudges, Proof, Runs, TestRun, run_name, some_of, weigh},
+    ids::{ArtifactId, SnapshotId},
+    judges::{is_ci_file, is_runner_configuration, is_runner_file, is_test_file},
+    proof::{BaseState, ChangedJudge, ChangedJudges, Proof, Runs, TestRun, run_name, weigh},
 };
 
 mod criteria;
@@ -39,24 +37,27 @@ pub struct ProofPlan {
     pub head: String,
     /// Its branch.
     pub branch: String,
-    /// The base, from [`Prover::baseline`].
-    pub baseline: Baseline,
+    /// The run on the base, from [`Prover::baseline`].
+    pub base_run: TestRun,
     /// The test command.
     pub test_argv: Vec<String>,
     /// Whether the task may change tests that exist.
     pub allow_test_changes: bool,
     /// blake3 of the session's log up to now, in hex, for the evidence.
     pub log_hash: String,
+    /// The clean copy that it is proved in, for the evidence.
+    pub copy: Option<CopyEvidence>,
 }
 
-/// What a session starts from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Baseline {
-    /// The run on the base commit.
-    pub run: TestRun,
-    /// Tree, in hex, of the files in no commit that have a say in test runs, as
-    /// that run left them.
-    pub uncommitted: String,
+/// What a clean copy is made of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CopyEvidence {
+    /// The snapshot of the session's workspace that it is a fork of, taken
+    /// before the session's first edit.
+    pub snapshot: SnapshotId,
+    /// Commands of the setup that ran in it again, as what they depend on was
+    /// changed.
+    pub setup: Vec<String>,
 }
 
 /// A run with what the base judges by, for who has no other runs to weigh.
@@ -81,6 +82,8 @@ pub(crate) struct Judges {
     files: Vec<String>,
     /// Of these, the ones that say how tests are run.
     runners: Vec<String>,
+    /// All of them with what became of each.
+    changed: Vec<ChangedJudge>,
 }
 
 impl Judges {
@@ -96,6 +99,9 @@ impl Judges {
                 judges.tests.push(change.path.clone());
             }
             if tests || runs {
+                let decides = runs || is_ci_file(&path) || is_runner_configuration(&path);
+                let changed = ChangedJudge::new(path.clone(), change.kind, decides);
+                judges.changed.push(changed);
                 judges.files.push(path);
                 judges.paths.push(change.path);
             }
@@ -129,6 +135,7 @@ struct ProofEvidence<'a> {
     test_argv: &'a [String],
     allow_test_changes: bool,
     log_hash: &'a str,
+    clean_copy: &'a Option<CopyEvidence>,
     started_at_ms: i64,
     ended_at_ms: i64,
     proof: &'a Proof,
@@ -141,17 +148,20 @@ impl Prover {
         Self { commands }
     }
 
-    /// Puts back what a proof that was cut off left changed. Call it before a
-    /// session goes on after a restart, unless it goes on with the proof
-    /// itself, which does it. Nothing to put back is accepted.
-    pub async fn recover(&self, site: &Site) -> Result<(), ProofError> {
-        Ok(self.git(site).disarrange().await?)
-    }
-
     /// Whether this step has begun the base run: what differs from HEAD is then
     /// its own doing.
     pub async fn has_begun(&self, site: &Site, step: &StepContext) -> Result<bool, ProofError> {
         self.has_started(site, step, run_name::BASE).await
+    }
+
+    /// Whether this step has begun the runs of a proof: what is checked out is
+    /// under one of them, or was.
+    pub async fn has_begun_proof(
+        &self,
+        site: &Site,
+        step: &StepContext,
+    ) -> Result<bool, ProofError> {
+        self.has_started(site, step, run_name::BRANCH).await
     }
 
     /// Runs the test command on the base commit, before the session's first
@@ -161,15 +171,14 @@ impl Prover {
         site: &Site,
         step: &StepContext,
         test_argv: &[String],
-    ) -> Result<Baseline, ProofError> {
+    ) -> Result<TestRun, ProofError> {
         let git = self.git(site);
         let tree = git.tree_of("HEAD").await?;
         let ran = self.run(site, step, run_name::BASE, test_argv, tree).await;
         let tidied = git.tidy().await;
         let (run, _) = ran?;
         tidied?;
-        let uncommitted = uncommitted(&git).await?;
-        Ok(Baseline { run, uncommitted })
+        Ok(run)
     }
 
     /// Runs the test command on what is checked out, a clean copy of the branch,
@@ -225,6 +234,7 @@ impl Prover {
             test_argv: &plan.test_argv,
             allow_test_changes: plan.allow_test_changes,
             log_hash: &plan.log_hash,
+            clean_copy: &plan.copy,
             started_at_ms,
             ended_at_ms: self.commands.artifacts().now_ms(),
             proof: &proof,
@@ -246,7 +256,7 @@ impl Prover {
         plan: &ProofPlan,
     ) -> Result<Proof, ProofError> {
         let argv = &plan.test_argv;
-        let base_run = &plan.baseline.run;
+        let base_run = &plan.base_run;
         let head_tree = git.tree_of(&plan.head).await?;
         let changes = git.changes(&plan.base, &plan.head).await?;
         let judges = Judges::among(changes, argv);
@@ -254,18 +264,13 @@ impl Prover {
         if !self.has_started(site, step, run_name::BRANCH).await? {
             git.disarrange().await?;
             self.require_clean(git, plan).await?;
-            let found = uncommitted(git).await?;
-            let new = git.changes(&plan.baseline.uncommitted, &found).await?;
-            let new: Vec<String> = new.iter().map(|change| change.shown().path).collect();
-            if !new.is_empty() {
-                return Ok(Self::refuse_uncommitted(plan, judges, head_tree, &new));
-            }
         }
         let (branch, _) = self
             .run(site, step, run_name::BRANCH, argv, head_tree.clone())
             .await?;
         let (mut restored, mut transplanted) = (None, None);
-        if branch.verdict.is_pass() {
+        // Without a changed judge that run would be the same one again.
+        if branch.verdict.is_pass() && !judges.paths.is_empty() {
             let tree = git
                 .mixed_tree(&plan.head, &plan.base, &judges.paths)
                 .await?;
@@ -296,31 +301,10 @@ impl Prover {
             fail_to_pass: weighed.fail_to_pass,
             pass_to_pass: weighed.pass_to_pass,
             changed_test_files: judges.files,
+            changed_judges: judges.changed,
             tree: head_tree,
             evidence: None,
         })
-    }
-
-    fn refuse_uncommitted(
-        plan: &ProofPlan,
-        judges: Judges,
-        tree: String,
-        files: &[String],
-    ) -> Proof {
-        Proof {
-            proved: false,
-            reason: format!(
-                "files that have a say in the tests are new or changed and in no commit: {}; \
-                 remove them, or take them out of .gitignore so that they are committed",
-                some_of(files)
-            ),
-            runs: vec![plan.baseline.run.clone()],
-            fail_to_pass: Vec::new(),
-            pass_to_pass: Vec::new(),
-            changed_test_files: judges.files,
-            tree,
-            evidence: None,
-        }
     }
 
     /// Runs the test command with another tree in the working tree.
@@ -416,11 +400,6 @@ impl Prover {
     fn git(&self, site: &Site) -> Git {
         Git::new(self.commands.clone(), site.clone())
     }
-}
-
-/// The tree of the files in no commit that have a say in test runs.
-async fn uncommitted(git: &Git) -> Result<String, GitError> {
-    git.uncommitted_tree(&UNCOMMITTED_JUDGES, &PACKAGES).await
 }
 
 /// A run's name as part of a command's id.

@@ -2,6 +2,7 @@
 //! around the rules do not.
 
 mod attempts;
+mod cargo;
 
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 

@@ -189,41 +189,28 @@ async fn layers_stay_few_over_generations_of_restores_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_kill_while_layers_are_made_one_leaves_nothing() {
+async fn a_container_of_an_image_that_a_helper_became_is_a_workspaces_like_any() {
     let options = Options::default().set("snapshots.layers_max", "1");
     let Some(mut daemon) = Daemon::start(options).await else {
         return;
     };
     daemon.workspace("w", &[]).await;
-    root(&daemon, "w", "echo one > /opt/one").await;
-    let first = id(&snapshot(&daemon, "w").await);
-    let restore = ["workspace", "restore", "w", &first, "--no-backup", "--yes"];
-    let _ = daemon.compyctl(&restore).await.expect_code(0);
-    root(&daemon, "w", "echo two > /opt/two; rm /opt/one").await;
-    let step = "snapshot flattening";
-    let call = tokio::spawn(call(daemon.channel(), "snapshot", first));
-    wait::until(step, Duration::from_secs(60), async || {
-        assert!(!call.is_finished());
-        daemon.log().contains(step).then_some(())
-    })
-    .await;
+    for text in ["one", "two"] {
+        root(&daemon, "w", &format!("echo {text} > /opt/file")).await;
+        let taken = id(&snapshot(&daemon, "w").await);
+        let restore = ["workspace", "restore", "w", &taken, "--no-backup", "--yes"];
+        let _ = daemon.compyctl(&restore).await.expect_code(0);
+    }
+    assert_eq!(flattened(&daemon), 1);
+    root(&daemon, "w", "echo three > /opt/three").await;
+    let container = daemon.workspace_now("w").await.container_id;
     daemon.restart().await;
-    call.await.unwrap();
-    wait::until(step, Duration::from_secs(30), async || {
-        let state = daemon.workspace_now("w").await.state();
-        (state == WorkspaceState::Running).then_some(())
-    })
-    .await;
-    leftovers(&daemon, 1, 1).await;
-    let second = id(&snapshot(&daemon, "w").await);
-    assert_eq!(flattened(&daemon), 2, "once it was cut off");
-    let restore = ["workspace", "restore", "w", &second, "--no-backup", "--yes"];
-    let _ = daemon.compyctl(&restore).await.expect_code(0);
+    assert_eq!(daemon.workspace_now("w").await.container_id, container);
     assert_eq!(
-        bash(&daemon, "w", "cd /opt; echo *; cat two").await,
-        "two\ntwo"
+        bash(&daemon, "w", "cat /opt/file /opt/three").await,
+        "two\nthree"
     );
-    leftovers(&daemon, 1, 2).await;
+    assert_eq!(daemon.workspace_now("w").await.container_id, container);
 }
 
 /// Bytes that the layers of these images take, each layer once. Every image is
@@ -276,7 +263,7 @@ async fn three_hundred_generations_cost_what_one_does() {
         return;
     };
     daemon.workspace("w", &[]).await;
-    let mut times = Vec::new();
+    let (mut times, mut taken) = (Vec::new(), Vec::new());
     let base_bytes = image_bytes(&daemon).await;
     for generation in 1..=GENERATIONS {
         let change = format!(
@@ -298,13 +285,37 @@ async fn three_hundred_generations_cost_what_one_does() {
         times.push(begun.elapsed());
         let seen = bash(&daemon, "w", "cat /opt/generation; cd /opt; echo g?*").await;
         assert_eq!(seen, format!("{generation}\ng{generation} generation"));
+        taken.push(snapshot);
     }
     let (first, last) = (median(&times[..10]), median(&times[GENERATIONS - 10..]));
     eprintln!("restore: {first:?} in the first ten, {last:?} in the last ten");
     assert!(last <= first.mul_f64(1.3), "{first:?} to {last:?}");
     // Random bytes, in the root file system and once more in a volume.
     let unique = base_bytes + (2 * CHANGED_BYTES * GENERATIONS) as u64;
-    let used = image_bytes(&daemon).await + directory_bytes(&daemon.data_dir().join("chunks"));
+    let chunks = daemon.data_dir().join("chunks");
+    let used = image_bytes(&daemon).await + directory_bytes(&chunks);
     eprintln!("{used} bytes for {unique} unique ones");
     assert!(used as f64 <= 1.2 * unique as f64, "{used} of {unique}");
+
+    // All but two go in any order; neither misses anything of the others.
+    let last = taken.pop().unwrap();
+    let sibling = taken.swap_remove(fastrand::usize(..GENERATIONS - 1));
+    fastrand::shuffle(&mut taken);
+    for snapshot in &taken {
+        let delete = ["snapshot", "delete", snapshot, "--yes"];
+        let _ = daemon.compyctl(&delete).await.expect_code(0);
+    }
+    let before = directory_bytes(&chunks);
+    let _ = json(&daemon, &["snapshot", "prune"]).await;
+    let (kept, after) = (2 * CHANGED_BYTES as u64, directory_bytes(&chunks));
+    eprintln!("pruned {before} bytes of chunks to {after}");
+    let left = after.saturating_sub(kept) as f64;
+    assert!(left <= 0.01 * (before - kept) as f64, "{before} to {after}");
+    for (snapshot, name) in [(&last, "last"), (&sibling, "sibling")] {
+        let fork = ["workspace", "fork", "w", name, "--snapshot", snapshot];
+        let _ = daemon.compyctl(&fork).await.expect_code(0);
+        let same = "cmp /opt/data /workspace/data && cat /opt/generation";
+        assert_ne!(root(&daemon, name, same).await, "");
+    }
+    leftovers(&daemon, 3, 2).await;
 }

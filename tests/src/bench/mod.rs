@@ -2,9 +2,11 @@
 //! in the same run, turn by turn. No test fails by them.
 
 pub mod create;
+pub mod edits;
 pub mod exec;
 pub mod idle;
 pub mod memory;
+pub mod proof;
 pub mod snapshots;
 pub mod store;
 pub mod streams;

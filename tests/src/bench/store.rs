@@ -101,10 +101,14 @@ async fn replay(field: &Field, report: &mut Report) {
         .await;
     let mut script = Script::new();
     for turn in 0..400 {
-        script = script.tool(
-            "think",
-            json!({"content": format!("thought {turn} of textkit/slug.py")}),
-        );
+        // Reasoning alone would be taken for a session that is stuck.
+        script = match turn % 2 {
+            0 => script.tool(
+                "think",
+                json!({"content": format!("thought {turn} of textkit/slug.py")}),
+            ),
+            _ => script.tool("glob", json!({"pattern": format!("*.{turn}")})),
+        };
     }
     let mut start = request("replay", &script.write(&field.directory));
     if let Some(options) = &mut start.options {

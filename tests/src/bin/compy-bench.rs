@@ -15,7 +15,8 @@ use compyd_tests::{
     world::World,
 };
 
-const GROUPS: [&str; 8] = [
+const GROUPS: [&str; 10] = [
+    "edits",
     "memory",
     "idle",
     "exec",
@@ -24,6 +25,7 @@ const GROUPS: [&str; 8] = [
     "store",
     "tunnel",
     "snapshots",
+    "proof",
 ];
 
 #[tokio::main(flavor = "current_thread")]
@@ -54,6 +56,10 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // Every group in a daemon that has done nothing else.
     for group in GROUPS.into_iter().filter(|group| wanted(group)) {
+        if group == "edits" {
+            bench::edits::measure(&mut report);
+            continue;
+        }
         let own = World::own_address();
         let mut options = Options::default();
         if let Some(own) = own {
@@ -73,6 +79,7 @@ async fn main() -> anyhow::Result<ExitCode> {
                 Some(own) => bench::tunnel::measure(&field, own, &mut report).await,
                 None => eprintln!("tunnel: this machine has no address but loopback"),
             },
+            "proof" => bench::proof::measure(&field, &mut report).await,
             _ => bench::snapshots::measure(&field, &mut report).await,
         }
     }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{Command, Wanted};
 use super::keeper::Keeper;
+use super::memory;
 use super::orphans::Target;
 use super::output::{Pump, Pumped, discard};
 use super::pipe::Streams;
@@ -51,6 +52,7 @@ pub(super) async fn drive(
     spec: Arc<ExecSpec>,
     wanted: mpsc::Receiver<Wanted>,
 ) {
+    let oom_kills_before = memory::oom_kills();
     let started = match start(&shared, &command, &spec).await {
         Ok(started) => started,
         Err(error) => return shared.refuse(&command, error),
@@ -64,6 +66,7 @@ pub(super) async fn drive(
         supervisor: Some(supervisor),
         leader: None,
         started: Instant::now(),
+        oom_kills_before,
         timed_out: false,
         ending: false,
         force_at: None,
@@ -87,6 +90,8 @@ struct Run {
     supervisor: Option<Supervisor>,
     leader: Option<i32>,
     started: Instant,
+    /// What the kernel had counted before the start.
+    oom_kills_before: Option<u64>,
     timed_out: bool,
     /// Whether the end of the tree has been ordered.
     ending: bool,
@@ -334,6 +339,7 @@ impl Run {
             end.how
         };
         let exit = Exit {
+            out_of_memory: how != How::Code(0) && memory::oom_kills() > self.oom_kills_before,
             how: Some(how),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             leftover_processes: end.leftovers,

@@ -19,6 +19,7 @@ mod driver;
 mod extent;
 mod holes;
 mod keeper;
+mod memory;
 mod orphans;
 mod output;
 mod pipe;

@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use compyd_proto::agent::{
-    EditFileRequest, EditFileResponse, Receipt, Replacement, WriteFileRequest, WriteFileResponse,
+    EditFileRequest, EditFileResponse, GetReceiptResponse, Receipt, Replacement, WriteFileRequest,
+    WriteFileResponse,
 };
 use nix::libc;
 
 use super::receipts::{Known, Receipts, StepRecord, Turn};
 use super::roots::Roots;
-use super::text;
+use super::{change_set, text};
 use crate::accounts::Account;
 use crate::errors::{AgentError, Reason};
 use crate::identity::as_account;
 
-const MAX_CONTENT_BYTES: usize = 16 * 1024 * 1024;
-const DEFAULT_MODE: u32 = 0o644;
+pub(super) const MAX_CONTENT_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const DEFAULT_MODE: u32 = 0o644;
 const MAX_REPLACEMENTS: usize = 256;
 /// Lines named when a text is found too often.
 const LINES_NAMED: usize = 20;
@@ -109,14 +110,20 @@ pub(super) fn settled(
     user: &Account,
     receipts: &Receipts,
     step_id: &str,
-) -> Result<Option<Receipt>, AgentError> {
+) -> Result<GetReceiptResponse, AgentError> {
     let turn = receipts.turn(step_id);
     let record = match turn.known()? {
         Known::Nothing => None,
         Known::Done(record) => Some(record),
         Known::Begun(record) => settle(user, &turn, record)?,
     };
-    Ok(record.and_then(|record| replayed(record).receipt))
+    let record = record.map(replayed).unwrap_or_default();
+    Ok(GetReceiptResponse {
+        receipt: record.receipt,
+        receipts: (record.changes.into_iter())
+            .map(|change| change.receipt)
+            .collect(),
+    })
 }
 
 /// A change that is worked out but not made.
@@ -180,11 +187,14 @@ fn once(
 }
 
 /// Finds out what became of a step that was cut short: done, or not begun.
-fn settle(
+pub(super) fn settle(
     user: &Account,
     turn: &Turn<'_>,
     record: StepRecord,
 ) -> Result<Option<StepRecord>, AgentError> {
+    if !record.changes.is_empty() {
+        return change_set::settle(user, turn, record);
+    }
     let Some(receipt) = &record.receipt else {
         return Ok(None);
     };
@@ -211,19 +221,20 @@ fn settle(
     .with("hash", now))
 }
 
-fn replayed(mut record: StepRecord) -> StepRecord {
-    if let Some(receipt) = &mut record.receipt {
+pub(super) fn replayed(mut record: StepRecord) -> StepRecord {
+    let changes = record.changes.iter_mut().map(|change| &mut change.receipt);
+    for receipt in record.receipt.iter_mut().chain(changes) {
         receipt.replayed = true;
     }
     record
 }
 
 /// A file as it is now.
-struct Present {
-    hash: String,
+pub(super) struct Present {
+    pub(super) hash: String,
 }
 
-fn present(path: &Path) -> Result<Option<Present>, AgentError> {
+pub(super) fn present(path: &Path) -> Result<Option<Present>, AgentError> {
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -241,7 +252,11 @@ fn present(path: &Path) -> Result<Option<Present>, AgentError> {
     Ok(Some(Present { hash }))
 }
 
-fn check_hash(path: &Path, expected: &str, now: Option<&Present>) -> Result<(), AgentError> {
+pub(super) fn check_hash(
+    path: &Path,
+    expected: &str,
+    now: Option<&Present>,
+) -> Result<(), AgentError> {
     let now = now.map_or("", |file| file.hash.as_str());
     if expected.is_empty() || expected == now {
         return Ok(());
@@ -264,16 +279,25 @@ fn check_hash(path: &Path, expected: &str, now: Option<&Present>) -> Result<(), 
 /// Writes the new content into a temporary file beside the old one, with its
 /// mode, and syncs it.
 fn write_beside(change: &Change) -> Result<tempfile::TempPath, AgentError> {
-    let path = &change.path;
+    ready_beside(&change.path, &change.content, change.mode)
+}
+
+/// Makes a synced temporary file beside `path` that can be put in its place.
+/// `mode` is for a file that is not there yet.
+pub(super) fn ready_beside(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+) -> Result<tempfile::TempPath, AgentError> {
     let failed = |error: std::io::Error| AgentError::io("write", path, &error);
     let parent = path.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(failed)?;
-    let mode = std::fs::metadata(path).map_or(change.mode, |meta| meta.mode() & 0o7777);
+    let mode = std::fs::metadata(path).map_or(mode, |meta| meta.mode() & 0o7777);
     let mut file = tempfile::Builder::new()
         .prefix(".compy-write-")
         .tempfile_in(parent)
         .map_err(failed)?;
-    file.write_all(&change.content).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
     file.as_file()
         .set_permissions(Permissions::from_mode(mode))
         .map_err(failed)?;
@@ -285,6 +309,10 @@ fn put_in_place(path: &Path, ready: tempfile::TempPath) -> Result<(), AgentError
     ready
         .persist(path)
         .map_err(|error| AgentError::io("replace", path, &error.error))?;
+    sync_parent(path)
+}
+
+pub(super) fn sync_parent(path: &Path) -> Result<(), AgentError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     match File::open(parent).and_then(|directory| directory.sync_all()) {
         // Some file systems cannot sync a directory, and some directories

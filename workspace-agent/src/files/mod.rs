@@ -6,6 +6,7 @@
 
 pub(crate) mod archive;
 mod change;
+mod change_set;
 mod info;
 mod read;
 mod receipts;
@@ -131,10 +132,20 @@ impl FileTools {
         .await
     }
 
+    pub(crate) async fn change(
+        &self,
+        request: wire::ChangeFilesRequest,
+    ) -> Result<wire::ChangeFilesResponse, AgentError> {
+        self.step(request.step_id.clone(), move |shared| {
+            change_set::change(&shared.roots, &shared.user, &shared.receipts, request)
+        })
+        .await
+    }
+
     pub(crate) async fn receipt(
         &self,
         step_id: String,
-    ) -> Result<Option<wire::Receipt>, AgentError> {
+    ) -> Result<wire::GetReceiptResponse, AgentError> {
         check_id("step id", &step_id)?;
         self.step(step_id.clone(), move |shared| {
             change::settled(&shared.user, &shared.receipts, &step_id)

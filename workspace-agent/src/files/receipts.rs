@@ -38,6 +38,20 @@ pub(super) struct StepRecord {
     /// For an upload.
     #[prost(uint64, tag = "5")]
     pub(super) content_bytes: u64,
+    /// For a change of several files; `receipt` is the first one's.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) changes: Vec<ChangeRecord>,
+}
+
+/// One file of a change of several.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ChangeRecord {
+    #[prost(message, required, tag = "1")]
+    pub(super) receipt: Receipt,
+    /// The file beside it that holds the new content until it is in place; empty
+    /// for a removal.
+    #[prost(string, tag = "2")]
+    pub(super) ready: String,
 }
 
 /// What is known of a step.

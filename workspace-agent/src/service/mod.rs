@@ -11,7 +11,8 @@ use std::pin::Pin;
 use compyd_proto::agent as wire;
 use compyd_proto::agent::agent_server::Agent;
 use compyd_proto::link::{
-    FEATURE_TREES, FEATURE_VOLUMES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR,
+    FEATURE_CHANGES, FEATURE_TREES, FEATURE_VOLUMES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR,
+    PROTOCOL_MINOR,
 };
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -99,7 +100,9 @@ impl Agent for AgentService {
                 minor: PROTOCOL_MINOR,
             }),
             boot_id: self.boot_id.clone(),
-            features: vec![FEATURE_TREES.to_owned(), FEATURE_VOLUMES.to_owned()],
+            features: [FEATURE_TREES, FEATURE_VOLUMES, FEATURE_CHANGES]
+                .map(str::to_owned)
+                .to_vec(),
             default_user: Some(self.default_user.clone()),
             resident_bytes: crate::serve::resident_bytes(),
             proxy_port: self.proxy_port.into(),
@@ -208,6 +211,14 @@ impl Agent for AgentService {
         Ok(Response::new(answer))
     }
 
+    async fn change_files(
+        &self,
+        request: Request<wire::ChangeFilesRequest>,
+    ) -> Answer<wire::ChangeFilesResponse> {
+        let answer = self.files.change(request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
     async fn list_directory(
         &self,
         request: Request<wire::ListDirectoryRequest>,
@@ -268,7 +279,7 @@ impl Agent for AgentService {
         &self,
         request: Request<wire::GetReceiptRequest>,
     ) -> Answer<wire::GetReceiptResponse> {
-        let receipt = self.files.receipt(request.into_inner().step_id).await?;
-        Ok(Response::new(wire::GetReceiptResponse { receipt }))
+        let answer = self.files.receipt(request.into_inner().step_id).await?;
+        Ok(Response::new(answer))
     }
 }

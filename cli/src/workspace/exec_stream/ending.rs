@@ -5,11 +5,15 @@ use compyd_proto::v1::{ExecExit, exec_exit::How};
 use crate::exit::Exit;
 use crate::terminal;
 
+const OUT_OF_MEMORY: &str = "while the command ran, the kernel ended a process of the workspace: \
+    its memory limit was reached";
+
 /// What compyctl exits with; what there is to say about it goes to standard
 /// error.
 pub(crate) fn conclude(exit: ExecExit) -> Exit {
+    let out_of_memory = exit.out_of_memory.then(|| OUT_OF_MEMORY.to_owned());
     let (exit, explanation) = exit_of(exit);
-    if let Some(explanation) = explanation {
+    for explanation in explanation.into_iter().chain(out_of_memory) {
         eprintln!(
             "compyctl: {}",
             terminal::printable(&explanation, terminal::Lines::Join)
@@ -67,6 +71,7 @@ mod tests {
             how,
             duration_ms: 0,
             leftover_processes: 0,
+            out_of_memory: false,
         })
         .0
         .0

@@ -11,8 +11,8 @@ use crate::{
             SpoolLimits, TerminalSize,
         },
         files::{
-            EditReceipt, FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepLine,
-            GrepQuery, Listing, Receipt,
+            FileInfo, FileKind, FileText, FileUpdate, FileWrite, GlobQuery, GrepLine, GrepQuery,
+            Listing, Receipt,
         },
         ids::ExecId,
     },
@@ -171,6 +171,7 @@ pub(super) fn exit(call: &'static str, exit: wire::Exit) -> Result<Exit, AgentEr
         status,
         duration_ms: exit.duration_ms,
         leftover_processes: exit.leftover_processes,
+        out_of_memory: exit.out_of_memory,
     })
 }
 
@@ -200,20 +201,20 @@ pub(super) fn write_to_wire(step_id: String, write: &FileWrite) -> wire::WriteFi
     }
 }
 
-pub(super) fn edit_to_wire(step_id: String, edit: &FileEdit) -> wire::EditFileRequest {
-    wire::EditFileRequest {
+pub(super) fn changes_to_wire(step_id: String, updates: &[FileUpdate]) -> wire::ChangeFilesRequest {
+    use wire::file_change::To;
+    let changes = updates.iter().map(|update| wire::FileChange {
+        path: update.path.clone(),
+        expected_hash: update.expected_hash.clone().unwrap_or_default(),
+        to: Some(match &update.to {
+            Some(content) => To::Content(content.clone().into()),
+            None => To::Removed(true),
+        }),
+        mode: update.mode.unwrap_or(0),
+    });
+    wire::ChangeFilesRequest {
         step_id,
-        path: edit.path.clone(),
-        replacements: edit
-            .replacements
-            .iter()
-            .map(|replacement| wire::Replacement {
-                old_text: replacement.old_text.clone(),
-                new_text: replacement.new_text.clone(),
-                all: replacement.all,
-            })
-            .collect(),
-        expected_hash: edit.expected_hash.clone().unwrap_or_default(),
+        changes: changes.collect(),
     }
 }
 
@@ -237,22 +238,31 @@ pub(super) fn receipt(
     Ok(Receipt {
         path: receipt.path,
         hash_before,
-        hash_after: hash(call, receipt.hash_after)?,
+        hash_after: match some(receipt.hash_after) {
+            Some(after) => Some(hash(call, after)?),
+            None => None,
+        },
         size_bytes: receipt.size_bytes,
         replayed: receipt.replayed,
     })
 }
 
-pub(super) fn edited(
+/// Receipts of one step at most: files of a change.
+const MOST_RECEIPTS: usize = 256;
+
+/// As many receipts as were asked for, all of one step.
+pub(super) fn receipts(
     call: &'static str,
-    answer: wire::EditFileResponse,
+    receipts: Vec<wire::Receipt>,
     step: &str,
-) -> Result<EditReceipt, AgentError> {
-    Ok(EditReceipt {
-        receipt: receipt(call, answer.receipt, step)?,
-        replaced: answer.replaced,
-        first_changed_line: answer.first_changed_line,
-    })
+) -> Result<Vec<Receipt>, AgentError> {
+    if receipts.len() > MOST_RECEIPTS {
+        return Err(broken(call, format!("{} receipts", receipts.len())));
+    }
+    receipts
+        .into_iter()
+        .map(|one| receipt(call, Some(one), step))
+        .collect()
 }
 
 pub(super) fn infos(

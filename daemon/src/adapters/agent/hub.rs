@@ -236,6 +236,27 @@ impl LinksPort for LinkHub {
         }
     }
 
+    async fn unattended(&self) -> Result<Vec<WorkspaceId>, LinkError> {
+        let dir = &self.inner.options.dir;
+        let failed = |error: std::io::Error| LinkError::Listen {
+            dir: dir.display().to_string(),
+            message: error.to_string(),
+        };
+        let entries = match std::fs::read_dir(dir) {
+            Ok(entries) => entries,
+            // Made with the first link.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut unattended = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let id = name.to_str().and_then(|name| name.parse().ok());
+            unattended.extend(id.filter(|id| !self.inner.doors().contains_key(id)));
+        }
+        Ok(unattended)
+    }
+
     fn lost(&self) -> broadcast::Receiver<WorkspaceId> {
         self.inner.lost.subscribe()
     }

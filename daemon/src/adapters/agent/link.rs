@@ -51,8 +51,8 @@ use crate::{
             TerminalSize,
         },
         files::{
-            EditReceipt, FileEdit, FileInfo, FileText, FileWrite, GlobQuery, GrepLine, GrepQuery,
-            Listing, ReadRange, Receipt,
+            FileInfo, FileText, FileUpdate, FileWrite, GlobQuery, GrepLine, GrepQuery, Listing,
+            ReadRange, Receipt,
         },
         ids::{ExecId, StepId, WorkspaceId},
         workspace::NetworkMode,
@@ -87,6 +87,8 @@ pub struct AgentLink {
     trees: Option<Arc<TreeLink>>,
     /// Whether the agent can count the bytes of volumes.
     counts_volumes: bool,
+    /// Whether the agent changes several files at once.
+    changes_files: bool,
     /// Port of the proxy on the workspace's loopback, where there is one.
     proxy_port: Option<u16>,
 }
@@ -177,6 +179,7 @@ impl AgentLink {
         let trees_channel = channel.clone();
         let serves_trees = hello.features.iter().any(|f| f == link::FEATURE_TREES);
         let counts_volumes = hello.features.iter().any(|f| f == link::FEATURE_VOLUMES);
+        let changes_files = hello.features.iter().any(|f| f == link::FEATURE_CHANGES);
         let boot_id = hello.boot_id;
         if boot_id.len() != 32 || !boot_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the boot id is not 32 hex digits".to_owned());
@@ -199,6 +202,7 @@ impl AgentLink {
             environment: environment.into(),
             proxy_port,
             counts_volumes,
+            changes_files,
             trees: serves_trees.then(|| Arc::new(TreeLink::new(trees_channel))),
         })
     }
@@ -445,11 +449,25 @@ impl AgentPort for AgentLink {
         convert::receipt(CALL, answer.receipt, step.as_str())
     }
 
-    async fn edit_file(&self, step: &StepId, edit: &FileEdit) -> Result<EditReceipt, AgentError> {
-        const CALL: &str = "edit_file";
-        let request = convert::edit_to_wire(step.to_string(), edit);
-        let answer = within(CALL, LONG_DEADLINE, self.client().edit_file(request)).await?;
-        convert::edited(CALL, answer, step.as_str())
+    async fn change_files(
+        &self,
+        step: &StepId,
+        updates: &[FileUpdate],
+    ) -> Result<Vec<Receipt>, AgentError> {
+        const CALL: &str = "change_files";
+        if !self.changes_files {
+            return Err(AgentError::Refused {
+                code: "UNSUPPORTED".into(),
+                message: "the workspace's agent is of an older daemon and changes one file at a time: edit file by file, or have the workspace restarted".into(),
+            });
+        }
+        let request = convert::changes_to_wire(step.to_string(), updates);
+        let answer = within(CALL, LONG_DEADLINE, self.client().change_files(request)).await?;
+        let receipts = convert::receipts(CALL, answer.receipts, step.as_str())?;
+        if receipts.len() != updates.len() {
+            return Err(super::refusal::broken(CALL, "not a receipt for each file"));
+        }
+        Ok(receipts)
     }
 
     async fn list_directory(
@@ -528,16 +546,18 @@ impl AgentPort for AgentLink {
         stream::once(opened).try_flatten().boxed()
     }
 
-    async fn receipt(&self, step: &StepId) -> Result<Option<Receipt>, AgentError> {
-        const CALL: &str = "receipt";
+    async fn receipts(&self, step: &StepId) -> Result<Vec<Receipt>, AgentError> {
+        const CALL: &str = "receipts";
         let request = wire::GetReceiptRequest {
             step_id: step.to_string(),
         };
-        within(CALL, QUICK_DEADLINE, self.client().get_receipt(request))
-            .await?
-            .receipt
-            .map(|receipt| convert::receipt(CALL, Some(receipt), step.as_str()))
-            .transpose()
+        let answer = within(CALL, QUICK_DEADLINE, self.client().get_receipt(request)).await?;
+        // Of a single file there is only the one.
+        let receipts = match answer.receipts.is_empty() {
+            true => answer.receipt.into_iter().collect(),
+            false => answer.receipts,
+        };
+        convert::receipts(CALL, receipts, step.as_str())
     }
 }
 

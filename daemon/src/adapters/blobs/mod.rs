@@ -10,8 +10,9 @@ mod tests;
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -20,7 +21,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tempfile::NamedTempFile;
 
 use super::disk_space::{free_bytes, is_disk_full, sync_dir};
-use crate::ports::blobs::{BlobError, BlobHash, BlobPort, BlobWriter, PIECE_BYTES};
+use crate::ports::blobs::{BlobError, BlobHash, BlobPort, BlobWriter, PIECE_BYTES, StoredBlob};
 
 /// Blobs in a directory. Clones share it.
 #[derive(Debug, Clone)]
@@ -34,6 +35,9 @@ struct Dirs {
     /// Below `root`, so that a rename stays within the file system.
     unfinished: PathBuf,
     low_water_bytes: u64,
+    /// Held while a blob gets its name, or loses it: one that is put again at
+    /// that moment stays.
+    naming: Mutex<()>,
 }
 
 impl FileBlobs {
@@ -50,6 +54,7 @@ impl FileBlobs {
             root,
             unfinished,
             low_water_bytes,
+            naming: Mutex::default(),
         };
         dirs.prepare().map_err(|error| {
             let action = format!("prepare {}", dirs.root.display());
@@ -151,11 +156,65 @@ impl Dirs {
                 sync_dir(above)?;
                 sync_dir(&self.root)?;
             }
-            // Whoever was first wrote the same bytes.
-            file.persist(&path).map_err(|error| error.error)?;
         }
+        self.name(file, &path)?;
         // Also when it was there: its writer may not have come this far.
         sync_dir(dir)
+    }
+
+    /// Gives a blob its name. One that has it is of now from here on, so that
+    /// nobody removes it for its age.
+    fn name(&self, file: NamedTempFile, path: &Path) -> io::Result<()> {
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        if path.exists() {
+            // Whoever was first wrote the same bytes.
+            return File::open(path)?.set_modified(SystemTime::now());
+        }
+        // It may have been there a moment ago, and this one not been synced.
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<StoredBlob>> {
+        let mut blobs = Vec::new();
+        for above in directories_in(&self.root)? {
+            for dir in directories_in(&above)? {
+                for file in fs::read_dir(dir)? {
+                    let file = file?;
+                    let name = file.file_name();
+                    let Some(hash) = name.to_str().and_then(BlobHash::parse) else {
+                        continue;
+                    };
+                    match file.metadata() {
+                        Ok(found) => blobs.push(StoredBlob {
+                            hash,
+                            size_bytes: found.len(),
+                            put_at_ms: milliseconds(found.modified()?),
+                        }),
+                        // Removed since.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    fn remove(&self, hash: &BlobHash, before_ms: i64) -> io::Result<bool> {
+        let path = self.path(hash);
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = fs::metadata(&path).and_then(|found| {
+            if milliseconds(found.modified()?) >= before_ms {
+                return Ok(false);
+            }
+            fs::remove_file(&path).map(|()| true)
+        });
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            other => other,
+        }
     }
 
     fn open(&self, hash: &BlobHash) -> Result<File, BlobError> {
@@ -176,6 +235,25 @@ impl Dirs {
             .map_err(|error| self.failure(format!("read {}", hash.as_str()), &error))?;
         Ok(content.into())
     }
+}
+
+/// The directories of blobs below one; their names are two digits.
+fn directories_in(above: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut directories = Vec::new();
+    for entry in fs::read_dir(above)? {
+        let entry = entry?;
+        if entry.file_name().len() == 2 && entry.file_type()?.is_dir() {
+            directories.push(entry.path());
+        }
+    }
+    Ok(directories)
+}
+
+fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 /// A blob that has no name yet. Dropped, its file is removed.
@@ -218,6 +296,23 @@ impl BlobPort for FileBlobs {
         let hash = hash.clone();
         self.blocking(move |dirs| dirs.read(&hash, offset, length))
             .await
+    }
+
+    async fn list(&self) -> Result<Vec<StoredBlob>, BlobError> {
+        self.blocking(|dirs| {
+            dirs.list()
+                .map_err(|error| dirs.failure("list the blobs".to_owned(), &error))
+        })
+        .await
+    }
+
+    async fn remove(&self, hash: &BlobHash, before_ms: i64) -> Result<bool, BlobError> {
+        let hash = hash.clone();
+        self.blocking(move |dirs| {
+            dirs.remove(&hash, before_ms)
+                .map_err(|error| dirs.failure(format!("remove {}", hash.as_str()), &error))
+        })
+        .await
     }
 
     fn stream(&self, hash: &BlobHash) -> BoxStream<'static, Result<Bytes, BlobError>> {

@@ -86,7 +86,7 @@ fn read(event: EventMessage, daemon: &str) -> Option<RuntimeChange> {
 mod tests {
     use bollard::models::EventActor;
 
-    use super::*;
+    use super::{super::LABEL_DEFINITION, *};
 
     const WORKSPACE: &str = "ws-0197b1c2d3e47f5a8b6c7d8e9f001122";
 
@@ -109,6 +109,7 @@ mod tests {
         let ours = [(LABEL_DAEMON, "us"), (LABEL_WORKSPACE, WORKSPACE)];
         let theirs = [(LABEL_DAEMON, "them"), (LABEL_WORKSPACE, WORKSPACE)];
         let helper = [ours[0], ours[1], (helper::LABEL_HELPER, "us")];
+        let from_a_helper = [&helper[..], &[(LABEL_DEFINITION, "{}")]].concat();
         let volume = format!("compy-{WORKSPACE}-2-work");
         let table = [
             (
@@ -121,6 +122,10 @@ mod tests {
             ),
             (event(Subject::CONTAINER, "die", "c", &theirs), None),
             (event(Subject::CONTAINER, "die", "c", &helper), None),
+            (
+                event(Subject::CONTAINER, "die", "c", &from_a_helper),
+                Some(ChangeKind::Ended),
+            ),
             (event(Subject::CONTAINER, "die", "c", &[]), None),
             (
                 event(Subject::VOLUME, "destroy", &volume, &[]),

@@ -20,10 +20,12 @@ use super::{
     errors::{is_missing_image, is_removal_under_way, not_found, refused},
     volumes,
 };
-use crate::ports::runtime::RuntimeError;
+use crate::{domain::orphans::Maker, ports::runtime::RuntimeError};
 
 /// Label with the daemon that made a helper.
 pub(super) const LABEL_HELPER: &str = "compy.daemon.helper";
+/// Label with the id of the workspace that a helper works for.
+pub(super) const LABEL_OF: &str = "compy.daemon.helper.of";
 /// Label with the process that made it.
 const LABEL_PROCESS: &str = "compy.daemon.process";
 /// More than any file read this way has.
@@ -119,18 +121,33 @@ impl<'a> Helper<'a> {
 /// workspace may carry of the workspace's is blanked.
 pub(super) fn labels(options: &DockerOptions) -> HashMap<String, String> {
     let mut labels: HashMap<String, String> = options.labels.clone().into_iter().collect();
-    for of_workspaces in [LABEL_WORKSPACE, LABEL_DEFINITION, LABEL_DAEMON] {
-        labels.insert(of_workspaces.to_owned(), String::new());
+    for of_others in [LABEL_WORKSPACE, LABEL_DEFINITION, LABEL_DAEMON, LABEL_OF] {
+        labels.insert(of_others.to_owned(), String::new());
     }
     labels.insert(LABEL_HELPER.to_owned(), options.daemon.clone());
     labels.insert(LABEL_PROCESS.to_owned(), PROCESS.clone());
     labels
 }
 
-/// Whether these are the labels of a helper.
+/// The labels of a helper that others made from what it left must not have.
+pub(super) const OWN_LABELS: [&str; 3] = [LABEL_HELPER, LABEL_PROCESS, LABEL_OF];
+
+/// Whether these are the labels of a helper. A workspace's container is none
+/// that has them from its image, which a helper became: it has a definition.
 pub(super) fn is_helper(labels: Option<&HashMap<String, String>>) -> bool {
-    let value = labels.and_then(|labels| labels.get(LABEL_HELPER));
-    value.is_some_and(|value| !value.is_empty())
+    let has = |label| {
+        let value = labels.and_then(|labels| labels.get(label));
+        value.is_some_and(|value| !value.is_empty())
+    };
+    has(LABEL_HELPER) && !has(LABEL_DEFINITION)
+}
+
+/// The process that made a helper with these labels.
+pub(super) fn maker(labels: &HashMap<String, String>) -> Maker {
+    match labels.get(LABEL_PROCESS) == Some(&*PROCESS) {
+        true => Maker::This,
+        false => Maker::Earlier,
+    }
 }
 
 /// Removes the helpers that earlier processes of this daemon left behind, and
@@ -149,7 +166,7 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
     for helper in listed {
         let labels = helper.labels.unwrap_or_default();
         let Some(id) = helper.id else { continue };
-        if labels.get(LABEL_PROCESS) == Some(&*PROCESS) {
+        if maker(&labels) == Maker::This || !is_helper(Some(&labels)) {
             continue;
         }
         match remove(docker, &id).await {
@@ -165,7 +182,7 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
     let listed = docker.list_volumes(Some(options)).await;
     let listed = listed.map_err(|error| refused("list", "volumes of helpers", &error))?;
     let mut left: Vec<String> = (listed.volumes.unwrap_or_default().into_iter())
-        .filter(|volume| volume.labels.get(LABEL_PROCESS) != Some(&*PROCESS))
+        .filter(|volume| maker(&volume.labels) == Maker::Earlier)
         .map(|volume| volume.name)
         .collect();
     // An overlay before what it is made of, whose names only go on.

@@ -29,7 +29,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{DockerRuntime, errors::refused, snapshots::size_of};
+use super::{
+    DockerRuntime,
+    errors::refused,
+    snapshots::{inspect, size_of},
+};
 use crate::{
     adapters::disk_space::{free_bytes, is_disk_full},
     domain::{ids::SnapshotId, snapshot::journal::ImageRef},
@@ -115,8 +119,7 @@ type Parts = ReceiverStream<Result<ImagePart, RuntimeError>>;
 
 async fn save(runtime: &DockerRuntime, image: &ImageRef) -> Result<Parts, RuntimeError> {
     let docker = runtime.connect()?;
-    let inspected = docker.inspect_image(&image.0).await;
-    let inspected = inspected.map_err(|error| refused("inspect the image", &image.0, &error))?;
+    let inspected = inspect(&docker, &image.0).await?;
     let id = inspected.id.unwrap_or_default();
     let layers = inspected.root_fs.and_then(|root| root.layers);
     let names = Names {
@@ -327,8 +330,7 @@ impl ImageLoading for DockerLoading {
         let tag = ImageRef::of(snapshot);
         let docker = self.runtime.connect()?.with_timeout(LOAD_TIMEOUT);
         load(&docker, &tag, config, layers).await?;
-        let inspected = docker.inspect_image(&tag.0).await;
-        let inspected = inspected.map_err(|error| refused("inspect the image", &tag.0, &error))?;
+        let inspected = inspect(&docker, &tag.0).await?;
         if inspected.id.as_deref() != Some(&id) {
             return Err(wrong(format!("the engine made {:?} of {id}", inspected.id)));
         }

@@ -15,10 +15,12 @@ mod errors;
 mod hardening;
 mod helper;
 mod image_archive;
+mod inventory;
 mod passwd;
 mod root_archive;
 mod snapshots;
 mod state;
+mod transport;
 mod trial;
 mod usage;
 mod volumes;
@@ -48,7 +50,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use self::{
     agent_volume::AgentVolume,
-    errors::{not_found, refused, unavailable},
+    errors::{not_found, refused},
     hardening::{bind, tmpfs, volume, without_copy},
     helper::Helper,
     volumes::Layers,
@@ -59,8 +61,9 @@ use crate::{
         snapshot::{CapturedVolume, journal::Generation},
     },
     ports::runtime::{
-        ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerUsage, EXTRA_CA_FILE,
-        EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange, RuntimeError, RuntimePort,
+        ContainerId, ContainerPlan, ContainerState, ContainerStatus, ContainerSummary,
+        ContainerUsage, EXTRA_CA_FILE, EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange,
+        RuntimeError, RuntimePort,
     },
 };
 
@@ -128,11 +131,7 @@ impl DockerRuntime {
     }
 
     fn connect(&self) -> Result<Docker, RuntimeError> {
-        match &self.options.host {
-            Some(host) => Docker::connect_with_host(host),
-            None => Docker::connect_with_socket_defaults(),
-        }
-        .map_err(|error| unavailable(&error))
+        transport::connect(self.options.host.as_deref())
     }
 
     /// A permit to create or start.
@@ -168,27 +167,29 @@ impl DockerRuntime {
         HashMap::from([("label".to_owned(), wanted)])
     }
 
-    async fn states(
+    /// The containers of one workspace, or of all, as the engine lists them.
+    async fn summaries(
         &self,
+        docker: &Docker,
         workspace: Option<&WorkspaceId>,
-    ) -> Result<Vec<ContainerState>, RuntimeError> {
-        let docker = self.connect()?;
+    ) -> Result<Vec<bollard::models::ContainerSummary>, RuntimeError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(self.filters(workspace)),
             ..Default::default()
         };
-        let summaries = docker
+        docker
             .list_containers(Some(options))
             .await
-            .map_err(|error| refused("list", "containers", &error))?;
+            .map_err(|error| refused("list", "containers", &error))
+    }
+
+    async fn states(&self, workspace: &WorkspaceId) -> Result<Vec<ContainerState>, RuntimeError> {
+        let docker = self.connect()?;
+        let summaries = self.summaries(&docker, Some(workspace)).await?;
         let mut states = Vec::with_capacity(summaries.len());
         for summary in summaries {
             let Some(id) = summary.id else { continue };
-            // A helper is found by its own id and listed nowhere.
-            if workspace.is_none() && helper::is_helper(summary.labels.as_ref()) {
-                continue;
-            }
             match docker.inspect_container(&id, None).await {
                 Ok(inspected) => states.extend(state::read(inspected)),
                 // Removed since it was listed.
@@ -379,7 +380,7 @@ impl RuntimePort for DockerRuntime {
     }
 
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
-        let found = self.states(Some(&plan.workspace)).await?;
+        let found = self.states(&plan.workspace).await?;
         let same = |state: &ContainerState| state.generation == plan.generation;
         if let Some(found) = found.into_iter().find(same) {
             return Ok(found.id);
@@ -560,17 +561,24 @@ impl RuntimePort for DockerRuntime {
     }
 
     async fn find(&self, workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
-        let mut states = self.states(Some(workspace)).await?;
-        states.sort_by_key(newest_first);
-        Ok(states.into_iter().next())
+        let states = self.states(workspace).await?;
+        Ok(states
+            .into_iter()
+            .min_by_key(|state| newest_first(state.generation, state.status)))
     }
 
-    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
-        let mut states = self.states(None).await?;
-        states.sort_by_key(newest_first);
+    async fn list(&self) -> Result<Vec<ContainerSummary>, RuntimeError> {
+        let summaries = self.summaries(&self.connect()?, None).await?;
+        let mut ours: Vec<_> = summaries
+            .into_iter()
+            // A helper is found by its own id and listed nowhere.
+            .filter(|summary| !helper::is_helper(summary.labels.as_ref()))
+            .filter_map(state::summarize)
+            .collect();
+        ours.sort_by_key(|summary| newest_first(summary.generation, summary.status));
         let mut seen = HashSet::new();
-        states.retain(|state| seen.insert(state.workspace.clone()));
-        Ok(states)
+        ours.retain(|summary| seen.insert(summary.workspace.clone()));
+        Ok(ours)
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {
@@ -580,9 +588,8 @@ impl RuntimePort for DockerRuntime {
 
 /// Of one generation there is more than one only when somebody copied the
 /// labels by hand; the one that runs is the right one then.
-fn newest_first(state: &ContainerState) -> (Reverse<Generation>, bool) {
-    let idle = state.status != ContainerStatus::Running;
-    (Reverse(state.generation), idle)
+fn newest_first(generation: Generation, status: ContainerStatus) -> (Reverse<Generation>, bool) {
+    (Reverse(generation), status != ContainerStatus::Running)
 }
 
 #[cfg(test)]

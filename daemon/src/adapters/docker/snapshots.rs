@@ -70,8 +70,9 @@ const KEEPS_WRITES_BACK: &str = "fuse-overlayfs";
 const HELPER_PIDS: i64 = 512;
 
 impl DockerRuntime {
-    fn helper_labels(&self, id: &WorkspaceId) -> HashMap<String, String> {
+    fn helper_labels(&self, id: &WorkspaceId, of: Option<&WorkspaceId>) -> HashMap<String, String> {
         let mut labels = helper::labels(&self.options);
+        labels.extend(of.map(|of| (helper::LABEL_OF.to_owned(), of.to_string())));
         labels.insert(LABEL_WORKSPACE.to_owned(), id.to_string());
         labels.insert(LABEL_DAEMON.to_owned(), self.options.daemon.clone());
         labels
@@ -85,6 +86,7 @@ impl DockerRuntime {
         image: &str,
         mounts: Vec<Mount>,
         files: FileAccess,
+        of: Option<&WorkspaceId>,
     ) -> Result<ContainerId, RuntimeError> {
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
@@ -106,7 +108,7 @@ impl DockerRuntime {
                 .to_vec(),
             ),
             working_dir: Some("/".to_owned()),
-            labels: Some(self.helper_labels(id)),
+            labels: Some(self.helper_labels(id, of)),
             host_config: Some(HostConfig {
                 pids_limit: Some(HELPER_PIDS),
                 cap_drop: Some(vec!["ALL".to_owned()]),
@@ -211,7 +213,11 @@ impl DockerRuntime {
             LABEL_DAEMON,
             LABEL_GENERATION,
             LABEL_BASE,
-        ] {
+        ]
+        .into_iter()
+        // The container that becomes a flattened image is a helper.
+        .chain(helper::OWN_LABELS)
+        {
             labels.insert(label.to_owned(), String::new());
         }
         labels.insert(LABEL_IMAGES.to_owned(), self.options.daemon.clone());
@@ -249,9 +255,12 @@ fn label_of<'a>(image: &'a ImageInspect, label: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
+pub(super) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, RuntimeError> {
     let inspected = docker.inspect_image(image).await;
-    inspected.map_err(|error| refused("inspect the image", image, &error))
+    inspected.map_err(|error| match not_found(&error) {
+        true => RuntimeError::ImageMissing(image.to_owned()),
+        false => refused("inspect the image", image, &error),
+    })
 }
 
 /// Bytes of an image with all its layers.
@@ -393,12 +402,17 @@ impl SnapshotRuntimePort for DockerRuntime {
         };
         let listed = self.connect()?.list_images(Some(options)).await;
         let listed = listed.map_err(|error| refused("list", "images", &error))?;
-        Ok(listed
-            .into_iter()
-            .flat_map(|image| image.repo_tags)
-            .filter(|tag| tag.starts_with("compy/snapshot:"))
-            .map(ImageRef)
-            .collect())
+        let is_ours = |tag: &String| tag.starts_with(ImageRef::SNAPSHOTS);
+        let names = listed.into_iter().flat_map(|image| {
+            // Engines say `<none>:<none>` of one without a name.
+            let mut tags = image.repo_tags;
+            tags.retain(|tag| !tag.starts_with("<none>"));
+            match tags.is_empty() {
+                true => vec![image.id],
+                false => tags.into_iter().filter(is_ours).collect(),
+            }
+        });
+        Ok(names.map(ImageRef).collect())
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<(), RuntimeError> {
@@ -468,7 +482,8 @@ impl SnapshotRuntimePort for DockerRuntime {
             let shown = root.shown_at.as_deref();
             mounts.extend(shown.map(|shown| bind_of_engine(shown, ROOT_SHOWN_DIRECTORY)));
         }
-        self.create_agent(&docker, &plan.id, &plan.image, mounts, FileAccess::Read)
+        let (files, of) = (FileAccess::Read, Some(&plan.of.workspace));
+        self.create_agent(&docker, &plan.id, &plan.image, mounts, files, of)
             .await
     }
 
@@ -483,7 +498,7 @@ impl SnapshotRuntimePort for DockerRuntime {
             volume(&agent_volume, link::AGENT_DIR, true),
             bind(&plan.link_dir, link::LINK_DIR),
         ];
-        self.create_agent(&docker, &plan.id, &plan.image, mounts, plan.access)
+        self.create_agent(&docker, &plan.id, &plan.image, mounts, plan.access, None)
             .await
     }
 

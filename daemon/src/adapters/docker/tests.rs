@@ -27,10 +27,13 @@ use crate::{
     domain::{
         exec::{ExecEvent, ExecSpec, ExitStatus, OutputStream, SpoolLimits},
         idle::IdleStop,
-        ids::ExecId,
+        ids::{ExecId, SnapshotId},
+        snapshot::journal::ImageRef,
         workspace::{Limits, NetworkMode, Observed},
     },
-    ports::{contract, links::LinksPort, store::StorePort},
+    ports::{
+        contract, links::LinksPort, snapshot_runtime::SnapshotRuntimePort as _, store::StorePort,
+    },
     service::egress::{Egress, EgressOptions},
     service::workspaces::{
         AddRepository, CreateWorkspace, Follow, RepositoryOrigin, SetupChoice, WorkspacePorts,
@@ -261,6 +264,68 @@ async fn the_runtime_keeps_the_contract() {
     std::fs::create_dir_all(&link_dir).unwrap();
     let plan = || contract::runtime::plan(IMAGE, &link_dir);
     contract::runtime::check(machine.runtime.clone(), plan(), plan()).await;
+}
+
+/// An image of one file, so that commits and archives take no time.
+struct SmallImage(String);
+
+impl SmallImage {
+    fn new(machine: &Machine) -> Self {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, "file", &b"small"[..])
+            .unwrap();
+        let file = machine.dir.path().join("small.tar");
+        std::fs::write(&file, archive.into_inner().unwrap()).unwrap();
+        let name = format!("compy/test-small:{}", machine.run);
+        docker(&["import", file.to_str().unwrap(), &name]);
+        Self(name)
+    }
+}
+
+impl Drop for SmallImage {
+    fn drop(&mut self) {
+        // By force: containers of it go after it.
+        docker(&["rmi", "--force", &self.0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_snapshots_need_of_the_runtime_keeps_the_contract() {
+    let Some(machine) = Machine::new().await else {
+        return;
+    };
+    let image = SmallImage::new(&machine);
+    let link_dir = machine.dir.path().join("links");
+    std::fs::create_dir_all(&link_dir).unwrap();
+    let plan = contract::runtime::plan(&image.0, &link_dir);
+    contract::snapshot_runtime::check(&*machine.runtime, &plan).await;
+    assert_eq!(machine.runtime.committed().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_images_keep_the_contract() {
+    let Some(machine) = Machine::new().await else {
+        return;
+    };
+    let image = SmallImage::new(&machine);
+    let runtime = &machine.runtime;
+    let label = format!("compy.test={}", machine.run);
+    let made = docker(&["create", "--label", &label, &image.0, "/file"]);
+    docker(&["cp", "/dev/null", &format!("{made}:/empty")]);
+    let snapshot = SnapshotId::from_uuid(Uuid::now_v7());
+    let committed = runtime.commit(&ContainerId(made), &snapshot).await.unwrap();
+    let scratch = machine.dir.path().join("scratch");
+    std::fs::create_dir_all(&scratch).unwrap();
+    let images = DockerImages::new(runtime.clone(), scratch.clone(), 0);
+    let tag = ImageRef::of(&snapshot);
+    contract::image_archive::check(&images, &**runtime, &tag, &committed.id).await;
+    runtime.remove_image(&tag).await.unwrap();
+    assert_eq!(runtime.committed().await.unwrap(), []);
+    assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

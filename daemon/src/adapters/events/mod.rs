@@ -31,6 +31,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 
 use uuid::Uuid;
@@ -43,6 +44,7 @@ use self::{
 use crate::{
     adapters::disk_space::{is_disk_full, sync_dir},
     domain::ids::SessionId,
+    metrics,
     ports::store::{EventBytes, StoreError},
 };
 
@@ -314,7 +316,9 @@ impl Journal {
         self.must_cut = true;
         self.fill(end);
         self.current.file().write_all_at(&self.buffer, self.end)?;
+        let begun = Instant::now();
         self.current.file().sync_data()?;
+        metrics::journal_synced(staged.len(), begun.elapsed());
         self.must_cut = false;
         self.end = end;
         self.filled = self.filled.max(end);

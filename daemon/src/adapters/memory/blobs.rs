@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 
-use crate::ports::blobs::{BlobError, BlobHash, BlobPort, BlobWriter, PIECE_BYTES};
+use crate::ports::blobs::{BlobError, BlobHash, BlobPort, BlobWriter, PIECE_BYTES, StoredBlob};
 
 /// A store of blobs in memory. Its disk is full when
 /// [`fill_disk`](Self::fill_disk) says so.
@@ -23,6 +23,16 @@ pub struct MemoryBlobs {
 struct State {
     disk_full: bool,
     blobs: HashMap<BlobHash, Bytes>,
+    put_at_ms: HashMap<BlobHash, i64>,
+    /// The time that what is put is given.
+    now_ms: i64,
+}
+
+impl State {
+    fn put(&mut self, hash: &BlobHash, content: Bytes) {
+        self.put_at_ms.insert(hash.clone(), self.now_ms);
+        self.blobs.entry(hash.clone()).or_insert(content);
+    }
 }
 
 impl MemoryBlobs {
@@ -40,6 +50,11 @@ impl MemoryBlobs {
     /// Writes succeed again.
     pub fn free_disk(&self) {
         lock(&self.state).disk_full = false;
+    }
+
+    /// What is put from now on is put at this time.
+    pub fn set_now_ms(&self, now_ms: i64) {
+        lock(&self.state).now_ms = now_ms;
     }
 
     /// How many blobs there are.
@@ -71,8 +86,7 @@ fn writable(state: &Mutex<State>) -> Result<MutexGuard<'_, State>, BlobError> {
 impl BlobPort for MemoryBlobs {
     async fn put(&self, content: Bytes) -> Result<BlobHash, BlobError> {
         let hash = BlobHash::of(&content);
-        let mut state = writable(&self.state)?;
-        state.blobs.entry(hash.clone()).or_insert(content);
+        writable(&self.state)?.put(&hash, content);
         Ok(hash)
     }
 
@@ -100,6 +114,26 @@ impl BlobPort for MemoryBlobs {
             .min(content.len());
         let end = start.saturating_add(length).min(content.len());
         Ok(content.slice(start..end))
+    }
+
+    async fn list(&self) -> Result<Vec<StoredBlob>, BlobError> {
+        let state = lock(&self.state);
+        let blobs = state.blobs.iter().map(|(hash, content)| StoredBlob {
+            hash: hash.clone(),
+            size_bytes: content.len() as u64,
+            put_at_ms: state.put_at_ms[hash],
+        });
+        Ok(blobs.collect())
+    }
+
+    async fn remove(&self, hash: &BlobHash, before_ms: i64) -> Result<bool, BlobError> {
+        let mut state = lock(&self.state);
+        let young = (state.put_at_ms.get(hash)).is_some_and(|put| *put >= before_ms);
+        if !young {
+            state.blobs.remove(hash);
+            state.put_at_ms.remove(hash);
+        }
+        Ok(!young)
     }
 
     fn stream(&self, hash: &BlobHash) -> BoxStream<'static, Result<Bytes, BlobError>> {
@@ -132,8 +166,7 @@ impl BlobWriter for MemoryWriter {
         let content = self.content.freeze();
         let hash = BlobHash::of(&content);
         let size = content.len() as u64;
-        let mut state = writable(&self.state)?;
-        state.blobs.entry(hash.clone()).or_insert(content);
+        writable(&self.state)?.put(&hash, content);
         Ok((hash, size))
     }
 }

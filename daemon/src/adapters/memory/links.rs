@@ -165,6 +165,14 @@ impl LinksPort for MemoryLinks {
         Ok(())
     }
 
+    async fn unattended(&self) -> Result<Vec<WorkspaceId>, LinkError> {
+        let state = self.lock();
+        let attended = |id: &&WorkspaceId| state.listening.contains(*id);
+        Ok((state.agents.keys().filter(|id| !attended(id)))
+            .cloned()
+            .collect())
+    }
+
     fn lost(&self) -> broadcast::Receiver<WorkspaceId> {
         self.shared.lost.subscribe()
     }

@@ -19,7 +19,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::ports::{contract, store::StorePort as _};
+    use crate::{
+        domain::{ids::SnapshotId, snapshot::journal::ImageRef},
+        ports::{contract, store::StorePort as _},
+    };
 
     #[tokio::test]
     async fn the_store_keeps_the_contract() {
@@ -44,6 +47,22 @@ mod tests {
             contract::runtime::plan("image", link_dir)
         };
         contract::runtime::check(runtime, plan(), plan()).await;
+    }
+
+    #[tokio::test]
+    async fn what_snapshots_need_of_the_runtime_keeps_the_contract() {
+        let runtime = MemoryRuntime::with_image("image");
+        let plan = contract::runtime::plan("image", std::path::Path::new("/nonexistent"));
+        contract::snapshot_runtime::check(&runtime, &plan).await;
+    }
+
+    #[tokio::test]
+    async fn the_images_keep_the_contract() {
+        let runtime = Arc::new(MemoryRuntime::default());
+        let snapshot = SnapshotId::from_uuid(uuid::Uuid::now_v7());
+        runtime.add_committed(&snapshot);
+        let (images, image) = (MemoryImages::new(runtime.clone()), ImageRef::of(&snapshot));
+        contract::image_archive::check(&images, &*runtime, &image, &MemoryImages::id()).await;
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use crate::{
     domain::{
         ids::{SnapshotId, WorkspaceId},
+        orphans::{EngineObject, Maker, Role},
         setup::StartStamp,
         snapshot::{
             CapturedVolume,
@@ -23,14 +24,15 @@ use crate::{
         },
     },
     ports::{
+        inventory::{Discarded, InventoryPort},
         runtime::{
             ChangeKind, ContainerId, ContainerPlan, ContainerState, ContainerStatus,
-            ContainerUsage, EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange, RuntimeError,
-            RuntimePort,
+            ContainerSummary, ContainerUsage, EngineInfo, ImageInfo, OverlayVolumes, RuntimeChange,
+            RuntimeError, RuntimePort,
         },
         snapshot_runtime::{
             CommittedImage, CopyVolume, HelperPlan, ImageHelperPlan, NewVolume, RootChanges,
-            SnapshotRuntimePort, helper_container,
+            SnapshotRuntimePort, helper_container, helper_id,
         },
     },
 };
@@ -53,7 +55,8 @@ struct State {
     down: bool,
     /// Calls that are answered before the engine goes down.
     answers_left: Option<u32>,
-    images: BTreeSet<String>,
+    /// Content ids by name.
+    images: BTreeMap<String, String>,
     containers: BTreeMap<String, ContainerState>,
     volumes: BTreeSet<(WorkspaceId, Generation)>,
     committed: BTreeSet<ImageRef>,
@@ -63,6 +66,8 @@ struct State {
     layers: BTreeMap<String, u32>,
     /// Names of helpers, and the images of those that see one.
     helpers: BTreeMap<String, Option<String>>,
+    /// Whose volumes helpers reach.
+    helpers_of: BTreeMap<String, WorkspaceId>,
     made: u32,
     starts: u32,
     /// CPU time that containers say they have used.
@@ -77,13 +82,14 @@ impl Default for State {
             changes: broadcast::channel(CHANGES_KEPT).0,
             down: false,
             answers_left: None,
-            images: BTreeSet::new(),
+            images: BTreeMap::new(),
             containers: BTreeMap::new(),
             volumes: BTreeSet::new(),
             committed: BTreeSet::new(),
             copies: BTreeMap::new(),
             layers: BTreeMap::new(),
             helpers: BTreeMap::new(),
+            helpers_of: BTreeMap::new(),
             made: 0,
             starts: 0,
             cpu_ns: 0,
@@ -97,7 +103,7 @@ impl MemoryRuntime {
     #[must_use]
     pub fn with_image(reference: &str) -> Self {
         let runtime = Self::default();
-        runtime.lock().images.insert(reference.to_owned());
+        runtime.add_image(reference);
         runtime
     }
 
@@ -223,7 +229,8 @@ impl MemoryRuntime {
 
     /// Puts an image there.
     pub fn add_image(&self, reference: &str) {
-        self.lock().images.insert(reference.to_owned());
+        let id = format!("memory:{reference}");
+        self.lock().images.insert(reference.to_owned(), id);
     }
 
     /// Puts an image of a snapshot there, as a commit of a container does that
@@ -274,11 +281,27 @@ impl State {
         self.layers.get(image).copied().unwrap_or(1)
     }
 
-    fn commit(&mut self, snapshot: &SnapshotId, layers: u32) {
+    fn commit(&mut self, snapshot: &SnapshotId, layers: u32) -> CommittedImage {
         let image = ImageRef::of(snapshot);
-        self.images.insert(image.0.clone());
+        let id = format!("memory:{}", image.0);
+        self.images.insert(image.0.clone(), id.clone());
         self.layers.insert(image.0.clone(), layers);
         self.committed.insert(image);
+        CommittedImage {
+            id,
+            size_bytes: 2,
+            new_bytes: 1,
+        }
+    }
+
+    /// Gives an image another name; says what its content id is.
+    fn name(&mut self, image: &str, name: &ImageRef) -> Option<String> {
+        let id = self.images.get(image)?.clone();
+        let layers = self.layers_of(image);
+        self.images.insert(name.0.clone(), id.clone());
+        self.layers.insert(name.0.clone(), layers);
+        self.committed.insert(name.clone());
+        Some(id)
     }
 }
 
@@ -302,9 +325,9 @@ impl RuntimePort for MemoryRuntime {
     }
 
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
-        let known = self.up()?.images.contains(reference);
-        Ok(known.then(|| ImageInfo {
-            id: format!("memory:{reference}"),
+        let known = self.up()?.images.get(reference).cloned();
+        Ok(known.map(|id| ImageInfo {
+            id,
             size_bytes: 1,
             user: String::new(),
         }))
@@ -319,7 +342,7 @@ impl RuntimePort for MemoryRuntime {
         if let Some(found) = found {
             return Ok(found.id.clone());
         }
-        if !state.images.contains(plan.image()) {
+        if !state.images.contains_key(plan.image()) {
             return Err(RuntimeError::ImageMissing(plan.image().to_owned()));
         }
         state.made += 1;
@@ -452,8 +475,9 @@ impl RuntimePort for MemoryRuntime {
         Ok(containers.max_by_key(|c| c.generation).cloned())
     }
 
-    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
-        Ok(self.up()?.containers.values().cloned().collect())
+    async fn list(&self) -> Result<Vec<ContainerSummary>, RuntimeError> {
+        let state = self.up()?;
+        Ok(state.containers.values().cloned().map(Into::into).collect())
     }
 
     async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {
@@ -462,11 +486,61 @@ impl RuntimePort for MemoryRuntime {
     }
 }
 
-fn committed_of(snapshot: &SnapshotId) -> CommittedImage {
-    CommittedImage {
-        id: format!("memory:{snapshot}"),
-        size_bytes: 2,
-        new_bytes: 1,
+#[async_trait]
+impl InventoryPort for MemoryRuntime {
+    async fn inventory(&self) -> Result<Vec<EngineObject>, RuntimeError> {
+        let state = self.up()?;
+        let object = |name: String, role| EngineObject {
+            name,
+            role,
+            made_at_ms: Some(0),
+        };
+        let containers = state.containers.values().map(|container| {
+            let role = Role::Container {
+                workspace: container.workspace.clone(),
+                generation: container.generation,
+                adoptable: container.definition.is_some(),
+            };
+            object(container.id.0.clone(), role)
+        });
+        let helpers = state.helpers.keys().map(|name| {
+            let role = Role::Helper {
+                id: helper_id(&ContainerRef(name.clone())),
+                of: state.helpers_of.get(name).cloned(),
+                maker: Maker::This,
+            };
+            object(name.clone(), role)
+        });
+        let volumes = state.volumes.iter().map(|(workspace, generation)| {
+            let role = Role::Volume {
+                workspace: workspace.clone(),
+                generation: *generation,
+            };
+            object(format!("{workspace}-{}", generation.0), role)
+        });
+        Ok(containers.chain(helpers).chain(volumes).collect())
+    }
+
+    async fn discard(&self, object: &EngineObject) -> Result<Discarded, RuntimeError> {
+        match &object.role {
+            Role::Container { .. } | Role::Helper { .. } => {
+                self.remove(&ContainerId(object.name.clone())).await?;
+            }
+            Role::Volume {
+                workspace,
+                generation,
+            } => {
+                let mut state = self.up()?;
+                let uses =
+                    |c: &ContainerState| c.workspace == *workspace && c.generation == *generation;
+                if state.containers.values().any(uses) {
+                    return Ok(Discarded::InUse);
+                }
+                state.remove_volumes_of(&(workspace.clone(), *generation));
+            }
+            Role::HelperVolume { .. } => {}
+        }
+        Ok(Discarded::Gone)
     }
 }
 
@@ -491,8 +565,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
         let container = state.container(id)?;
         let base = container.base.clone().map(|base| base.0);
         let layers = base.map_or(1, |base| state.layers_of(&base)) + 1;
-        state.commit(snapshot, layers);
-        Ok(committed_of(snapshot))
+        Ok(state.commit(snapshot, layers))
     }
 
     async fn commit_like(
@@ -505,13 +578,12 @@ impl SnapshotRuntimePort for MemoryRuntime {
         let image = state.helpers.get(&id.0).cloned().flatten();
         let image = image.ok_or_else(|| RuntimeError::ContainerMissing(id.0.clone()))?;
         let layers = state.layers_of(&image) + 1;
-        state.commit(snapshot, layers);
-        Ok(committed_of(snapshot))
+        Ok(state.commit(snapshot, layers))
     }
 
     async fn layers(&self, image: &str, made_from: &str) -> Result<ImageLayers, RuntimeError> {
         let state = self.up()?;
-        if !state.images.contains(image) {
+        if !state.images.contains_key(image) {
             return Err(RuntimeError::ImageMissing(image.to_owned()));
         }
         let base = BaseImage {
@@ -529,7 +601,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
         plan: &ImageHelperPlan,
     ) -> Result<ContainerId, RuntimeError> {
         let mut state = self.up()?;
-        if !state.images.contains(&plan.image) {
+        if !state.images.contains_key(&plan.image) {
             return Err(RuntimeError::ImageMissing(plan.image.clone()));
         }
         let name = helper_container(&plan.id).0;
@@ -550,27 +622,16 @@ impl SnapshotRuntimePort for MemoryRuntime {
         image: &ImageRef,
         snapshot: &SnapshotId,
     ) -> Result<CommittedImage, RuntimeError> {
-        let mut state = self.up()?;
-        if !state.images.contains(&image.0) {
-            return Err(RuntimeError::ImageMissing(image.0.clone()));
-        }
-        let layers = state.layers_of(&image.0);
-        state.commit(snapshot, layers);
+        let id = self.up()?.name(&image.0, &ImageRef::of(snapshot));
         Ok(CommittedImage {
-            id: format!("memory:{}", image.0),
+            id: id.ok_or_else(|| RuntimeError::ImageMissing(image.0.clone()))?,
             size_bytes: 2,
             new_bytes: 0,
         })
     }
 
     async fn tag(&self, image: &str, tag: &ImageRef) -> Result<bool, RuntimeError> {
-        let mut state = self.up()?;
-        let there = state.images.contains(image);
-        if there {
-            state.images.insert(tag.0.clone());
-            state.committed.insert(tag.clone());
-        }
-        Ok(there)
+        Ok(self.up()?.name(image, tag).is_some())
     }
 
     async fn committed(&self) -> Result<Vec<ImageRef>, RuntimeError> {
@@ -637,11 +698,13 @@ impl SnapshotRuntimePort for MemoryRuntime {
 
     async fn create_helper(&self, plan: &HelperPlan) -> Result<ContainerId, RuntimeError> {
         let mut state = self.up()?;
-        if !state.images.contains(&plan.image) {
+        if !state.images.contains_key(&plan.image) {
             return Err(RuntimeError::ImageMissing(plan.image.clone()));
         }
         let name = plan.container().0;
         state.helpers.insert(name.clone(), None);
+        let of = plan.of.workspace.clone();
+        state.helpers_of.insert(name.clone(), of);
         Ok(ContainerId(name))
     }
 

@@ -1,7 +1,7 @@
 //! Records and logs in memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,7 +23,9 @@ use crate::{
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
-    ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
+    ports::store::{
+        EventBytes, RequestEntry, RequestOutcome, RequestRecord, StoreError, StorePort,
+    },
 };
 
 /// A store in memory. Its disk is full when [`fill_disk`](Self::fill_disk)
@@ -199,6 +201,11 @@ impl StorePort for MemoryStore {
         Ok(self.lock().artifacts.get(id).cloned())
     }
 
+    async fn artifact_hashes(&self) -> Result<HashSet<String>, StoreError> {
+        let state = self.lock();
+        Ok(state.artifacts.values().map(|a| a.hash.clone()).collect())
+    }
+
     async fn artifacts(&self, session: &SessionId) -> Result<Vec<Artifact>, StoreError> {
         let state = self.lock();
         let all = state.artifacts.values();
@@ -343,10 +350,28 @@ impl StorePort for MemoryStore {
         Ok(())
     }
 
-    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError> {
+    async fn requests(&self) -> Result<Vec<RequestEntry>, StoreError> {
+        let state = self.lock();
+        let entries = state.requests.iter().map(|(id, record)| RequestEntry {
+            id: id.clone(),
+            at_ms: record.at_ms,
+            bytes: match &record.outcome {
+                RequestOutcome::Answered(answer) => answer.len() as u64,
+                RequestOutcome::Begun(_) | RequestOutcome::Failed => 0,
+            },
+            progress: record.outcome.progress(),
+        });
+        Ok(entries.collect())
+    }
+
+    async fn forget_requests(&self, entries: &[RequestEntry]) -> Result<(), StoreError> {
         let mut state = self.writable()?;
-        let before = state.requests.len();
-        state.requests.retain(|_, record| record.at_ms >= at_ms);
-        Ok((before - state.requests.len()) as u64)
+        for entry in entries {
+            let known = state.requests.get(&entry.id);
+            if known.is_some_and(|record| record.at_ms == entry.at_ms) {
+                state.requests.remove(&entry.id);
+            }
+        }
+        Ok(())
     }
 }

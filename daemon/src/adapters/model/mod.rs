@@ -6,9 +6,9 @@
 //! call goes in by [`ModelPort`] and a reply or a typed error comes out.
 //!
 //! ```text
-//! build ─> RecordingModel ─> RetryingModel ─┬─> HttpModel<OpenAi>    ─ sse ─ openai/
-//!          (where asked)                    ├─> HttpModel<Anthropic> ─ sse ─ anthropic/
-//!                                           └─> ScriptedModel        ─ transcript
+//! build ─> RecordingModel ─> MeteredModel ─> RetryingModel ─┬─> HttpModel<OpenAi>    ─ sse ─ openai/
+//!          (where asked)                                    ├─> HttpModel<Anthropic> ─ sse ─ anthropic/
+//!                                                           └─> ScriptedModel        ─ transcript
 //! ```
 //!
 //! What a provider sends is untrusted: the size of an event, of a reply, of
@@ -19,17 +19,22 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-pub use self::retrying::RetryPolicy;
-use self::{recording::RecordingModel, retrying::RetryingModel, scripted::ScriptedModel};
+pub use self::{breaker::Breakers, retrying::RetryPolicy};
+use self::{
+    metered::MeteredModel, recording::RecordingModel, retrying::RetryingModel,
+    scripted::ScriptedModel,
+};
 use crate::{
     domain::{model_name::ModelName, secret::Secret},
     ports::model::{ModelError, ModelPort},
 };
 
 mod anthropic;
+mod breaker;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake_provider;
 
+mod metered;
 mod openai;
 mod provider_error;
 mod recording;
@@ -63,6 +68,8 @@ pub struct ModelSettings {
     pub call_timeout: Duration,
     /// When a failed call is tried again.
     pub retry: RetryPolicy,
+    /// What is known of providers that are down; shared by every model.
+    pub breakers: Breakers,
     /// PEM bundle of authorities that are trusted beside the system's.
     pub extra_ca_file: Option<PathBuf>,
     /// File to append each reply to, as a transcript for `scripted:FILE`.
@@ -80,6 +87,7 @@ impl Default for ModelSettings {
             connect_timeout: Duration::from_secs(20),
             call_timeout: Duration::from_secs(30 * 60),
             retry: RetryPolicy::default(),
+            breakers: Breakers::default(),
             extra_ca_file: None,
             record: None,
         }
@@ -94,12 +102,25 @@ impl Default for ModelSettings {
 /// variable; [`ModelError::Unreachable`] when a base URL or the CA bundle is
 /// unusable; [`ModelError::Script`] with every mistake of a transcript.
 pub fn build(name: &ModelName, settings: &ModelSettings) -> Result<Arc<dyn ModelPort>, ModelError> {
-    let model: Arc<dyn ModelPort> = match name {
-        ModelName::OpenAi(model) => Arc::new(openai::connect(model, settings)?),
-        ModelName::Anthropic(model) => Arc::new(anthropic::connect(model, settings)?),
-        ModelName::Scripted(file) => Arc::new(ScriptedModel::load(file)?),
+    let (model, provider): (Arc<dyn ModelPort>, _) = match name {
+        ModelName::OpenAi(model) => (
+            Arc::new(openai::connect(model, settings)?),
+            format!("openai {:?}", settings.openai_base_url),
+        ),
+        ModelName::Anthropic(model) => (
+            Arc::new(anthropic::connect(model, settings)?),
+            format!("anthropic {:?}", settings.anthropic_base_url),
+        ),
+        // A transcript is nobody else's.
+        ModelName::Scripted(file) => (Arc::new(ScriptedModel::load(file)?), String::new()),
     };
-    let model: Arc<dyn ModelPort> = Arc::new(RetryingModel::new(model, settings.retry.clone()));
+    let breaker = match name {
+        ModelName::OpenAi(_) | ModelName::Anthropic(_) => settings.breakers.of(&provider),
+        ModelName::Scripted(_) => Arc::default(),
+    };
+    let model = RetryingModel::new(model, settings.retry.clone(), breaker);
+    let model: Arc<dyn ModelPort> = Arc::new(model);
+    let model: Arc<dyn ModelPort> = Arc::new(MeteredModel::new(model, name));
     Ok(match &settings.record {
         None => model,
         Some(file) => {

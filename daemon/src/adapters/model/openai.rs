@@ -142,6 +142,7 @@ mod tests {
             tools: Vec::new(),
             messages: vec![Message::User { text: "u".into() }],
             max_output_tokens: 512,
+            turns_left_out: 0,
         };
         let hosts = [
             ("api.openai.com", "max_completion_tokens", "max_tokens"),

@@ -194,6 +194,7 @@ mod tests {
             tools: Vec::new(),
             messages: vec![Message::User { text: task.into() }],
             max_output_tokens: 10,
+            turns_left_out: 0,
         };
         let mut replies = Vec::new();
         for _ in 0..2 {

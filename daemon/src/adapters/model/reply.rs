@@ -196,6 +196,7 @@ mod tests {
                 }),
             ],
             max_output_tokens: 1,
+            turns_left_out: 0,
         }
     }
 

@@ -3,7 +3,8 @@
 //! Waits double from try to try, with jitter so that sessions that failed
 //! together do not come back together. A provider's own wait is never cut
 //! short: where it is longer than the policy allows, the error goes to the
-//! caller at once. Each failed try may have been billed.
+//! caller at once. So does a failure that may have cost something: whoever holds
+//! the budget decides whether to pay for another try.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breaker;
 use crate::ports::model::{
     ModelError, ModelPort, ModelProgress, ModelReply, ModelRequest, RetryAdvice,
 };
@@ -29,10 +31,10 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// In the middle of what peers do (3 to 10 tries, caps of 30 to 64 s).
+    /// Three tries, and caps in the middle of what peers have (30 to 64 s).
     fn default() -> Self {
         Self {
-            max_tries: 5,
+            max_tries: 3,
             first_wait: Duration::from_secs(1),
             max_wait: Duration::from_secs(30),
             max_provider_wait: Duration::from_secs(5 * 60),
@@ -69,6 +71,7 @@ type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
 pub(super) struct RetryingModel {
     inner: Arc<dyn ModelPort>,
     policy: RetryPolicy,
+    breaker: Arc<Breaker>,
     jitter: Jitter,
 }
 
@@ -81,12 +84,43 @@ impl fmt::Debug for RetryingModel {
 }
 
 impl RetryingModel {
-    pub(super) fn new(inner: Arc<dyn ModelPort>, policy: RetryPolicy) -> Self {
+    pub(super) fn new(
+        inner: Arc<dyn ModelPort>,
+        policy: RetryPolicy,
+        breaker: Arc<Breaker>,
+    ) -> Self {
         Self {
             inner,
             policy,
+            breaker,
             jitter: Arc::new(fastrand::f64),
         }
+    }
+}
+
+impl RetryingModel {
+    /// Waits until the provider may be asked: while it is down for others, too,
+    /// it is asked by one at a time.
+    async fn admitted(
+        &self,
+        attempt: u32,
+        progress: &mpsc::Sender<ModelProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<(), ModelError> {
+        while let Err(wait) = self.breaker.admit() {
+            let cause = "the provider failed many times in a row".to_owned();
+            let _ = progress.try_send(ModelProgress::Retrying {
+                attempt,
+                wait,
+                cause,
+            });
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(ModelError::Cancelled),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -103,8 +137,12 @@ impl ModelPort for RetryingModel {
     ) -> Result<ModelReply, ModelError> {
         let mut attempt = 1;
         loop {
-            let error = match self.inner.call(request, progress, cancel).await {
+            self.admitted(attempt, progress, cancel).await?;
+            let answer = self.inner.call(request, progress, cancel).await;
+            self.breaker.record(answer.as_ref().map(drop));
+            let error = match answer {
                 Ok(reply) => return Ok(reply),
+                Err(error) if error.may_have_cost() => return Err(error),
                 Err(error) => error,
             };
             let Some(wait) = self.policy.wait(attempt, error.retry(), (self.jitter)()) else {
@@ -148,6 +186,7 @@ mod tests {
         RetryingModel {
             inner: Arc::new(inner),
             policy,
+            breaker: Arc::default(),
             jitter: Arc::new(|| 0.5),
         }
     }
@@ -158,6 +197,7 @@ mod tests {
             tools: Vec::new(),
             messages: vec![Message::User { text: "u".into() }],
             max_output_tokens: 1,
+            turns_left_out: 0,
         }
     }
 
@@ -188,6 +228,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_double_up_to_the_cap_and_are_told() {
         let policy = RetryPolicy {
+            max_tries: 5,
             max_wait: Duration::from_secs(3),
             ..RetryPolicy::default()
         };
@@ -207,13 +248,21 @@ mod tests {
             max_tries: 2,
             ..RetryPolicy::default()
         };
-        let faults = "{\"fault\":\"cut\"}\n{\"fault\":{\"status\":503}}";
+        let faults = "{\"fault\":{\"status\":529}}\n{\"fault\":{\"status\":503}}";
         let (outcome, waits, _) = call(&model(faults, policy)).await;
         assert!(matches!(
             outcome,
             Err(ModelError::Server { status: 503, .. })
         ));
         assert_eq!(waits.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_cost_something_is_left_to_the_caller() {
+        let faults = "{\"fault\":\"cut\"}";
+        let (outcome, waits, _) = call(&model(faults, RetryPolicy::default())).await;
+        assert!(matches!(outcome, Err(ModelError::Cut { .. })));
+        assert_eq!(waits, []);
     }
 
     #[tokio::test(start_paused = true)]

@@ -152,7 +152,7 @@ impl ModelPort for ScriptedModel {
         if cancel.is_cancelled() {
             return Err(ModelError::Cancelled);
         }
-        let number = turns(&request.messages).count();
+        let number = request.turns_left_out + turns(&request.messages).count();
         if let Some(fault) = self.take_fault(number) {
             return Err(fail(fault, cancel).await);
         }

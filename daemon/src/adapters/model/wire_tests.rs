@@ -118,6 +118,7 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         tools: vec![tool("read"), tool("list")],
         messages,
         max_output_tokens: 512,
+        turns_left_out: 0,
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn encode_request(record: &RequestRecord) -> Vec<u8> {
     let fingerprint = format!("{}{suffix}", record.fingerprint);
     let length = u16::try_from(fingerprint.len()).expect("a hash in hex is short");
     let mut bytes = Vec::with_capacity(10 + fingerprint.len() + answer.len());
-    bytes.extend_from_slice(&record.at_ms.to_be_bytes());
+    bytes.extend_from_slice(&request_at(record.at_ms));
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(fingerprint.as_bytes());
     bytes.extend_from_slice(answer);
@@ -60,6 +60,11 @@ pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> 
     })
 }
 
+/// When a request was remembered, as its record begins.
+pub(super) fn request_at(at_ms: i64) -> [u8; 8] {
+    at_ms.to_be_bytes()
+}
+
 /// Keys: one letter for the kind, `/`, and what identifies the record.
 pub(super) mod key {
     use crate::domain::{
@@ -74,6 +79,7 @@ pub(super) mod key {
     /// There once the journal of the session logs was made.
     pub(in super::super) const JOURNAL: &[u8] = b"journal";
     pub(in super::super) const WORKSPACES: &[u8] = b"w/";
+    pub(in super::super) const ARTIFACTS: &[u8] = b"a/";
     pub(in super::super) const REQUESTS: &[u8] = b"r/";
     pub(in super::super) const SNAPSHOTS: &[u8] = b"s/";
     pub(in super::super) const BAKED_SETUPS: &[u8] = b"b/";

@@ -25,6 +25,7 @@ mod writer;
 mod tests;
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -54,7 +55,7 @@ use crate::{
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
-    ports::store::{EventBytes, RequestRecord, StoreError, StorePort},
+    ports::store::{EventBytes, RequestEntry, RequestRecord, StoreError, StorePort},
 };
 
 /// Writes that may wait before callers wait to hand theirs over.
@@ -322,6 +323,18 @@ impl StorePort for SledStore {
         .await
     }
 
+    async fn artifact_hashes(&self) -> Result<HashSet<String>, StoreError> {
+        self.read("list artifacts", move |database| {
+            let mut hashes = HashSet::new();
+            for entry in database.tree().scan_prefix(key::ARTIFACTS) {
+                let artifact: Artifact = decode(&entry?.1)?;
+                hashes.insert(artifact.hash);
+            }
+            Ok(hashes)
+        })
+        .await
+    }
+
     async fn put_pull_request(
         &self,
         repository: &str,
@@ -471,24 +484,30 @@ impl StorePort for SledStore {
             .await
     }
 
-    async fn forget_requests_before(&self, at_ms: i64) -> Result<u64, StoreError> {
-        let old = self
-            .read("find old requests", move |database| {
-                let mut old = Vec::new();
-                for entry in database.tree().scan_prefix(key::REQUESTS) {
-                    let (key, value) = entry?;
-                    if codec::decode_request(&value)?.at_ms < at_ms {
-                        old.push(key.to_vec());
-                    }
-                }
-                Ok(old)
-            })
-            .await?;
-        let count = old.len() as u64;
-        if count > 0 {
-            self.write(Write::ForgetRequests(old)).await?;
-        }
-        Ok(count)
+    async fn requests(&self) -> Result<Vec<RequestEntry>, StoreError> {
+        self.read("list requests", move |database| {
+            let mut all = Vec::new();
+            for entry in database.tree().scan_prefix(key::REQUESTS) {
+                let (key, value) = entry?;
+                let id = String::from_utf8_lossy(&key[key::REQUESTS.len()..]);
+                // Every id was parsed before it was written.
+                let Ok(id) = id.parse() else { continue };
+                let record = codec::decode_request(&value)?;
+                all.push(RequestEntry {
+                    id,
+                    at_ms: record.at_ms,
+                    bytes: (key.len() + value.len()) as u64,
+                    progress: record.outcome.progress(),
+                });
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    async fn forget_requests(&self, entries: &[RequestEntry]) -> Result<(), StoreError> {
+        let entries = entries.iter().map(|one| (one.id.clone(), one.at_ms));
+        self.write(Write::ForgetRequests(entries.collect())).await
     }
 }
 

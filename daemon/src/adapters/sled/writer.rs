@@ -16,13 +16,14 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::PoisonError,
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared, SledOptions,
-    codec::{decode, encode, encode_request, key},
+    codec::{decode, encode, encode_request, key, request_at},
     database::{Database, check_room, failure, manifest_failure, panic_text},
 };
 use crate::{
@@ -39,6 +40,7 @@ use crate::{
         workspace::Workspace,
         workspace_event::WorkspaceEvent,
     },
+    metrics,
     ports::store::{EventBytes, RequestOutcome, RequestRecord, StoreError},
 };
 
@@ -86,8 +88,8 @@ pub(super) enum Write {
     RemoveTreeCopy(VolumeRef),
     PutLastUses(Vec<(WorkspaceId, i64)>),
     PutRequest(RequestId, RequestRecord),
-    /// By key.
-    ForgetRequests(Vec<Vec<u8>>),
+    /// Those that are still of this time.
+    ForgetRequests(Vec<(RequestId, i64)>),
 }
 
 impl Write {
@@ -257,11 +259,12 @@ impl Writer {
                 }
             }
         }
-        if self.broken.is_none()
-            && !applied.is_empty()
-            && let Err(error) = self.guarded(|_, database| database.sync())
-        {
-            self.broken = Some(failure("write", &self.dir, &error));
+        if self.broken.is_none() && !applied.is_empty() {
+            let begun = Instant::now();
+            match self.guarded(|_, database| database.sync()) {
+                Ok(()) => metrics::store_synced(applied.len(), begun.elapsed()),
+                Err(error) => self.broken = Some(failure("write", &self.dir, &error)),
+            }
         }
         match self.broken.clone() {
             None => {
@@ -375,7 +378,7 @@ impl Writer {
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }
-            Write::ForgetRequests(keys) => keys.into_iter().map(|key| (key, None)).collect(),
+            Write::ForgetRequests(entries) => forget_requests(tree, &entries)?,
         };
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
@@ -389,6 +392,18 @@ impl Writer {
         tree.apply_batch(batch)?;
         Ok(())
     }
+}
+
+fn forget_requests(tree: &sled::Tree, entries: &[(RequestId, i64)]) -> Result<Changes, ApplyError> {
+    let mut changes = Changes::new();
+    for (id, at_ms) in entries {
+        let key = key::request(id);
+        let same = |value: sled::IVec| value.starts_with(&request_at(*at_ms));
+        if tree.get(&key)?.is_some_and(same) {
+            changes.push((key, None));
+        }
+    }
+    Ok(changes)
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> sled::Error {

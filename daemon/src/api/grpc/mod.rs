@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod artifact;
 pub mod convert;
+mod measure;
 pub mod requests;
 pub mod server;
 pub mod session;

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
+use self::bound::{Bound, to_forget};
 use super::status::{Retry, internal, invalid_id, refusal};
 use crate::{
     domain::ids::RequestId,
@@ -36,8 +37,21 @@ use crate::{
     },
 };
 
-/// How long an answer is remembered.
-pub const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+mod bound;
+
+/// How long an answer is remembered, as far as there is room.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+/// What all of them may take; one that ends goes beyond it until it is looked
+/// at again.
+const BOUND: Bound = Bound {
+    count: 100_000,
+    bytes: 64 << 20,
+};
+/// Requests and bytes of answers after which that is looked at.
+const LOOK_AFTER: Bound = Bound {
+    count: 1_000,
+    bytes: 8 << 20,
+};
 
 /// The requests under way and those remembered.
 #[derive(Clone)]
@@ -52,6 +66,9 @@ struct Inner {
     /// Requests under way, by id. The lock is held for a look-up or an insert
     /// and never over an await.
     under_way: Mutex<HashMap<RequestId, UnderWay>>,
+    bound: Bound,
+    /// What was remembered since the bound was looked at. Held for an exchange.
+    since_look: Mutex<Bound>,
 }
 
 /// The encoded answer, once there is one.
@@ -61,6 +78,8 @@ struct UnderWay {
     fingerprint: String,
     outcome: Outcome,
 }
+
+const NOTHING: Bound = Bound { count: 0, bytes: 0 };
 
 /// Work that is written down before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +109,20 @@ impl Requests {
                 clock,
                 tasks,
                 under_way,
+                bound: BOUND,
+                since_look: Mutex::new(NOTHING),
             }),
         }
+    }
+
+    /// Forgets requests that nobody retries any more, and the oldest where there
+    /// are too many; to be done from time to time, and done by itself when much
+    /// was remembered.
+    ///
+    /// # Errors
+    /// What the store fails with; it may be done again.
+    pub async fn forget(&self) -> Result<(), StoreError> {
+        self.inner.forget().await
     }
 
     /// Runs `work` unless the request has been or is being done, and answers
@@ -196,13 +227,57 @@ impl Requests {
             };
             let result = inner.settle(&id, fingerprint, intent, work).await;
             drop(cleared);
+            let answer_bytes = result.as_ref().map_or(0, |answer| answer.len() as u64);
             let _ = tell.send(Some(result));
+            if inner.much_is_remembered(answer_bytes)
+                && let Err(error) = inner.forget().await
+            {
+                tracing::warn!(%error, "requests are forgotten later");
+            }
         });
         Ok(outcome)
     }
 }
 
 impl Inner {
+    /// Counts a request; says whether it is time to look at the bound.
+    fn much_is_remembered(&self, answer_bytes: u64) -> bool {
+        let mut since = (self.since_look.lock()).unwrap_or_else(PoisonError::into_inner);
+        since.count += 1;
+        since.bytes += answer_bytes;
+        let much = since.count >= LOOK_AFTER.count || since.bytes >= LOOK_AFTER.bytes;
+        if much {
+            *since = NOTHING;
+        }
+        much
+    }
+
+    async fn forget(&self) -> Result<(), StoreError> {
+        let entries = self.store.requests().await?;
+        // After the entries: one that is begun anew from here on is written
+        // anew, and then left.
+        let running = {
+            let under_way = (self.under_way.lock()).unwrap_or_else(PoisonError::into_inner);
+            under_way.keys().cloned().collect()
+        };
+        let remembered_ms = i64::try_from(REMEMBERED.as_millis()).unwrap_or(i64::MAX);
+        let before_ms = self.clock.now_ms().saturating_sub(remembered_ms);
+        let forgotten = to_forget(entries, &running, before_ms, self.bound);
+        if forgotten.early > 0 {
+            tracing::warn!(
+                early = forgotten.early,
+                most = self.bound.count,
+                most_bytes = self.bound.bytes,
+                "so many requests are remembered that the oldest are forgotten before their day \
+                 is over: a retry of one of them is a new request"
+            );
+        }
+        if forgotten.entries.is_empty() {
+            return Ok(());
+        }
+        self.store.forget_requests(&forgotten.entries).await
+    }
+
     /// The encoded answer: the one remembered, else that of the work.
     async fn settle<Answer, Work>(
         &self,

@@ -25,8 +25,8 @@ use tonic::{
 };
 
 use super::{
-    activity::ActivityApi, artifact::ArtifactApi, session::SessionApi, setup::SetupApi,
-    snapshot::SnapshotApi, system::SystemApi, workspace::WorkspaceApi,
+    activity::ActivityApi, artifact::ArtifactApi, measure::Measure, session::SessionApi,
+    setup::SetupApi, snapshot::SnapshotApi, system::SystemApi, workspace::WorkspaceApi,
 };
 
 /// Bytes of a stream that a client may leave unread: clients copy archives and
@@ -137,6 +137,7 @@ pub async fn serve(
     for listener in listeners {
         let stop = stop.clone();
         let server = Server::builder()
+            .layer(Measure)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(Some(FRAME_BYTES))

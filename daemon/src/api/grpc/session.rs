@@ -8,15 +8,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    convert::session::{self as convert, Detail, OptionsMistake},
+    convert::{
+        cognition,
+        session::{self as convert, Detail, OptionsMistake},
+    },
     requests::{Begun, Requests},
     status::{Retry, internal, invalid, invalid_id, refusal},
 };
 use crate::{
     domain::{
+        budget::{PriceRule, Prices},
+        compaction::{Window, WindowRule},
+        edits::EditFormats,
         ids::SessionId,
+        model_name::ModelName,
         session::{
-            options::SessionLimits,
+            options::{Budget, RULES_TOKENS, SessionLimits},
             request::{Answer, RequestRefusal},
         },
         workspace::Workspace,
@@ -26,12 +33,62 @@ use crate::{
 };
 
 /// What sessions are started with where a request does not say.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SessionDefaults {
     /// The model, by name; `None` means that a request must name one.
     pub model: Option<String>,
+    /// How models write edits.
+    pub edit_formats: EditFormats,
     /// Limits.
     pub limits: SessionLimits,
+    /// What its model calls may cost.
+    pub budget: Budget,
+    /// What models cost; the first rule that is for a model counts.
+    pub prices: Vec<PriceRule>,
+    /// How much models can be told; the first rule that is for a model counts.
+    pub windows: Vec<WindowRule>,
+    /// The share of its window from which on a conversation is compacted.
+    pub compact_percent: u8,
+    /// Tokens of a repository's own rules that a model is told at most.
+    pub rules_tokens: u32,
+    /// Whether all sessions of a day share a budget of money.
+    pub days_cost_money: bool,
+}
+
+impl Default for SessionDefaults {
+    fn default() -> Self {
+        Self {
+            edit_formats: EditFormats::default(),
+            model: None,
+            limits: SessionLimits::default(),
+            budget: Budget::default(),
+            prices: Vec::new(),
+            windows: Vec::new(),
+            compact_percent: Window::default().compact_percent,
+            rules_tokens: RULES_TOKENS,
+            days_cost_money: false,
+        }
+    }
+}
+
+impl SessionDefaults {
+    /// How much a model can be told.
+    #[must_use]
+    pub fn window_of(&self, model: &ModelName) -> Window {
+        let mut rules = self.windows.iter();
+        let rule = rules.find(|rule| rule.models.matches(model));
+        Window {
+            tokens: rule.map_or(Window::default().tokens, |rule| rule.tokens),
+            compact_percent: self.compact_percent,
+        }
+    }
+
+    /// What a model costs, where somebody said. A transcript costs nothing.
+    #[must_use]
+    pub fn prices_of(&self, model: &ModelName) -> Option<Prices> {
+        let found = PriceRule::find(&self.prices, model);
+        found.or_else(|| matches!(model, ModelName::Scripted(_)).then(Prices::default))
+    }
 }
 
 /// The service on the wire.
@@ -94,8 +151,7 @@ impl SessionApi {
                     .map_err(|error| invalid_id("REPOSITORY_UNKNOWN", &error))?,
             ),
         };
-        let default_model = self.defaults.model.as_deref();
-        let options = convert::options(request.options, default_model, self.defaults.limits)
+        let options = convert::options(request.options, &self.defaults)
             .map_err(|mistake| options_status(&mistake))?;
         let start = StartSession {
             id,
@@ -148,6 +204,29 @@ impl session_service_server::SessionService for SessionApi {
         let id = session_id(&request.get_ref().session_id)?;
         let session = answered(self.sessions.get(&id).await)?;
         Ok(Response::new(wire::GetSessionResponse { session }))
+    }
+
+    async fn list_model_calls(
+        &self,
+        request: Request<wire::ListModelCallsRequest>,
+    ) -> Result<Response<wire::ListModelCallsResponse>, Status> {
+        let id = session_id(&request.get_ref().session_id)?;
+        let calls = self
+            .sessions
+            .model_calls(&id)
+            .await
+            .map_err(session_status)?;
+        let calls = calls.iter().map(convert::model_call).collect();
+        Ok(Response::new(wire::ListModelCallsResponse { calls }))
+    }
+
+    async fn get_session_cognition(
+        &self,
+        request: Request<wire::GetSessionCognitionRequest>,
+    ) -> Result<Response<wire::GetSessionCognitionResponse>, Status> {
+        let id = session_id(&request.get_ref().session_id)?;
+        let report = self.sessions.cognition(&id).await.map_err(session_status)?;
+        Ok(Response::new(cognition::report(&report)))
     }
 
     async fn list_sessions(
@@ -300,6 +379,18 @@ fn options_status(mistake: &OptionsMistake) -> Status {
             "COMMAND_INVALID",
             message,
             "quote it as a shell would; it runs without a shell",
+        ),
+        OptionsMistake::MoneyInvalid(_) => invalid(
+            "MONEY_INVALID",
+            message,
+            "give an amount in the currency of the daemon's prices: 2.50",
+        ),
+        OptionsMistake::PriceMissing(_) => refusal(
+            Code::FailedPrecondition,
+            "PRICE_MISSING",
+            message,
+            "`compyd --sample-config` shows how a price is written; or limit tokens with --budget-tokens",
+            Retry::No,
         ),
     }
 }

@@ -34,8 +34,6 @@ impl SetupService for SetupApi {
         request: Request<wire::SetUpRepositoryRequest>,
     ) -> Result<Response<wire::SetUpRepositoryResponse>, Status> {
         let request = request.into_inner();
-        let found = self.workspaces.resolve(&request.workspace);
-        let id = found.map_err(|error| convert::error(&error))?.id.clone();
         let repository = match request.repository.as_str() {
             "" => None,
             name => {
@@ -47,9 +45,13 @@ impl SetupService for SetupApi {
             true => Again::Always,
             false => Again::IfNotDone,
         };
-        let (workspaces, key) = (self.workspaces.clone(), request.request_id.clone());
+        let (workspaces, of) = (self.workspaces.clone(), request.clone());
         let work = move || async move {
-            let done = workspaces.set_up(&id, repository, &key, again).await;
+            let found = workspaces.resolve(&of.workspace);
+            let id = found.map_err(|error| convert::error(&error))?.id.clone();
+            let done = workspaces
+                .set_up(&id, repository, &of.request_id, again)
+                .await;
             let notes = done.map_err(|error| convert::error(&error))?;
             let view = workspaces.get(&id).await;
             let view = view.map_err(|error| convert::error(&error))?;

@@ -21,8 +21,11 @@ use super::{
 };
 use crate::{
     domain::{
+        egress::Policy,
+        idle::IdleStop,
         ids::{SnapshotId, WorkspaceId},
         snapshot::{SnapshotReason, retention::Retention},
+        workspace::Purpose,
     },
     ports::chunks::PruneMode,
     service::{
@@ -92,12 +95,13 @@ impl SnapshotService for SnapshotApi {
         request: Request<wire::CreateSnapshotRequest>,
     ) -> Result<Response<wire::CreateSnapshotResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
         let label = convert::label(&request.label)?;
-        let snapshots = self.snapshots.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move |begun: Begun| async move {
+            let id = api.resolve(&name_or_id)?;
             let new = SnapshotId::from_uuid(begun.id);
-            let taken = snapshots
+            let taken = api
+                .snapshots
                 .take_as(new, &id, label, SnapshotReason::Manual)
                 .await;
             Ok(wire::CreateSnapshotResponse {
@@ -116,9 +120,10 @@ impl SnapshotService for SnapshotApi {
         request: Request<wire::GetSnapshotRequest>,
     ) -> Result<Response<wire::GetSnapshotResponse>, Status> {
         let id = convert::id(&request.get_ref().snapshot)?;
-        let found = self.snapshots.get(&id).await.map_err(refused)?;
+        let found = [self.snapshots.get(&id).await.map_err(refused)?];
+        let missing = self.snapshots.without_image(&found).await;
         Ok(Response::new(wire::GetSnapshotResponse {
-            snapshot: Some(convert::snapshot(&found)),
+            snapshot: convert::snapshots(&found, &missing).pop(),
         }))
     }
 
@@ -128,8 +133,9 @@ impl SnapshotService for SnapshotApi {
     ) -> Result<Response<wire::ListSnapshotsResponse>, Status> {
         let id = self.resolve_past(&request.get_ref().workspace)?;
         let snapshots = self.snapshots.list(&id).await.map_err(refused)?;
+        let missing = self.snapshots.without_image(&snapshots).await;
         Ok(Response::new(wire::ListSnapshotsResponse {
-            snapshots: snapshots.iter().map(convert::snapshot).collect(),
+            snapshots: convert::snapshots(&snapshots, &missing),
         }))
     }
 
@@ -160,21 +166,22 @@ impl SnapshotService for SnapshotApi {
         request: Request<wire::RestoreWorkspaceRequest>,
     ) -> Result<Response<wire::RestoreWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let what = Restore {
-            workspace: self.resolve(&request.workspace)?,
-            snapshot: convert::id(&request.snapshot)?,
-            before: match request.no_backup {
-                true => Before::Discard,
-                false => Before::Snapshot,
-            },
-            sessions: match request.force {
-                true => RunningSessions::Cancel,
-                false => RunningSessions::Refuse,
-            },
-        };
-        let snapshots = self.snapshots.clone();
-        let work = move || async move {
-            let restored = snapshots.restore(what).await.map_err(refused)?;
+        let snapshot = convert::id(&request.snapshot)?;
+        let (api, of) = (self.clone(), request.clone());
+        let work = move |begun: Begun| async move {
+            let what = Restore {
+                workspace: api.resolve(&of.workspace)?,
+                snapshot,
+                before: match of.no_backup {
+                    true => Before::Discard,
+                    false => Before::Snapshot(SnapshotId::from_uuid(begun.id)),
+                },
+                sessions: match of.force {
+                    true => RunningSessions::Cancel,
+                    false => RunningSessions::Refuse,
+                },
+            };
+            let restored = api.snapshots.restore(what).await.map_err(refused)?;
             Ok(wire::RestoreWorkspaceResponse {
                 workspace: Some(workspace::view(&restored.view)),
                 backup_id: (restored.backup).map_or_else(String::new, |id| id.to_string()),
@@ -183,7 +190,7 @@ impl SnapshotService for SnapshotApi {
         let method = "RestoreWorkspace";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 
@@ -192,24 +199,28 @@ impl SnapshotService for SnapshotApi {
         request: Request<wire::ForkWorkspaceRequest>,
     ) -> Result<Response<wire::ForkWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let from = match (request.snapshot.as_str(), request.workspace.as_str()) {
-            ("", workspace) => ForkFrom::Now(self.resolve(workspace)?),
-            (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
-            (snapshot, workspace) => {
-                self.resolve_past(workspace)?;
-                ForkFrom::Snapshot(convert::id(snapshot)?)
-            }
-        };
         let name = (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?;
-        let snapshots = self.snapshots.clone();
+        let (api, of) = (self.clone(), request.clone());
         let work = move |begun: Begun| async move {
+            let from = match (of.snapshot.as_str(), of.workspace.as_str()) {
+                ("", workspace) => ForkFrom::Now(api.resolve(workspace)?),
+                (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
+                (snapshot, workspace) => {
+                    api.resolve_past(workspace)?;
+                    ForkFrom::Snapshot(convert::id(snapshot)?)
+                }
+            };
+            // What a workspace may reach is not of its files: it begins closed.
             let what = Fork {
                 id: WorkspaceId::from_uuid(begun.id),
                 from,
                 name,
                 new_snapshot: SnapshotId::from_uuid(begun.id),
+                purpose: Purpose::Project,
+                egress: Policy::None,
+                idle_stop: IdleStop::default(),
             };
-            let view = snapshots.fork(what).await.map_err(refused)?;
+            let view = api.snapshots.fork(what).await.map_err(refused)?;
             Ok(wire::ForkWorkspaceResponse {
                 workspace: Some(workspace::view(&view)),
             })
@@ -230,25 +241,25 @@ impl SnapshotService for SnapshotApi {
             .saturating_mul(1_000)
             .try_into()
             .unwrap_or(i64::MAX);
-        let retention = Retention {
-            workspace: match request.workspace.as_str() {
-                "" => None,
-                given => Some(self.resolve_past(given)?),
-            },
-            keep_last: (request.keep_last > 0).then_some(request.keep_last),
-            older_than_ms: (older_than_ms > 0).then_some(older_than_ms),
-        };
         let mode = match request.dry_run {
             true => PruneMode::Measure,
             false => PruneMode::Remove,
         };
-        let what = Prune {
-            retention,
-            ..Prune::everything(mode)
-        };
-        let snapshots = self.snapshots.clone();
+        let (api, of) = (self.clone(), request.clone());
         let work = move || async move {
-            let report = snapshots.prune(what).await.map_err(refused)?;
+            let retention = Retention {
+                workspace: match of.workspace.as_str() {
+                    "" => None,
+                    given => Some(api.resolve_past(given)?),
+                },
+                keep_last: (of.keep_last > 0).then_some(of.keep_last),
+                older_than_ms: (older_than_ms > 0).then_some(older_than_ms),
+            };
+            let what = Prune {
+                retention,
+                ..Prune::everything(mode)
+            };
+            let report = api.snapshots.prune(what).await.map_err(refused)?;
             Ok(convert::pruned(&report))
         };
         let method = "PruneSnapshots";

@@ -13,13 +13,14 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::snapshot,
     requests::Requests,
+    status::internal,
     time::{millis, timestamp},
 };
 use crate::{
     ports::chunks::PruneMode,
     service::{
         doctor::{self, Doctor},
-        garbage::{Collected, Garbage},
+        garbage::{Collect, Collected, Garbage, GarbageError, OnlyCopies},
     },
 };
 
@@ -99,10 +100,14 @@ impl SystemService for SystemApi {
             true => PruneMode::Measure,
             false => PruneMode::Remove,
         };
+        let only_copies = match request.volumes {
+            true => OnlyCopies::Remove,
+            false => OnlyCopies::Keep,
+        };
         let garbage = self.garbage.clone();
         let work = move || async move {
-            let collected = garbage.collect(mode).await;
-            let collected = collected.map_err(|error| snapshot::error(&error))?;
+            let collected = garbage.collect(Collect::now(mode, only_copies)).await;
+            let collected = collected.map_err(|error| garbage_error(&error))?;
             Ok(CollectGarbageResponse {
                 collected: collected.into_iter().map(self::collected).collect(),
             })
@@ -120,6 +125,14 @@ fn collected(collected: Collected) -> CollectedGarbage {
         kind: collected.kind.to_owned(),
         count: collected.count,
         freed_bytes: collected.freed_bytes,
+        kept: collected.kept,
+    }
+}
+
+fn garbage_error(error: &GarbageError) -> Status {
+    match error {
+        GarbageError::Snapshots(error) => snapshot::error(error),
+        GarbageError::Blobs(error) => internal(error),
     }
 }
 

@@ -65,6 +65,9 @@ impl WorkspaceApi {
         }
     }
 
+    /// The workspace of a name. Where a request is remembered this is a part of
+    /// its work, so that a retry finds the answer of the first call, whatever
+    /// has the name by then.
     fn resolve(&self, name_or_id: &str) -> Result<WorkspaceId, Status> {
         let found = self.workspaces.resolve(name_or_id);
         found.map(|w| w.id.clone()).map_err(refused)
@@ -133,10 +136,10 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::StartWorkspaceRequest>,
     ) -> Result<Response<wire::StartWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.start(&id).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.start(&id).await.map_err(refused)?;
             Ok(wire::StartWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
             })
@@ -153,10 +156,10 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::StopWorkspaceRequest>,
     ) -> Result<Response<wire::StopWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.stop(&id).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.stop(&id).await.map_err(refused)?;
             Ok(wire::StopWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
             })
@@ -173,10 +176,10 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::PauseWorkspaceRequest>,
     ) -> Result<Response<wire::PauseWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.pause(&id).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.pause(&id).await.map_err(refused)?;
             Ok(wire::PauseWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
             })
@@ -193,10 +196,10 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::ResumeWorkspaceRequest>,
     ) -> Result<Response<wire::ResumeWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.resume(&id).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.resume(&id).await.map_err(refused)?;
             Ok(wire::ResumeWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
             })
@@ -213,11 +216,11 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::UpdateWorkspaceRequest>,
     ) -> Result<Response<wire::UpdateWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
         let update = convert::update(&request)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.update(&id, update).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.update(&id, update).await.map_err(refused)?;
             Ok(wire::UpdateWorkspaceResponse {
                 workspace: Some(convert::view(&view)),
             })
@@ -236,8 +239,6 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let workspaces = self.workspaces.clone();
         let (name_or_id, force) = (request.workspace.clone(), request.force);
-        // Resolved inside: a retry after the deletion finds its answer, not an
-        // unknown name.
         let work = move |begun: Begun| async move {
             let id = match workspaces.resolve(&name_or_id) {
                 // The daemon ended right after the deletion.
@@ -263,7 +264,6 @@ impl WorkspaceService for WorkspaceApi {
         let Some(AddPart::Start(start)) = first else {
             return Err(wrong_first("a start"));
         };
-        let id = self.resolve(&start.workspace)?;
         let name = match start.name.as_str() {
             "" => None,
             name => Some(
@@ -289,8 +289,9 @@ impl WorkspaceService for WorkspaceApi {
             },
             origin,
         };
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), start.workspace.clone());
         let work = move || async move {
+            let (id, workspaces) = (api.resolve(&name_or_id)?, &api.workspaces);
             let admitted = workspaces.admit(&id, None, OverLimit::Refused).await;
             admitted.map_err(refused)?;
             let _in_use = workspaces.use_of(&id);
@@ -427,12 +428,12 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::SignalExecRequest>,
     ) -> Result<Response<wire::SignalExecResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
         let exec = convert::exec_id(&request.exec_id)?;
         let target = convert::signal(request.what)?;
-        let workspaces = self.workspaces.clone();
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let agent = workspaces.agent(&id).await.map_err(refused)?;
+            let id = api.resolve(&name_or_id)?;
+            let agent = api.workspaces.agent(&id).await.map_err(refused)?;
             agent.signal(&exec, target).await.map_err(refused)?;
             Ok(wire::SignalExecResponse {})
         };
@@ -504,12 +505,13 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::SetWorkspaceEgressRequest>,
     ) -> Result<Response<wire::SetWorkspaceEgressResponse>, Status> {
         let request = request.into_inner();
-        let id = self.resolve(&request.workspace)?;
         let policy = convert::egress(request.egress.as_ref())?;
-        let (workspaces, egress) = (self.workspaces.clone(), self.egress.clone());
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
-            let view = workspaces.set_egress(&id, policy).await.map_err(refused)?;
-            let cut = egress.cut_refused(&id);
+            let id = api.resolve(&name_or_id)?;
+            let view = api.workspaces.set_egress(&id, policy).await;
+            let view = view.map_err(refused)?;
+            let cut = api.egress.cut_refused(&id);
             Ok(wire::SetWorkspaceEgressResponse {
                 workspace: Some(convert::view(&view)),
                 connections_cut: u32::try_from(cut).unwrap_or(u32::MAX),

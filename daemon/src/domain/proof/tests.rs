@@ -39,6 +39,7 @@ fn with(name: &str, status: ExitStatus, reading: Reading) -> TestRun {
             status,
             duration_ms: 1,
             leftover_processes: 0,
+            out_of_memory: false,
         },
         report: reading.into_report(),
         tree: "0".repeat(40),

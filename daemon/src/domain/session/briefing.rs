@@ -4,9 +4,11 @@
 use super::{
     decide::first_line,
     event::{AfterModelFailure, EventBody, QuestionAbout, Speaker, ToolOutcome},
+    spending::{Mark, of_what},
     work::{Again, WorkResult},
 };
 use crate::domain::{
+    compaction::Cause,
     conversation::{Arguments, ToolCall},
     forge::ForgeCheckState,
     todo::TodoState,
@@ -38,6 +40,37 @@ fn text(body: &EventBody) -> String {
             Speaker::Daemon => format!("told the model: {}", first_line(text)),
             Speaker::Person => format!("a person says: {}", first_line(text)),
         },
+        EventBody::BudgetReserved(reserved) => {
+            let tokens = reserved.amounts.tokens;
+            format!("the next call may take {tokens} tokens at most")
+        }
+        EventBody::BudgetNoted {
+            scope,
+            quantity,
+            mark,
+            used,
+            limit,
+        } => {
+            let of = of_what(*scope, *quantity);
+            let (used, limit) = (quantity.show(*used), quantity.show(*limit));
+            match mark {
+                Mark::Warning | Mark::Pause => format!("{used} of {limit}, {of}, are used"),
+                Mark::Overrun => {
+                    format!("the provider took {used} for a call that was bounded to {limit}")
+                }
+            }
+        }
+        EventBody::Compacted {
+            cause, left_out, ..
+        } => {
+            let why = match cause {
+                Cause::Share { tokens, window } => {
+                    format!("about {tokens} of {window} tokens are used")
+                }
+                Cause::Overflow => "the provider found it too long".to_owned(),
+            };
+            format!("the conversation is compacted, {left_out} messages are left out: {why}")
+        }
         EventBody::ModelAsked => "asking the model".into(),
         EventBody::ModelAnswered(answer) => {
             let tools: Vec<&str> = answer
@@ -55,6 +88,7 @@ fn text(body: &EventBody) -> String {
         EventBody::ModelFailed { error, then, .. } => {
             let then = match then {
                 AfterModelFailure::AskAgain => "asking again",
+                AfterModelFailure::Compact => "compacting the conversation",
                 AfterModelFailure::Pause => "pausing",
                 AfterModelFailure::Fail => "giving up",
             };
@@ -65,10 +99,16 @@ fn text(body: &EventBody) -> String {
             let content = first_line(&ended.content);
             match ended.outcome {
                 ToolOutcome::Ok => format!("{}: {content}", ended.name),
-                ToolOutcome::Error => format!("{} failed: {content}", ended.name),
+                ToolOutcome::Error => match &ended.failure {
+                    Some(failure) => {
+                        format!("{} failed ({}): {content}", ended.name, failure.kind.name())
+                    }
+                    None => format!("{} failed: {content}", ended.name),
+                },
                 ToolOutcome::Refused => format!("{} refused: {content}", ended.name),
             }
         }
+        EventBody::Cognition(cognitive) => cognitive.line(),
         EventBody::TodoChanged { todo } => {
             let what = first_line(&todo.text);
             let (id, state) = (todo.id, todo.state.name());
@@ -105,12 +145,21 @@ fn text(body: &EventBody) -> String {
         EventBody::WorkEnded { work, result, .. } => {
             format!("{}: {}", work.name(), result_line(result))
         }
+        EventBody::CircleFound(found) => format!("turns in circles: {}", first_line(&found.text)),
         EventBody::StateChanged { to, reason } => match reason.trim() {
             "" => to.name().into(),
             reason => format!("{}: {}", to.name(), flat(reason)),
         },
         EventBody::QuestionAsked { question } => match question.about {
-            QuestionAbout::Model => format!("asks a person: {}", first_line(&question.text)),
+            QuestionAbout::Model | QuestionAbout::Circle => {
+                format!("asks a person: {}", first_line(&question.text))
+            }
+            QuestionAbout::TestChanges { .. } => {
+                format!(
+                    "asks a person to accept changes of tests: {}",
+                    flat(&question.text)
+                )
+            }
             QuestionAbout::Todo { id, .. } => {
                 format!(
                     "asks a person to accept todo {id}: {}",
@@ -133,6 +182,7 @@ fn text(body: &EventBody) -> String {
 pub fn result_line(result: &WorkResult) -> String {
     match result {
         WorkResult::BaseRun(base) => base.summary.clone(),
+        WorkResult::StartSnapshot { snapshot } => format!("kept as {snapshot}"),
         WorkResult::Validated(validation) => {
             let checks: Vec<String> = validation
                 .checks

@@ -10,14 +10,17 @@ use super::{
     event::{
         Condition, EventBody, Question, QuestionAbout, Speaker, ToolEffect, ToolEnded, ToolOutcome,
     },
-    options::WorkflowKind,
+    options::{VerifyMode, WorkflowKind},
     state::{FailedWork, Open, SessionState},
     work::{Again, Work},
 };
 use crate::domain::{
+    cognition::{self, Examined},
     conversation::ToolCall,
-    criteria::Criterion,
+    criteria::{self, Criterion},
     prompts,
+    proof::{ChangedJudge, Proof, Risk},
+    recovery::stuck::Measure,
     stage::Stage,
     todo::{Todo, TodoState},
     tools::{
@@ -90,6 +93,10 @@ fn go_on(state: &SessionState) -> Next {
     if state.base.is_none() {
         return begin(state, Work::BaseRun);
     }
+    // Later than this the snapshot would have the session's own doing in it.
+    if state.start.is_none() && state.model_calls == 0 {
+        return begin(state, Work::SnapshotStart);
+    }
     match state.stage {
         Stage::Understand
         | Stage::Plan
@@ -157,6 +164,15 @@ fn model_stage(state: &SessionState) -> Next {
             &format!("the session's {max_steps} steps are used up"),
         );
     }
+    if let Some(intervention) = state.trail.check() {
+        let text = intervention.text.clone();
+        let stops = intervention.measure == Measure::Stop;
+        let mut events = vec![EventBody::CircleFound(intervention)];
+        if stops {
+            events.extend(ask(state, text, QuestionAbout::Circle));
+        }
+        return Next::Record(events);
+    }
     Next::Record(vec![EventBody::ModelAsked])
 }
 
@@ -210,6 +226,9 @@ fn pull_request(state: &SessionState) -> Next {
     if !proof.proved {
         return debug(state, &format!("not proved: {}", proof.reason));
     }
+    if let Some(next) = person_on_test_changes(state, proof) {
+        return next;
+    }
     match state.created.options.workflow {
         WorkflowKind::None => leave(state, Stage::Complete, &proof.reason),
         WorkflowKind::Swe => {
@@ -223,6 +242,40 @@ fn pull_request(state: &SessionState) -> Next {
                     leave(state, Stage::Ci, &format!("pull request {number} is open"))
                 }
             }
+        }
+    }
+}
+
+/// A person's word on changed tests, where the session is verified by a person;
+/// `None` lets it go on. Tests that are new are no reason to ask.
+fn person_on_test_changes(state: &SessionState, proof: &Proof) -> Option<Next> {
+    let commit = &state.attempt.commit.as_ref()?.commit;
+    let risky = proof
+        .changed_judges
+        .iter()
+        .filter(|judge| judge.risk > Risk::Low);
+    let risky: Vec<String> = risky.map(ChangedJudge::describe).collect();
+    if state.created.options.verify != VerifyMode::Manual || risky.is_empty() {
+        return None;
+    }
+    match &state.attempt.test_changes {
+        Some((answered, true)) if answered == commit => None,
+        Some((answered, false)) if answered == commit => Some(debug(
+            state,
+            &format!(
+                "a person does not accept the changes of {}",
+                risky.join(", ")
+            ),
+        )),
+        Some(_) | None => {
+            let text = format!(
+                "The change is proved, and it changes what judges it: {}. Do you accept that?",
+                risky.join(", ")
+            );
+            let about = QuestionAbout::TestChanges {
+                commit: commit.clone(),
+            };
+            Some(Next::Record(ask(state, text, about)))
         }
     }
 }
@@ -310,8 +363,43 @@ fn answer_call(state: &SessionState, call: &ToolCall) -> Vec<EventBody> {
         let text = workflow::mask_refusal(state.stage, request.tool());
         return vec![refused(call, text)];
     }
+    let Examined { events, refusal } = examine(state, call, &request);
+    // Whoever turns in circles is told more.
+    let refusal = state.trail.refusal(call).or(refusal);
+    let mut events: Vec<EventBody> = events.into_iter().map(EventBody::Cognition).collect();
+    match refusal {
+        Some(text) => events.push(refused(call, text)),
+        None => events.extend(answer_request(state, call, request)),
+    }
+    events
+}
+
+/// What the session's reasoning says to a call, once.
+fn examine(state: &SessionState, call: &ToolCall, request: &ToolRequest) -> Examined {
+    if let ToolRequest::TodoClaim(claim) = request
+        && let Some(TodoState::Claimed { .. }) = state.todo(claim.id).map(|todo| &todo.state)
+    {
+        // It is this very call's, let through before; only its check is to be
+        // done again.
+        return Examined::default();
+    }
+    if let ToolRequest::Advance(_) = request
+        && workflow::gate(state).is_err()
+    {
+        // What is missing is said first.
+        return Examined::default();
+    }
+    cognition::examine(state, call, request)
+}
+
+/// Answers a call that may be made.
+fn answer_request(state: &SessionState, call: &ToolCall, request: ToolRequest) -> Vec<EventBody> {
     match request {
-        ToolRequest::Think(_) => vec![accepted(call, "Noted.")],
+        ToolRequest::Think(think) => {
+            let (events, told) = cognition::think(state, &think.content);
+            let events = events.into_iter().map(EventBody::Cognition);
+            events.chain([accepted(call, told)]).collect()
+        }
         ToolRequest::ReadFile(_)
         | ToolRequest::ListDirectory(_)
         | ToolRequest::Glob(_)
@@ -320,7 +408,13 @@ fn answer_call(state: &SessionState, call: &ToolCall) -> Vec<EventBody> {
         ToolRequest::WriteFile(write) => {
             vec![tool_started(call, last_seen(state, &write.path))]
         }
-        ToolRequest::EditFile(edit) => vec![tool_started(call, last_seen(state, &edit.path))],
+        ToolRequest::EditFile(edit) => {
+            let path = edit.path.as_deref();
+            vec![tool_started(
+                call,
+                path.and_then(|path| last_seen(state, path)),
+            )]
+        }
         ToolRequest::TodoAdd(add) => add_todos(state, call, add),
         ToolRequest::TodoStart(start) => match state.todo(start.id) {
             None => vec![refused(call, unknown_todo(state, start.id))],
@@ -352,6 +446,13 @@ fn answer_call(state: &SessionState, call: &ToolCall) -> Vec<EventBody> {
         ToolRequest::AskPerson(AskPerson { question }) => {
             ask(state, question, QuestionAbout::Model)
         }
+        ToolRequest::ReportEnvironmentIssue(issue) if issue.blocking => {
+            ask(state, issue.question(), QuestionAbout::Model)
+        }
+        ToolRequest::ReportEnvironmentIssue(_) => vec![accepted(
+            call,
+            "Recorded; it is shown to people with the session. Go on without what is broken where you can.",
+        )],
     }
 }
 
@@ -367,11 +468,22 @@ fn add_todos(state: &SessionState, call: &ToolCall, add: TodoAdd) -> Vec<EventBo
     let mut events = Vec::with_capacity(add.items.len() + 1);
     let mut lines = Vec::with_capacity(add.items.len());
     for (id, item) in (last + 1..).zip(add.items) {
-        let mut criteria = item.criteria;
-        if criteria.is_empty() {
-            criteria.push(Criterion::TestsPass { argv: None });
-        }
-        lines.push(format!("Todo {id} added: {}", item.text.trim()));
+        let is_given = !item.criteria.is_empty();
+        let criteria = match is_given {
+            true => item.criteria,
+            false => criteria::infer(&item.text),
+        };
+        let note = match (is_given, criteria.as_slice()) {
+            (true, _) => String::new(),
+            (false, []) => "\nNothing in it says how it can be checked. When you claim it, say in \
+                            `evidence` what shows that it is done: a person will verify it."
+                .to_owned(),
+            (false, inferred) => {
+                let inferred: Vec<String> = inferred.iter().map(Criterion::describe).collect();
+                format!("\nIts text says what must hold: {}.", inferred.join("; "))
+            }
+        };
+        lines.push(format!("Todo {id} added: {}{note}", item.text.trim()));
         let todo = Todo::new(id, item.text.trim().to_owned(), criteria);
         events.push(EventBody::TodoChanged { todo });
     }
@@ -383,6 +495,14 @@ fn claim_todo(state: &SessionState, call: &ToolCall, claim: TodoClaim) -> Vec<Ev
     let Some(todo) = state.todo(claim.id) else {
         return vec![refused(call, unknown_todo(state, claim.id))];
     };
+    if todo.criteria.is_empty() && claim.evidence.trim().is_empty() {
+        let text = format!(
+            "todo {} has no criterion that the daemon could check: claim it with `evidence`, what you ran \
+             and what it printed, for a person to verify",
+            todo.id
+        );
+        return vec![refused(call, text)];
+    }
     let verify = started(state, Work::VerifyTodo { todo: todo.id }, 1);
     // Calls are answered one by one, so a claim that stands is this very call's,
     // and its check could not be done before.
@@ -445,6 +565,7 @@ pub(super) fn answered(
         content: content.into(),
         artifact: None,
         duration_ms: 0,
+        failure: None,
         effect,
     }))
 }
@@ -469,9 +590,11 @@ fn started(state: &SessionState, work: Work, attempt: u32) -> EventBody {
     };
     let argv = match &work {
         Work::BaseRun | Work::Validate | Work::Prove | Work::RunCi => tests(),
-        Work::VerifyTodo { .. } | Work::Commit | Work::Publish | Work::OpenPullRequest => {
-            Vec::new()
-        }
+        Work::SnapshotStart
+        | Work::VerifyTodo { .. }
+        | Work::Commit
+        | Work::Publish
+        | Work::OpenPullRequest => Vec::new(),
     };
     EventBody::WorkStarted {
         work,
@@ -541,6 +664,7 @@ pub fn acts(tool: Tool) -> bool {
         | Tool::TodoStart
         | Tool::TodoClaim
         | Tool::Advance
-        | Tool::AskPerson => false,
+        | Tool::AskPerson
+        | Tool::ReportEnvironmentIssue => false,
     }
 }

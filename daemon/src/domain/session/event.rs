@@ -8,11 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     options::SessionOptions,
+    spending::{Mark, Reserved},
     work::{Work, WorkResult},
 };
 use crate::domain::{
+    budget::{Quantity, Scope},
+    cognition::CognitiveEvent,
+    compaction::Cause,
     conversation::{AssistantTurn, StopReason, ToolCall, ToolDefinition, Usage},
     ids::{ArtifactId, RepositoryName, SessionId, StepId, WorkspaceId, WorkspaceName},
+    recovery::{FailureType, RecoveryAction, stuck::Intervention},
     stage::Stage,
     todo::Todo,
 };
@@ -63,11 +68,38 @@ pub enum EventBody {
         /// Who said it.
         from: Speaker,
     },
+    /// So much is set aside for the model call that follows.
+    BudgetReserved(Reserved),
+    /// People are told of a budget.
+    BudgetNoted {
+        /// Whose.
+        scope: Scope,
+        /// Of what.
+        quantity: Quantity,
+        /// Why.
+        mark: Mark,
+        /// What is used, in the quantity's smallest unit.
+        used: u64,
+        /// What may be.
+        limit: u64,
+    },
+    /// A new epoch of the conversation begins: most of it is left out of what
+    /// the model is told.
+    Compacted {
+        /// Why.
+        cause: Cause,
+        /// What happened from this sequence number on stays as it was.
+        keep_from: u64,
+        /// Messages that are left out.
+        left_out: u64,
+        /// What the model is told instead, not empty.
+        briefing: String,
+    },
     /// Intent: the model is being asked.
     ModelAsked,
     /// Outcome: the model answered.
     ModelAnswered(Box<ModelAnswered>),
-    /// Outcome: no answer came; the tokens count as spent.
+    /// Outcome: no answer came.
     ModelFailed {
         /// Sequence number of the intent.
         intent: u64,
@@ -75,6 +107,10 @@ pub enum EventBody {
         error: String,
         /// What follows.
         then: AfterModelFailure,
+        /// Whether it certainly cost nothing; else what was reserved counts as
+        /// spent.
+        #[serde(default)]
+        free: bool,
     },
     /// Intent: a tool call begins that acts on the workspace.
     ToolStarted {
@@ -87,6 +123,8 @@ pub enum EventBody {
     /// A tool call has its answer: the outcome of an intent, or of a call that
     /// concerns the log alone, or a refusal.
     ToolEnded(Box<ToolEnded>),
+    /// The session thought about itself, or should have.
+    Cognition(CognitiveEvent),
     /// A todo was added or changed: its whole new value.
     TodoChanged {
         /// The todo.
@@ -113,6 +151,8 @@ pub enum EventBody {
         /// Artifacts made by it.
         artifacts: Vec<ArtifactId>,
     },
+    /// The session turns in circles, and this is done about it; the model is told.
+    CircleFound(Intervention),
     /// The session's condition changed.
     StateChanged {
         /// To this.
@@ -190,6 +230,8 @@ pub struct ModelAnswered {
 pub enum AfterModelFailure {
     /// It is asked again.
     AskAgain,
+    /// The conversation is compacted, and it is asked again.
+    Compact,
     /// A person has to look; then it is asked again.
     Pause,
     /// The session ends.
@@ -214,9 +256,23 @@ pub struct ToolEnded {
     pub artifact: Option<ArtifactId>,
     /// From start to end.
     pub duration_ms: u64,
+    /// What it failed with, where it failed and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<KnownFailure>,
     /// What the session knows after it that it did not know before.
     #[serde(default, skip_serializing_if = "ToolEffect::is_none")]
     pub effect: ToolEffect,
+}
+
+/// A failure that the catalogue knows, as the log keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownFailure {
+    /// The catalogue's entry; empty for [`FailureType::Unknown`].
+    pub id: String,
+    /// What kind it is.
+    pub kind: FailureType,
+    /// What follows.
+    pub action: RecoveryAction,
 }
 
 /// How a tool call went.
@@ -254,6 +310,11 @@ pub enum ToolEffect {
         /// blake3 after.
         after: String,
     },
+    /// Several files were changed together.
+    FilesChanged {
+        /// Each of them.
+        files: Vec<ChangedFile>,
+    },
     /// A command ran, which may have changed anything.
     CommandRan,
     /// The model may leave the stage.
@@ -261,6 +322,17 @@ pub enum ToolEffect {
         /// Its words.
         summary: String,
     },
+}
+
+/// One of several files that were changed together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedFile {
+    /// Absolute path, as asked for.
+    pub path: String,
+    /// blake3 before; `None` when there was no file.
+    pub before: Option<String>,
+    /// blake3 after; `None` when it was removed.
+    pub after: Option<String>,
 }
 
 impl ToolEffect {
@@ -334,6 +406,14 @@ pub struct Question {
 pub enum QuestionAbout {
     /// The model wants to know.
     Model,
+    /// Changes of tests that a proved commit makes, and that a person has to
+    /// accept.
+    TestChanges {
+        /// The commit, in hex.
+        commit: String,
+    },
+    /// The session turns in circles, and nothing else has helped.
+    Circle,
     /// A todo whose criteria hold and which a person has to accept.
     Todo {
         /// Its number.

@@ -14,12 +14,14 @@
 //! any part of the world.
 
 pub mod briefing;
+pub mod calls;
 pub mod decide;
 pub mod event;
 pub mod options;
 pub mod outcome;
 pub mod pull_request;
 pub mod request;
+pub mod spending;
 pub mod state;
 pub mod work;
 

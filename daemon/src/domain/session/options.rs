@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::model_name::ModelName;
+use crate::domain::{
+    budget::{Marks, Money, Prices},
+    compaction::Window,
+    edits::EditFormat,
+    model_name::ModelName,
+};
 
 /// Longest task in bytes, after trimming.
 pub const TASK_MAX_BYTES: usize = 64 * 1024;
@@ -22,8 +27,41 @@ pub struct SessionOptions {
     pub verify: VerifyMode,
     /// Whether the task may change tests that exist.
     pub allow_test_changes: bool,
+    /// How the model is asked to write edits.
+    #[serde(default)]
+    pub edit_format: EditFormat,
     /// What it may use.
     pub limits: SessionLimits,
+    /// What its model calls may cost.
+    #[serde(default)]
+    pub budget: Budget,
+    /// What its model costs; `None` where nobody said.
+    #[serde(default)]
+    pub prices: Option<Prices>,
+    /// How much its model can be told.
+    #[serde(default)]
+    pub window: Window,
+    /// Tokens of the repository's own rules that its model is told at most.
+    #[serde(default = "rules_tokens")]
+    pub rules_tokens: u32,
+}
+
+/// What a model is told of a repository's own rules, when nobody says otherwise.
+pub const RULES_TOKENS: u32 = 4_000;
+
+fn rules_tokens() -> u32 {
+    RULES_TOKENS
+}
+
+/// What a session's model calls may cost, beside its steps and its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Tokens, input and output; `None` means as many as it takes.
+    pub tokens: Option<u64>,
+    /// Money; only with [prices](SessionOptions::prices).
+    pub money: Option<Money>,
+    /// When people are told and asked.
+    pub marks: Marks,
 }
 
 /// The stages a session goes through.

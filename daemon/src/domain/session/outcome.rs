@@ -3,14 +3,16 @@
 use super::{
     decide::{answered, ask, ends_by_itself, leaving},
     event::{
-        AfterModelFailure, Condition, EventBody, ModelAnswered, QuestionAbout, Speaker, ToolEffect,
-        ToolEnded, ToolOutcome,
+        AfterModelFailure, Condition, EventBody, KnownFailure, ModelAnswered, QuestionAbout,
+        Speaker, ToolEffect, ToolEnded, ToolOutcome,
     },
     options::VerifyMode,
+    spending,
     state::{Effect, Open, SessionState},
     work::{TodoCheck, Work, WorkResult},
 };
 use crate::domain::{
+    cognition::{CognitiveEvent, Hint},
     conversation::{AssistantTurn, StopReason, ToolCall, Usage},
     ids::ArtifactId,
     prompts,
@@ -30,6 +32,8 @@ pub enum Outcome {
         error: String,
         /// What follows.
         then: AfterModelFailure,
+        /// Whether it certainly cost nothing.
+        free: bool,
     },
     /// What a tool did.
     Tool(ToolAnswer),
@@ -68,6 +72,8 @@ pub struct ToolAnswer {
     pub artifact: Option<ArtifactId>,
     /// From start to end.
     pub duration_ms: u64,
+    /// What it failed with, where that is known.
+    pub failure: Option<KnownFailure>,
     /// What the session knows now.
     pub effect: ToolEffect,
 }
@@ -78,7 +84,7 @@ pub struct ToolAnswer {
 pub fn events(state: &SessionState, open: &Open, outcome: Outcome) -> Vec<EventBody> {
     match outcome {
         Outcome::Reply(reply) => model_answered(state, open.intent, reply),
-        Outcome::NoReply { error, then } => no_reply(state, open.intent, error, then),
+        Outcome::NoReply { error, then, free } => no_reply(state, open.intent, error, then, free),
         Outcome::Tool(answer) => tool_ended(open, answer),
         Outcome::Work { result, artifacts } => work_ended(state, open, result, artifacts),
     }
@@ -86,6 +92,7 @@ pub fn events(state: &SessionState, open: &Open, outcome: Outcome) -> Vec<EventB
 
 fn model_answered(state: &SessionState, intent: u64, reply: Reply) -> Vec<EventBody> {
     let correction = correction(state, &reply);
+    let overrun = spending::overrun(state, reply.usage.as_ref());
     let mut events = vec![EventBody::ModelAnswered(Box::new(ModelAnswered {
         intent,
         turn: reply.turn,
@@ -95,9 +102,13 @@ fn model_answered(state: &SessionState, intent: u64, reply: Reply) -> Vec<EventB
         provider_request: reply.provider_request,
     }))];
     if let Some(text) = correction {
+        let hint = Hint::NoNextStep;
+        events.push(EventBody::Cognition(CognitiveEvent::Hinted { hint }));
+        let text = format!("{text} {}", hint.reminder());
         let from = Speaker::Daemon;
         events.push(EventBody::MessageAdded { text, from });
     }
+    events.extend(overrun);
     events
 }
 
@@ -126,14 +137,22 @@ fn no_reply(
     intent: u64,
     error: String,
     then: AfterModelFailure,
+    free: bool,
 ) -> Vec<EventBody> {
     let failed = EventBody::ModelFailed {
         intent,
         error: error.clone(),
         then,
+        free,
     };
     match then {
-        AfterModelFailure::AskAgain => vec![failed],
+        // A second time in a row it would not help either.
+        AfterModelFailure::Compact if state.compacted => {
+            let mut events = vec![failed];
+            events.extend(leaving(state, Stage::Failed, &error));
+            events
+        }
+        AfterModelFailure::AskAgain | AfterModelFailure::Compact => vec![failed],
         AfterModelFailure::Pause => {
             let reason = format!("{error}; resume when that is mended");
             let to = Condition::Paused;
@@ -152,11 +171,20 @@ fn tool_ended(open: &Open, answer: ToolAnswer) -> Vec<EventBody> {
         Effect::RunTool { call, .. } => (call.id.clone(), call.name.clone()),
         Effect::AskModel | Effect::DoWork { .. } => (String::new(), String::new()),
     };
-    let content = match answer.content.trim() {
+    let hint = match &open.effect {
+        Effect::RunTool { call, .. } => Hint::of(call, answer.outcome, &answer.content),
+        Effect::AskModel | Effect::DoWork { .. } => None,
+    };
+    let mut content = match answer.content.trim() {
         "" => "(nothing)".to_owned(),
         _ => answer.content,
     };
-    vec![EventBody::ToolEnded(Box::new(ToolEnded {
+    let mut events = Vec::with_capacity(2);
+    if let Some(hint) = hint {
+        content = format!("{}\n{}", content.trim_end(), hint.reminder());
+        events.push(EventBody::Cognition(CognitiveEvent::Hinted { hint }));
+    }
+    events.push(EventBody::ToolEnded(Box::new(ToolEnded {
         intent: Some(open.intent),
         call_id,
         name,
@@ -164,8 +192,10 @@ fn tool_ended(open: &Open, answer: ToolAnswer) -> Vec<EventBody> {
         content,
         artifact: answer.artifact,
         duration_ms: answer.duration_ms,
+        failure: answer.failure,
         effect: answer.effect,
-    }))]
+    })));
+    events
 }
 
 fn work_ended(
@@ -181,6 +211,7 @@ fn work_ended(
     let follows = match &result {
         WorkResult::TodoChecked(check) => todo_checked(state, check),
         WorkResult::BaseRun(_)
+        | WorkResult::StartSnapshot { .. }
         | WorkResult::Validated(_)
         | WorkResult::Committed(_)
         | WorkResult::Proved(_)
@@ -208,6 +239,26 @@ fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
     };
     let claim = claim_of(state, check.todo);
     let report = prompts::criteria_report(&check.results);
+    if todo.criteria.is_empty() {
+        let evidence = match &todo.state {
+            TodoState::Claimed { claim } | TodoState::Verifying { claim } => claim.as_str(),
+            TodoState::Pending
+            | TodoState::InProgress
+            | TodoState::Verified(_)
+            | TodoState::Rejected { .. } => "files have changed since it was accepted",
+        };
+        let text = format!(
+            "Todo {}: {}\nIt has no criterion that the daemon could check. What the model says: \
+             {evidence}\nDo you accept it?",
+            todo.id, todo.text
+        );
+        let about = QuestionAbout::Todo {
+            id: todo.id,
+            tree: check.tree.clone(),
+            artifact: check.artifact.clone(),
+        };
+        return ask(state, text, about);
+    }
     if !check.holds {
         let reason = format!("not every criterion holds:\n{report}");
         let artifact = check.artifact.clone();

@@ -5,7 +5,7 @@
 
 use super::{
     decide::answered,
-    event::{Condition, EventBody, QuestionAbout, ToolEffect, ToolOutcome},
+    event::{Condition, EventBody, QuestionAbout, Speaker, ToolEffect, ToolOutcome},
     outcome::claim_of,
     state::SessionState,
 };
@@ -126,7 +126,10 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
 /// A model's question can be left unanswered; a todo's verdict cannot be made
 /// up.
 fn resume_waiting(state: &SessionState) -> Response {
-    if state.todo_in_question().is_some() {
+    let about = state.question.as_ref().map(|question| &question.about);
+    if state.todo_in_question().is_some()
+        || matches!(about, Some(QuestionAbout::TestChanges { .. }))
+    {
         return Response::AlreadySo;
     }
     let answer = Answer {
@@ -172,11 +175,29 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
                     .map(|call| answered(call, ToolOutcome::Ok, words, ToolEffect::None)),
             );
         }
+        // The state keeps the verdict; no call of the model's waits for it.
+        QuestionAbout::TestChanges { .. } => {}
+        QuestionAbout::Circle => {
+            let words = match text.as_str() {
+                "" if answer.accepted => "go on",
+                "" => "go on, and not the same way",
+                words => words,
+            };
+            events.push(EventBody::MessageAdded {
+                text: format!("A person looked at where you are stuck and says: {words}"),
+                from: Speaker::Person,
+            });
+        }
         QuestionAbout::Todo { id, tree, artifact } => {
             let (outcome, verdict, words) = if answer.accepted {
+                let checked = (state.todo(*id)).is_some_and(|todo| !todo.criteria.is_empty());
+                let summary = match checked {
+                    true => "its criteria hold and a person accepted it",
+                    false => "a person accepted it",
+                };
                 let evidence = Evidence {
                     tree: tree.clone(),
-                    summary: "its criteria hold and a person accepted it".into(),
+                    summary: summary.into(),
                     artifact: artifact.clone(),
                     judge: Judge::Person,
                 };

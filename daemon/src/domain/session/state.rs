@@ -7,16 +7,20 @@ use std::{
 
 use super::{
     event::{
-        Condition, Created, Event, EventBody, Question, QuestionAbout, ToolEffect, ToolEnded,
-        ToolOutcome,
+        AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
+        ToolEffect, ToolEnded, ToolOutcome,
     },
+    spending::Spending,
     work::{Again, BaseRun, CiResult, Commit, OpenedPullRequest, Validation, Work, WorkResult},
 };
 use crate::domain::{
+    budget::Day,
+    cognition::Ledger,
     conversation::{ToolCall, Usage},
-    ids::{ArtifactId, SessionId, StepId},
+    ids::{ArtifactId, SessionId, SnapshotId, StepId},
     prompts,
     proof::Proof,
+    recovery::stuck::Trail,
     stage::Stage,
     todo::{Todo, TodoState},
     tools::{Tool, path_key},
@@ -64,14 +68,31 @@ pub struct SessionState {
     pub last_failure: Option<String>,
     /// Hash of each file as the session last saw it, by [`path_key`].
     pub files: BTreeMap<String, String>,
-    /// Tokens so far.
+    /// What its reasoning is judged by.
+    pub cognition: Ledger,
+    /// Its last steps, to see whether it turns in circles.
+    pub trail: Trail,
+    /// Tokens so far, as the provider counted them.
     pub tokens: Usage,
+    /// What all of it has cost.
+    pub spending: Spending,
+    /// Model calls in a row that brought no reply.
+    pub model_failures: u32,
+    /// Whether the provider said that the conversation is too long, and nothing
+    /// was done about it yet.
+    pub overflowed: bool,
+    /// Whether the conversation was compacted since the model last answered.
+    pub compacted: bool,
+    /// Files that it changed, absolute.
+    pub changed_files: BTreeSet<String>,
     /// Model calls so far.
     pub model_calls: u32,
     /// Tool calls with an answer so far.
     pub tool_calls: u32,
     /// What it started from.
     pub base: Option<Arc<BaseRun>>,
+    /// The snapshot of that, which proofs are made in copies of.
+    pub start: Option<SnapshotId>,
     /// What the daemon's checks last said.
     pub validation: Option<Validation>,
     /// Its last commit.
@@ -141,6 +162,8 @@ pub struct Attempt {
     pub pull_request: Option<OpenedPullRequest>,
     /// The forge's checks.
     pub ci: Option<CiResult>,
+    /// A person's verdict on changed tests, and the commit it is about.
+    pub test_changes: Option<(String, bool)>,
 }
 
 /// An effect whose intent is in the log and whose outcome is not.
@@ -224,10 +247,18 @@ impl SessionState {
             failed_work: None,
             last_failure: None,
             files: BTreeMap::new(),
+            cognition: Ledger::default(),
+            trail: Trail::default(),
             tokens: Usage::default(),
+            spending: Spending::default(),
+            model_failures: 0,
+            overflowed: false,
+            compacted: false,
+            changed_files: BTreeSet::new(),
             model_calls: 0,
             tool_calls: 0,
             base: None,
+            start: None,
             validation: None,
             commit: None,
             proof: None,
@@ -258,6 +289,9 @@ impl SessionState {
             records: Vec::new(),
             attempt: Attempt::default(),
             files: BTreeMap::new(),
+            changed_files: BTreeSet::new(),
+            cognition: Ledger::default(),
+            trail: Trail::default(),
             calls: VecDeque::new(),
             last_failure: None,
             validation: None,
@@ -300,7 +334,9 @@ impl SessionState {
     /// Folds in the next event.
     pub fn apply(&mut self, event: &Event) {
         self.keep_time(event);
+        self.cognition.apply(event);
         self.sequence = event.sequence;
+        self.trail.apply(&event.body, self.calls.iter());
         match &event.body {
             // A log has one creation, and it made this state.
             EventBody::Created(_) => {}
@@ -331,13 +367,28 @@ impl SessionState {
                     record.input.briefing.get_or_insert_with(|| text.clone());
                 }
             }
+            EventBody::BudgetReserved(reserved) => self.spending.reserve(*reserved),
+            EventBody::BudgetNoted {
+                scope,
+                quantity,
+                mark,
+                ..
+            } => {
+                self.spending.noted.insert((*scope, *quantity, *mark));
+            }
             EventBody::ModelAsked => {
                 self.model_calls += 1;
                 self.begin_effect(event, Effect::AskModel);
             }
             EventBody::ModelAnswered(answer) => {
                 self.open = None;
+                self.model_failures = 0;
+                self.compacted = false;
                 self.tokens += answer.usage.unwrap_or_default();
+                let prices = self.created.options.prices;
+                let day = Day::of(event.at_ms);
+                self.spending
+                    .settle(day, answer.usage.as_ref(), prices.as_ref());
                 self.calls = answer.turn.tool_calls.iter().cloned().collect();
                 let only_reasons = !self.calls.is_empty()
                     && self
@@ -353,7 +404,21 @@ impl SessionState {
                     self.silent_replies = 0;
                 }
             }
-            EventBody::ModelFailed { .. } => self.open = None,
+            EventBody::Compacted { .. } => {
+                self.overflowed = false;
+                self.compacted = true;
+            }
+            EventBody::ModelFailed { free, then, .. } => {
+                self.open = None;
+                self.overflowed = *then == AfterModelFailure::Compact;
+                self.model_failures += 1;
+                let day = Day::of(event.at_ms);
+                if *free {
+                    self.spending.settle_free(day);
+                } else {
+                    self.spending.settle(day, None, None);
+                }
+            }
             EventBody::ToolStarted {
                 call,
                 expected_hash,
@@ -395,10 +460,13 @@ impl SessionState {
                 };
                 self.end_work(work, result, attempt);
             }
+            // The trail keeps it.
+            EventBody::CircleFound(_) => {}
             EventBody::StateChanged { to, reason } => {
                 if *to == Condition::Running {
                     self.failed_work = None;
                     self.silent_replies = 0;
+                    self.model_failures = 0;
                 }
                 self.condition = *to;
                 self.reason.clone_from(reason);
@@ -407,7 +475,14 @@ impl SessionState {
                 self.questions_asked += 1;
                 self.question = Some(question.clone());
             }
-            EventBody::QuestionAnswered { .. } => self.question = None,
+            EventBody::QuestionAnswered { accepted, .. } => {
+                let about = self.question.take().map(|question| question.about);
+                if let Some(QuestionAbout::TestChanges { commit }) = about {
+                    self.attempt.test_changes = Some((commit, *accepted));
+                }
+            }
+            // The ledger has it.
+            EventBody::Cognition(_) => {}
         }
     }
 
@@ -435,7 +510,9 @@ impl SessionState {
         );
         if self.condition == Condition::Running && !interrupted {
             let passed = event.at_ms.saturating_sub(self.updated_at_ms);
-            self.active_ms += u64::try_from(passed).unwrap_or(0);
+            let passed = u64::try_from(passed).unwrap_or(0);
+            self.active_ms += passed;
+            self.spending.passed(Day::of(event.at_ms), passed);
         }
         self.updated_at_ms = event.at_ms;
     }
@@ -462,7 +539,18 @@ impl SessionState {
                 self.files.insert(path_key(path), hash.clone());
             }
             ToolEffect::FileChanged { path, after, .. } => {
+                self.changed_files.insert(path_key(path));
                 self.files.insert(path_key(path), after.clone());
+            }
+            ToolEffect::FilesChanged { files } => {
+                for file in files {
+                    let key = path_key(&file.path);
+                    self.changed_files.insert(key.clone());
+                    match &file.after {
+                        Some(after) => self.files.insert(key, after.clone()),
+                        None => self.files.remove(&key),
+                    };
+                }
             }
             ToolEffect::StageDone { summary } => {
                 if ended.outcome == ToolOutcome::Ok {
@@ -475,6 +563,7 @@ impl SessionState {
     fn end_work(&mut self, work: &Work, result: &WorkResult, attempt: u32) {
         match result {
             WorkResult::BaseRun(base) => self.base = Some(Arc::new((**base).clone())),
+            WorkResult::StartSnapshot { snapshot } => self.start = Some(snapshot.clone()),
             WorkResult::Validated(validation) => {
                 self.last_failure = failed_checks(validation);
                 self.validation = Some(validation.clone());
@@ -539,7 +628,10 @@ impl SessionState {
     pub fn todo_in_question(&self) -> Option<u32> {
         match self.question.as_ref().map(|question| &question.about) {
             Some(QuestionAbout::Todo { id, .. }) => Some(*id),
-            Some(QuestionAbout::Model) | None => None,
+            Some(
+                QuestionAbout::Model | QuestionAbout::Circle | QuestionAbout::TestChanges { .. },
+            )
+            | None => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     decide::{Next, decide},
     event::{AfterModelFailure, Condition, Created, Event, EventBody, ToolEffect, ToolOutcome},
-    options::{SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
+    options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
     outcome::{self, Outcome, Reply, ToolAnswer},
     request::{Answer, Request, RequestRefusal, Response, respond},
     state::{Effect, SessionState, StageInput},
@@ -16,19 +16,25 @@ use super::{
     },
 };
 use crate::domain::{
+    changes::ChangeKind,
     checks::{CheckCommand, CheckKind, CheckPlan, CheckResult},
+    cognition::Libraries,
+    compaction::Window,
     context::Context,
     conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall},
     criteria::{Criterion, CriterionResult},
+    edits::EditFormat,
     exec::{Exit, ExitStatus},
     forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
-    ids::SessionId,
-    proof::{Proof, TestRun},
+    ids::{SessionId, SnapshotId},
+    proof::{ChangedJudge, Proof, TestRun},
     report::RunVerdict,
     stage::Stage,
     todo::{Judge, TodoState},
     tools::{self, Tool},
 };
+
+mod cognition;
 
 fn created(options: SessionOptions) -> Created {
     Created {
@@ -38,13 +44,14 @@ fn created(options: SessionOptions) -> Created {
         workspace_name: "sample".parse().unwrap(),
         repository: "repo".parse().unwrap(),
         system: crate::domain::prompts::system("fix the sum", "/workspace/repo", &options),
-        tools: tools::definitions(),
+        tools: tools::definitions(EditFormat::Replace),
         options,
     }
 }
 
 fn options() -> SessionOptions {
     SessionOptions {
+        edit_format: EditFormat::Replace,
         model: "scripted:/none".parse().unwrap(),
         workflow: WorkflowKind::Swe,
         test_command: Some(vec!["run-tests".into()]),
@@ -52,6 +59,10 @@ fn options() -> SessionOptions {
         verify: VerifyMode::Auto,
         allow_test_changes: false,
         limits: SessionLimits::default(),
+        budget: Budget::default(),
+        prices: None,
+        window: Window::default(),
+        rules_tokens: RULES_TOKENS,
     }
 }
 
@@ -60,6 +71,7 @@ fn exit(code: u32) -> Exit {
         status: ExitStatus::Code(code),
         duration_ms: 1,
         leftover_processes: 0,
+        out_of_memory: false,
     }
 }
 
@@ -104,6 +116,7 @@ struct World {
     ci: Vec<bool>,
     /// Work that cannot be done.
     broken: Option<(Work, Again)>,
+    changed_judges: Vec<ChangedJudge>,
     lint: Vec<CheckResult>,
     base_lint: Vec<CheckResult>,
 }
@@ -117,6 +130,7 @@ impl Default for World {
             proofs: vec![true],
             ci: vec![true],
             broken: None,
+            changed_judges: vec![],
             lint: vec![],
             base_lint: vec![],
         }
@@ -155,6 +169,7 @@ impl World {
             content: "done".into(),
             artifact: None,
             duration_ms: 1,
+            failure: None,
             effect,
         })
     }
@@ -200,11 +215,14 @@ impl World {
                     artifact: None,
                     reports: vec![],
                 },
-                uncommitted: "1".into(),
                 others: self.base_lint.clone(),
                 summary: "1 failed".into(),
                 knowledge: None,
+                libraries: Libraries::default(),
             })),
+            Work::SnapshotStart => WorkResult::StartSnapshot {
+                snapshot: SnapshotId::from_uuid(uuid::Uuid::from_u128(3)),
+            },
             Work::Validate => {
                 let passes = take(&mut self.validations);
                 let mut checks = self.lint.clone();
@@ -253,6 +271,7 @@ impl World {
                     fail_to_pass: vec![],
                     pass_to_pass: vec![],
                     changed_test_files: vec![],
+                    changed_judges: self.changed_judges.clone(),
                     tree,
                     evidence: None,
                 }))
@@ -337,8 +356,24 @@ fn advance() -> ToolCall {
 fn add_todo() -> ToolCall {
     call(
         "todo_add",
-        json!({"items": [{"text": "make the sum right"}]}),
+        json!({"items": [{"text": "make the sum right, so that the tests pass"}]}),
     )
+}
+
+/// Reasoning that names what every session here has.
+fn think() -> ToolCall {
+    call(
+        "think",
+        json!({"content": "run-tests fails as sum.py subtracts"}),
+    )
+}
+
+/// A run of the tests and reasoning about it, before a claim.
+fn look() -> [ToolCall; 2] {
+    [
+        call("run_command", json!({"command": "run-tests"})),
+        think(),
+    ]
 }
 
 fn claim() -> ToolCall {
@@ -350,11 +385,13 @@ fn honest(state: &SessionState) -> Outcome {
     calls(match state.stage {
         Stage::Understand => vec![read(), advance()],
         Stage::Plan => vec![add_todo(), advance()],
-        Stage::Locate | Stage::Debug | Stage::Iterate => vec![read(), advance()],
-        Stage::Modify if state.todos.iter().any(|todo| !todo.is_verified()) => {
-            vec![edit(), claim()]
+        Stage::Locate | Stage::Debug | Stage::Iterate => vec![read(), think(), advance()],
+        Stage::Modify => {
+            let [run, reason] = look();
+            let open = state.todos.iter().any(|todo| !todo.is_verified());
+            let last = if open { claim() } else { advance() };
+            vec![think(), edit(), run, reason, last]
         }
-        Stage::Modify => vec![edit(), advance()],
         Stage::Validate | Stage::Pr | Stage::Ci | Stage::Complete | Stage::Failed => {
             panic!("the model is not asked in {}", state.stage)
         }
@@ -539,7 +576,8 @@ fn a_claim_whose_criteria_fail_is_rejected_and_never_verified() {
         ..World::default()
     };
     let play = play(options(), world);
-    assert_eq!(play.state.condition, Condition::Failed);
+    // It makes the same edit again and again, until a person is asked.
+    assert_eq!(play.state.condition, Condition::Waiting);
     assert!(matches!(
         play.state.todos[0].state,
         TodoState::Rejected { .. }
@@ -562,7 +600,10 @@ fn a_session_that_changed_nothing_is_not_proved() {
     let mut play = Play::new(options(), World::default());
     play.run(&mut |state: &SessionState| match state.stage {
         Stage::Modify if state.todos[0].is_verified() => calls(vec![advance()]),
-        Stage::Modify => calls(vec![claim()]),
+        Stage::Modify => {
+            let [run, reason] = look();
+            calls(vec![run, reason, claim()])
+        }
         _ => honest(state),
     });
     assert_eq!(play.state.condition, Condition::Failed);
@@ -607,7 +648,8 @@ fn evidence_older_than_the_last_edit_is_made_again() {
     play.run(&mut |state: &SessionState| {
         if state.stage == Stage::Modify && state.todos[0].is_verified() && !verified {
             verified = true;
-            return calls(vec![edit(), advance()]);
+            let [run, reason] = look();
+            return calls(vec![edit(), run, reason, advance()]);
         }
         honest(state)
     });
@@ -828,12 +870,18 @@ fn limits_end_a_session_with_the_reason() {
 
 #[test]
 fn reasoning_costs_no_step_of_the_stage() {
-    let thought = || calls(vec![call("think", json!({"content": "hm"}))]);
+    // Something new is done now and then: reasoning alone would be a circle.
+    let look = |n: u32| call("glob", json!({"pattern": format!("*.{n}")}));
+    let thought = || call("think", json!({"content": "hm"}));
+    let replies = (0..60).map(|n| match n % 5 {
+        0 => calls(vec![look(n)]),
+        _ => calls(vec![thought()]),
+    });
     let mut play = Play::new(options(), World::default());
-    play.run(&mut script((0..60).map(|_| thought()).collect()));
+    play.run(&mut script(replies.collect()));
     assert_eq!(play.state.condition, Condition::Verified);
     let mut busy = Play::new(options(), World::default());
-    busy.run(&mut script((0..60).map(|_| calls(vec![read()])).collect()));
+    busy.run(&mut script((0..60).map(|n| calls(vec![look(n)])).collect()));
     assert!(
         busy.state.reason.contains("UNDERSTAND took 40 replies"),
         "{}",
@@ -889,6 +937,7 @@ fn outages_of_the_model_pause_and_wrong_requests_fail() {
     let no_reply = |then| Outcome::NoReply {
         error: "boom".into(),
         then,
+        free: false,
     };
     let mut paused = Play::new(options(), World::default());
     paused.run(&mut script(vec![no_reply(AfterModelFailure::Pause)]));
@@ -1105,7 +1154,8 @@ fn anything(rng: &mut fastrand::Rng, state: &SessionState) -> Outcome {
                 AfterModelFailure::Fail,
             ][rng.usize(..3)];
             let error = "boom".into();
-            return Outcome::NoReply { error, then };
+            let free = rng.bool();
+            return Outcome::NoReply { error, then, free };
         }
         3..=6 => return honest(state),
         _ => {}
@@ -1190,4 +1240,66 @@ proptest! {
             prop_assert!(play.state.stage == Stage::Complete);
         }
     }
+}
+
+/// A session that a person verifies, and whose proved commit changes this test.
+fn with_changed_test(change: ChangeKind) -> Play {
+    let judge = ChangedJudge::new("tests/test_sum.py".into(), change, false);
+    let world = World {
+        changed_judges: vec![judge],
+        ..World::default()
+    };
+    let manual = SessionOptions {
+        verify: VerifyMode::Manual,
+        ..options()
+    };
+    let mut play = Play::new(manual, world);
+    while play.state.proof.is_none() {
+        play.run(&mut honest);
+        if play.state.proof.is_none() {
+            play.ask(Request::Answer(yes())).unwrap();
+        }
+    }
+    play
+}
+
+fn yes() -> Answer {
+    Answer {
+        question: None,
+        accepted: true,
+        text: String::new(),
+    }
+}
+
+#[test]
+fn a_person_is_asked_about_changed_tests_and_not_about_new_ones() {
+    let mut play = with_changed_test(ChangeKind::Modified);
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let question = play.state.question.clone().unwrap();
+    assert!(question.text.contains("medium risk"), "{}", question.text);
+    // Nobody makes the verdict up.
+    let reason = String::new();
+    play.ask(Request::Resume { reason }).unwrap();
+    assert_eq!(play.state.condition, Condition::Waiting);
+    play.ask(Request::Answer(yes())).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    let mut play = with_changed_test(ChangeKind::Added);
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn changed_tests_that_a_person_does_not_accept_lead_to_debug() {
+    let mut play = with_changed_test(ChangeKind::Deleted);
+    play.run(&mut honest);
+    let no = Answer {
+        accepted: false,
+        ..yes()
+    };
+    play.ask(Request::Answer(no)).unwrap();
+    play.run(&mut honest);
+    assert!(play.stages().contains(&Stage::Debug), "{:?}", play.stages());
+    assert_ne!(play.state.condition, Condition::Verified);
 }

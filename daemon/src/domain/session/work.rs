@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     checks::{CheckPlan, CheckResult},
+    cognition::Libraries,
     criteria::CriterionResult,
     forge::PullRequest,
-    ids::ArtifactId,
+    ids::{ArtifactId, SnapshotId},
     proof::{Proof, TestRun},
 };
 
@@ -17,6 +18,8 @@ use crate::domain::{
 pub enum Work {
     /// Find the checks and run the tests on the commit the session starts from.
     BaseRun,
+    /// Take the snapshot that the proof's clean copy is made from.
+    SnapshotStart,
     /// Run tests, lint and types on the working copy.
     Validate,
     /// Check a todo's criteria.
@@ -42,6 +45,7 @@ impl Work {
     pub fn name(&self) -> String {
         match self {
             Self::BaseRun => "tests on the base commit".into(),
+            Self::SnapshotStart => "snapshot of the start".into(),
             Self::Validate => "tests, lint and types".into(),
             Self::VerifyTodo { todo } => format!("criteria of todo {todo}"),
             Self::Commit => "commit".into(),
@@ -59,6 +63,11 @@ impl Work {
 pub enum WorkResult {
     /// Of [`Work::BaseRun`].
     BaseRun(Box<BaseRun>),
+    /// Of [`Work::SnapshotStart`].
+    StartSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
     /// Of [`Work::Validate`].
     Validated(Validation),
     /// Of [`Work::VerifyTodo`].
@@ -108,9 +117,6 @@ pub struct BaseRun {
     pub plan: CheckPlan,
     /// The tests on that commit.
     pub tests: TestRun,
-    /// Tree, in hex, of the files in no commit that have a say in test runs, as
-    /// that run left them.
-    pub uncommitted: String,
     /// Lint and types on that commit: a check that failed here does not block.
     pub others: Vec<CheckResult>,
     /// A line for people: "1 failed, 11 passed".
@@ -119,6 +125,9 @@ pub struct BaseRun {
     /// `None` when that is nothing.
     #[serde(default)]
     pub knowledge: Option<String>,
+    /// What the project declares that it needs.
+    #[serde(default)]
+    pub libraries: Libraries,
 }
 
 /// What the daemon's checks said of the working copy.

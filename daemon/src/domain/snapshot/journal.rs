@@ -13,7 +13,7 @@
 //! restore    Begun ---> Filled ---------------> Swapping ---> Cleaning
 //! fork       Begun ---> Filled ---------------> Adding
 //! import     Begun ----------------------------> Storing
-//! delete                                        Begun ------> Unlisted
+//! delete                                        Begun
 //! ```
 //!
 //! At the next start [`settle`] says for each operation found what to do, and
@@ -119,37 +119,22 @@ impl Progress {
         }
     }
 
-    /// What it is and its step, for the log.
-    #[must_use]
-    pub fn step(&self) -> &'static str {
-        match self {
-            Self::Snapshot { step, .. } => match step {
-                SnapshotStep::Begun => "snapshot begun",
-                SnapshotStep::Pausing { .. } => "snapshot pausing",
-                SnapshotStep::Resumed => "snapshot resumed",
-                SnapshotStep::Flattening { .. } => "snapshot flattening",
-                SnapshotStep::Storing { .. } => "snapshot storing",
+    /// The containers that do its work.
+    pub fn helpers(&self) -> impl Iterator<Item = &ContainerRef> {
+        let (helper, flattening) = match self {
+            Self::Snapshot { helper, step, .. } => match step {
+                SnapshotStep::Flattening { read, write, .. } => {
+                    (Some(helper), [Some(read), Some(write)])
+                }
+                SnapshotStep::Begun
+                | SnapshotStep::Pausing { .. }
+                | SnapshotStep::Resumed
+                | SnapshotStep::Storing { .. } => (Some(helper), [None; 2]),
             },
-            Self::Restore { step, .. } => match step {
-                RestoreStep::Begun => "restore begun",
-                RestoreStep::Filled => "restore filled",
-                RestoreStep::Swapping { .. } => "restore swapping",
-                RestoreStep::Cleaning { .. } => "restore cleaning",
-            },
-            Self::Fork { step, .. } => match step {
-                ForkStep::Begun => "fork begun",
-                ForkStep::Filled => "fork filled",
-                ForkStep::Adding { .. } => "fork adding",
-            },
-            Self::Import { step, .. } => match step {
-                ImportStep::Begun => "import begun",
-                ImportStep::Storing { .. } => "import storing",
-            },
-            Self::Delete { step, .. } => match step {
-                DeleteStep::Begun { .. } => "delete begun",
-                DeleteStep::Unlisted { .. } => "delete unlisted",
-            },
-        }
+            Self::Restore { helper, .. } | Self::Fork { helper, .. } => (Some(helper), [None; 2]),
+            Self::Import { .. } | Self::Delete { .. } => (None, [None; 2]),
+        };
+        helper.into_iter().chain(flattening.into_iter().flatten())
     }
 }
 
@@ -240,15 +225,10 @@ pub enum ImportStep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeleteStep {
-    /// The manifest may be gone.
+    /// The manifest may be gone, and the image too.
     Begun {
         /// The image that nobody else needs; `None` when somebody does.
         image: Option<ImageRef>,
-    },
-    /// The manifest is gone; the image may be.
-    Unlisted {
-        /// The image.
-        image: ImageRef,
     },
 }
 
@@ -282,10 +262,13 @@ impl Default for Generation {
 }
 
 impl ImageRef {
+    /// What the tags of all snapshots' images begin with.
+    pub const SNAPSHOTS: &str = "compy/snapshot:";
+
     /// The tag of the image that is committed for a snapshot.
     #[must_use]
     pub fn of(snapshot: &SnapshotId) -> Self {
-        Self(format!("compy/snapshot:{snapshot}"))
+        Self(format!("{}{snapshot}", Self::SNAPSHOTS))
     }
 }
 
@@ -448,7 +431,6 @@ fn settle_delete(snapshot: &SnapshotId, step: &DeleteStep) -> Settlement {
                 .into_iter()
                 .chain(image.clone().map(Effect::RemoveImage)),
         ),
-        DeleteStep::Unlisted { image } => finished([Effect::RemoveImage(image.clone())]),
     }
 }
 
@@ -609,10 +591,6 @@ mod tests {
             (
                 deleting(DeleteStep::Begun { image: None }),
                 finished([Effect::RemoveSnapshot(id())]),
-            ),
-            (
-                deleting(DeleteStep::Unlisted { image: tag() }),
-                finished([no_image()]),
             ),
         ];
         for (progress, expected) in table {

@@ -21,6 +21,7 @@ pub async fn check(blobs: Arc<dyn BlobPort>) {
     }
     unknown(&*blobs).await;
     writers(&*blobs).await;
+    removal(&*blobs).await;
     parallel(blobs.clone()).await;
 }
 
@@ -72,6 +73,23 @@ async fn writers(blobs: &dyn BlobPort) {
     drop(abandoned);
     let hash = BlobHash::of(b"abandoned");
     assert_eq!(blobs.size(&hash).await, Ok(None));
+}
+
+async fn removal(blobs: &dyn BlobPort) {
+    let hash = blobs.put(Bytes::from_static(b"unnamed")).await.unwrap();
+    let found = async || {
+        let listed = blobs.list().await.unwrap();
+        listed.into_iter().find(|blob| blob.hash == hash)
+    };
+    let put_at_ms = found().await.unwrap().put_at_ms;
+    assert_eq!(found().await.unwrap().size_bytes, 7);
+    assert_eq!(blobs.remove(&hash, put_at_ms).await, Ok(false), "too young");
+    assert_eq!(blobs.size(&hash).await, Ok(Some(7)));
+    assert_eq!(blobs.remove(&hash, put_at_ms + 1).await, Ok(true));
+    assert_eq!(blobs.size(&hash).await, Ok(None));
+    assert_eq!(found().await, None);
+    assert_eq!(blobs.remove(&hash, i64::MAX).await, Ok(true), "absent");
+    assert_eq!(blobs.put(Bytes::from_static(b"unnamed")).await, Ok(hash));
 }
 
 async fn parallel(blobs: Arc<dyn BlobPort>) {

@@ -4,5 +4,7 @@
 
 pub mod blobs;
 pub mod chunks;
+pub mod image_archive;
 pub mod runtime;
+pub mod snapshot_runtime;
 pub mod store;

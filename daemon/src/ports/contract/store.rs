@@ -1,6 +1,9 @@
 //! What every [`StorePort`] must do.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -27,7 +30,7 @@ use crate::{
         workspace::{Desired, Limits, NetworkMode, Purpose, Workspace, WorkspaceDefinition},
         workspace_event::{Happening, WorkspaceEvent},
     },
-    ports::store::{RequestOutcome, RequestRecord, StoreError, StorePort},
+    ports::store::{RequestOutcome, RequestProgress, RequestRecord, StoreError, StorePort},
 };
 
 /// Checks an empty store against the whole contract.
@@ -279,7 +282,7 @@ async fn artifacts(store: &dyn StorePort) {
         step: None,
         kind: ArtifactKind::TestReport,
         title: title.to_owned(),
-        hash: "0".repeat(64),
+        hash: format!("{number:064x}"),
         size_bytes: 3,
         media_type: "text/plain".to_owned(),
         created_at_ms: 5,
@@ -305,6 +308,8 @@ async fn artifacts(store: &dyn StorePort) {
     let unknown = ArtifactId::from_uuid(Uuid::from_u128(99));
     assert_eq!(store.artifact(&unknown).await, Ok(None));
     assert_eq!(store.artifacts(&session(77)).await, Ok(Vec::new()));
+    let hashes: HashSet<String> = (1..=3).map(|number| format!("{number:064x}")).collect();
+    assert_eq!(store.artifact_hashes().await, Ok(hashes));
 }
 
 async fn pull_requests(store: &dyn StorePort) {
@@ -526,13 +531,26 @@ async fn requests(store: &dyn StorePort) {
         store.put_request(&id("a"), &record).await.unwrap();
         assert_eq!(store.request(&id("a")).await, Ok(Some(record)));
     }
-    store.forget_requests_before(6).await.unwrap();
-    assert_eq!(store.request(&id("a")).await, Ok(None));
-    store.put_request(&id("a"), &record(10)).await.unwrap();
     store.put_request(&id("b"), &record(20)).await.unwrap();
-    assert_eq!(store.request(&id("a")).await, Ok(Some(record(10))));
-    assert_eq!(store.forget_requests_before(20).await, Ok(1));
+    let begun = RequestRecord {
+        outcome: RequestOutcome::Begun(uuid::Uuid::from_u128(7)),
+        ..record(30)
+    };
+    store.put_request(&id("c"), &begun).await.unwrap();
+    let mut entries = store.requests().await.unwrap();
+    entries.sort_by(|a, b| a.id.cmp(&b.id));
+    use RequestProgress::{Begun, Ended};
+    let seen: Vec<_> = entries
+        .iter()
+        .map(|e| (e.id.as_str(), e.at_ms, e.progress))
+        .collect();
+    assert_eq!(seen, [("a", 5, Ended), ("b", 20, Ended), ("c", 30, Begun)]);
+    assert!(entries[1].bytes >= 3, "its answer");
+    // Remembered anew since it was listed.
+    store.put_request(&id("b"), &record(21)).await.unwrap();
+    store.forget_requests(&entries[..2]).await.unwrap();
     assert_eq!(store.request(&id("a")).await, Ok(None));
-    assert_eq!(store.request(&id("b")).await, Ok(Some(record(20))));
-    assert_eq!(store.forget_requests_before(20).await, Ok(0));
+    assert_eq!(store.request(&id("b")).await, Ok(Some(record(21))));
+    assert_eq!(store.request(&id("c")).await, Ok(Some(begun)));
+    assert_eq!(store.forget_requests(&entries[..1]).await, Ok(()));
 }

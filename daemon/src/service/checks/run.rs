@@ -40,7 +40,7 @@ impl Ran {
     pub(crate) fn summary(&self) -> String {
         match (&self.report, &self.verdict) {
             (Some(report), RunVerdict::Passed | RunVerdict::Failed) => report.counts(),
-            (_, RunVerdict::Failed) => format!("failed ({})", self.exit.status),
+            (_, RunVerdict::Failed) => format!("failed ({})", self.exit),
             (_, verdict) => verdict.to_string(),
         }
     }

@@ -5,10 +5,7 @@ use crate::{
     adapters::forge::local::LocalForge,
     domain::{checks::CheckKind, forge::PullRequestDraft},
     ports::forge::Publication,
-    service::{
-        proof::Baseline,
-        testing::{Bench, argv},
-    },
+    service::testing::{Bench, argv},
 };
 
 const TEST: &str = "import unittest\nfrom answer import answer\n\nclass A(unittest.TestCase):\n    def test_a(self): self.assertEqual(answer(), 42)\n";
@@ -22,17 +19,17 @@ async fn base(bench: &Bench) -> BaseRun {
     let prover = Prover::new(bench.commands.clone());
     let step = bench.step(9);
     let baseline = prover.baseline(&bench.site, &step, &runner()).await;
-    let Baseline { run, uncommitted } = baseline.unwrap();
+    let run = baseline.unwrap();
     BaseRun {
         commit: bench.git().head_commit().await.unwrap(),
         branch: "main".to_owned(),
         tree: run.tree.clone(),
         plan: CheckPlan::default(),
         tests: run,
-        uncommitted,
         others: Vec::new(),
         summary: String::new(),
         knowledge: None,
+        libraries: crate::domain::cognition::Libraries::default(),
     }
 }
 
@@ -183,7 +180,7 @@ async fn a_fix_that_lives_in_an_ignored_file_fails_in_ci() {
         )
         .await
         .unwrap();
-    assert!(here.run.verdict.is_pass());
+    assert!(here.verdict.is_pass());
     let outcome = fixture
         .ci
         .run(&fixture.bench.step(2), &fixture.request)

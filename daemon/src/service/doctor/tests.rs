@@ -12,7 +12,9 @@ use crate::{
         ids::WorkspaceId,
         snapshot::{CapturedVolume, journal::Generation},
     },
-    ports::runtime::{ContainerId, ContainerPlan, ContainerState, ContainerUsage, RuntimeChange},
+    ports::runtime::{
+        ContainerId, ContainerPlan, ContainerState, ContainerSummary, ContainerUsage, RuntimeChange,
+    },
 };
 
 /// An engine that answers questions about itself and nothing else.
@@ -67,7 +69,7 @@ impl RuntimePort for QuietEngine {
     async fn find(&self, _workspace: &WorkspaceId) -> Result<Option<ContainerState>, RuntimeError> {
         panic!("a doctor only looks")
     }
-    async fn list(&self) -> Result<Vec<ContainerState>, RuntimeError> {
+    async fn list(&self) -> Result<Vec<ContainerSummary>, RuntimeError> {
         panic!("a doctor only looks")
     }
     async fn changes(&self) -> Result<BoxStream<'static, RuntimeChange>, RuntimeError> {

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use crate::domain::{egress::EgressOutcome, ids::WorkspaceId};
+use crate::{
+    domain::{egress::EgressOutcome, ids::WorkspaceId},
+    metrics,
+};
 
 /// Connections and bytes of a workspace since the daemon started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,6 +76,7 @@ impl Counters {
             EgressOutcome::Failed(_) => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        metrics::egress_decided(outcome);
     }
 
     /// Numbers decisions and hands them on in the order of their numbers.
@@ -85,10 +89,12 @@ impl Counters {
 
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        metrics::egress_sent(bytes);
     }
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        metrics::egress_received(bytes);
     }
 
     pub(super) fn opened(&self) {

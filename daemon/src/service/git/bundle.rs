@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Git, GitError, SCRATCH};
 use crate::{
     ports::{agent::AgentError, forge::BUNDLED_BASE},
-    service::commands::CommandError,
+    service::{commands::CommandError, workspaces::archive_of},
 };
 
 /// Where bundles lie on the host while they are on their way, and how large
@@ -34,6 +34,9 @@ impl BundleSpace {
     }
 }
 
+/// The commit in a bundle that is a commit and no branch.
+const BUNDLED_COMMIT: &str = "refs/compy/bundled";
+
 /// How long a bundle may stand still on its way.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -50,14 +53,74 @@ impl Git {
         max_bytes: u64,
         cancel: &CancellationToken,
     ) -> Result<(), GitError> {
-        let path = format!("{SCRATCH}/bundle-{}", uuid::Uuid::now_v7().simple());
         let script = r#"set -e
 mkdir -p "${1%/*}"
 git update-ref "$3" "$4"
 git bundle create --quiet "$1" "$2" "$3"
 git update-ref -d "$3""#;
         let branch = format!("refs/heads/{branch}");
-        let arguments = [&path, branch.as_str(), BUNDLED_BASE, base_commit];
+        let arguments = [branch.as_str(), BUNDLED_BASE, base_commit];
+        self.bundle_by(script, &arguments, target, max_bytes, cancel)
+            .await
+    }
+
+    /// Writes a bundle to a file on the host: a commit with what a repository
+    /// that has `base_commit` lacks of it; the two differ. Otherwise as
+    /// [`bundle`](Self::bundle).
+    pub async fn bundle_since(
+        &self,
+        base_commit: &str,
+        commit: &str,
+        target: &Path,
+        max_bytes: u64,
+        cancel: &CancellationToken,
+    ) -> Result<(), GitError> {
+        let script = r#"set -e
+mkdir -p "${1%/*}"
+git update-ref "$2" "$3"
+git bundle create --quiet "$1" "$4..$2"
+git update-ref -d "$2""#;
+        let arguments = [BUNDLED_COMMIT, commit, base_commit];
+        self.bundle_by(script, &arguments, target, max_bytes, cancel)
+            .await
+    }
+
+    /// Checks a commit out, detached, from a bundle of
+    /// [`bundle_since`](Self::bundle_since) on the host. Files that no commit
+    /// has stay. Doing so again is harmless.
+    pub async fn check_out_bundled(&self, bundle: &Path, commit: &str) -> Result<(), GitError> {
+        let directory = format!("{SCRATCH}/bundle-{}", uuid::Uuid::now_v7().simple());
+        let archive = archive_of(bundle, "bundle").await;
+        let archive = archive.map_err(|error| GitError::Host {
+            path: bundle.display().to_string(),
+            message: error.to_string(),
+        })?;
+        let workspaces = self.commands.workspaces();
+        let agent = workspaces.agent(&self.site.workspace).await;
+        let agent = agent.map_err(CommandError::from)?;
+        let uploaded = agent.upload(&directory, None, archive).await;
+        uploaded.map_err(CommandError::from)?;
+        let script = r#"set -e
+git fetch --quiet --no-tags --no-write-fetch-head "$1/bundle" "$2"
+rm -rf "$1"
+git checkout --quiet --force --detach "$3""#;
+        let arguments = [directory.as_str(), BUNDLED_COMMIT, commit];
+        (self.ask_plain_script("checkout", script, &arguments)).await?;
+        Ok(())
+    }
+
+    /// Runs a script that writes a bundle to its first argument, and brings
+    /// that to the host.
+    async fn bundle_by(
+        &self,
+        script: &str,
+        arguments: &[&str],
+        target: &Path,
+        max_bytes: u64,
+        cancel: &CancellationToken,
+    ) -> Result<(), GitError> {
+        let path = format!("{SCRATCH}/bundle-{}", uuid::Uuid::now_v7().simple());
+        let arguments = [&[path.as_str()], arguments].concat();
         let made = self.ask_plain_script("bundle", script, &arguments).await;
         let fetched = match made {
             Ok(_) => tokio::select! {

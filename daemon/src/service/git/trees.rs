@@ -133,26 +133,4 @@ git update-ref -d refs/compy/arranged"#;
         let changes = self.changes("HEAD", &tree).await?;
         self.take_back(&changes).await
     }
-
-    /// The tree of the files that match one of these globs and are in no
-    /// commit, ignored or not; what matches one of `without` is left out.
-    pub(crate) async fn uncommitted_tree(
-        &self,
-        globs: &[&str],
-        without: &[&str],
-    ) -> Result<String, GitError> {
-        // An index that has HEAD's files, to tell the others, and one for them.
-        let script = r#"git read-tree HEAD
-others=$own_index.others
-trap 'rm -f "$own_index" "$own_index.lock" "$others" "$others.lock"' EXIT
-GIT_LITERAL_PATHSPECS=0 git ls-files --others -z -- "$@" |
-  GIT_INDEX_FILE="$others" git update-index -z --add --stdin
-GIT_INDEX_FILE="$others" git write-tree"#;
-        let wanted = globs.iter().map(|glob| format!(":(glob){glob}"));
-        let unwanted = without.iter().map(|glob| format!(":(exclude,glob){glob}"));
-        let pathspecs: Vec<String> = wanted.chain(unwanted).collect();
-        let pathspecs: Vec<&str> = pathspecs.iter().map(String::as_str).collect();
-        let output = self.ask_script("write-tree", script, &pathspecs).await?;
-        object("write-tree", &output)
-    }
 }

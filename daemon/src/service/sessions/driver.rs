@@ -23,16 +23,19 @@ use super::{
     log::{Log, LogError},
 };
 use crate::{
+    domain::budget::{Amounts, Bound, Day},
+    domain::compaction,
     domain::session::{
         decide::{Next, decide, leaving, time_is_up, time_left},
         event::{AfterModelFailure, Condition, EventBody},
         outcome::{self, Outcome},
         request::{Request, Response, respond},
+        spending::{self, Reached, Reserved},
         state::{Effect, Open, SessionState},
-        work::Work,
     },
     domain::stage::Stage,
     ports::{model::ModelPort, store::StoreError},
+    service::ledger::{Ledger, Reservation},
 };
 
 /// How long a cancelled effect may take to end.
@@ -67,8 +70,9 @@ pub(super) struct Driver {
     pub(super) shutdown: CancellationToken,
     /// The intent that this driver itself has recorded, in this life.
     pub(super) begun: Option<u64>,
-    /// Whether what an earlier life left in the workspace has been put right.
-    pub(super) recovered: bool,
+    pub(super) ledger: Ledger,
+    /// What is set aside for the model call under way.
+    pub(super) reservation: Option<Reservation>,
 }
 
 /// Why a driver stops before its session has ended.
@@ -98,7 +102,7 @@ impl Driver {
                 let reason = "the daemon stops".to_owned();
                 if let Response::Accepted(events) =
                     respond(self.log.state(), &Request::Interrupt { reason })
-                    && let Err(error) = self.log.append(&events).await
+                    && let Err(error) = self.append_once(&events).await
                 {
                     // The next daemon notices it all the same.
                     tracing::warn!(session_id = %session, %error, "interruption is not recorded");
@@ -122,6 +126,7 @@ impl Driver {
             }
             match decide(self.log.state()) {
                 Next::Record(events) => {
+                    let events = self.before_model_call(events);
                     self.append(&events).await?;
                     self.begun = self.log.state().open.as_ref().map(|open| open.intent);
                 }
@@ -136,6 +141,69 @@ impl Driver {
                 Next::End => return Ok(()),
             }
         }
+    }
+
+    /// What goes before a model call: room in the conversation, and what it may
+    /// cost set aside; or what comes instead of it. Other events are left as they
+    /// are.
+    fn before_model_call(&mut self, mut events: Vec<EventBody>) -> Vec<EventBody> {
+        if events.last() != Some(&EventBody::ModelAsked) {
+            return events;
+        }
+        if let Some(compacted) = compaction::due(self.log.state(), self.log.context()) {
+            return vec![compacted];
+        }
+        if self.log.state().overflowed {
+            let why = "the conversation does not fit the model's window, and there is nothing left to leave out; give a model with a larger one";
+            return leaving(self.log.state(), Stage::Failed, why).into();
+        }
+        let (state, day) = (self.log.state(), Day::of(self.log.now_ms()));
+        let options = &state.created.options;
+        match spending::reached(state, &self.ledger.accounts(state.id(), day)) {
+            Reached::Pause(instead) => return instead,
+            Reached::Notes(notes) => drop(events.splice(..0, notes)),
+        }
+        let bound = Bound::of(
+            self.log.context().measured(),
+            options.limits.max_output_tokens,
+        );
+        let amounts = bound.amounts(options.prices.as_ref());
+        match self.ledger.reserve(state.id(), day, amounts) {
+            Err((scope, exhausted)) => spending::refused(state, scope, exhausted),
+            Ok(reservation) => {
+                let budget = &options.budget;
+                let limited =
+                    budget.tokens.is_some() || budget.money.is_some() || self.ledger.limits_days();
+                let reserved = EventBody::BudgetReserved(Reserved {
+                    amounts,
+                    day,
+                    limited,
+                });
+                events.insert(events.len() - 1, reserved);
+                self.reservation = Some(reservation);
+                events
+            }
+        }
+    }
+
+    /// Appends once, and keeps the accounts with what came of it.
+    async fn append_once(&mut self, events: &[EventBody]) -> Result<(), LogError> {
+        let before = self.log.state().spending.spent;
+        self.log.append(events).await?;
+        let spent = self.log.state().spending.spent.minus(before);
+        let call = Amounts {
+            time_ms: 0,
+            ..spent
+        };
+        if call != Amounts::default()
+            && let Some(reservation) = self.reservation.take()
+        {
+            reservation.settle(call);
+        }
+        let day = Day::of(self.log.state().updated_at_ms);
+        let session = self.log.state().id();
+        self.ledger.passed(session, day, spent.time_ms);
+        Ok(())
     }
 
     /// Answers a request while nobody performs an effect. One that an earlier
@@ -164,7 +232,7 @@ impl Driver {
     /// recorded because the disk is full is refused, not kept for later.
     async fn respond(&mut self, mail: Mail) -> Result<(), Stop> {
         let result = match respond(self.log.state(), &mail.request) {
-            Response::Accepted(events) => match self.log.append(&events).await {
+            Response::Accepted(events) => match self.append_once(&events).await {
                 Ok(()) => {
                     self.publish(None);
                     Ok(self.snapshot())
@@ -186,23 +254,10 @@ impl Driver {
             let outcome = Outcome::NoReply {
                 error: "the daemon ended during the call".into(),
                 then: AfterModelFailure::AskAgain,
+                free: false,
             };
             return self.conclude(&open, outcome).await;
         }
-        let proof_goes_on = matches!(
-            open.effect,
-            Effect::DoWork {
-                work: Work::Prove,
-                ..
-            }
-        );
-        if !self.recovered && !proof_goes_on {
-            match effects::recover(&self.world, self.log.state()).await {
-                Ok(()) => {}
-                Err(trouble) => return self.trouble(trouble).await,
-            }
-        }
-        self.recovered = true;
         let cancel = CancellationToken::new();
         let context = EffectContext {
             world: self.world.clone(),
@@ -213,15 +268,8 @@ impl Driver {
             progress: self.progress.clone(),
             cancel: cancel.clone(),
         };
-        let request = (open.effect == Effect::AskModel).then(|| {
-            let told = self.log.context();
-            effects::request(
-                self.log.state(),
-                told.system(),
-                told.tools(),
-                told.messages(),
-            )
-        });
+        let request = (open.effect == Effect::AskModel)
+            .then(|| effects::request(self.log.state(), self.log.context()));
         let mut effect = std::pin::pin!(effects::perform(context, request));
         let mut time = std::pin::pin!(tokio::time::sleep(time_left(self.log.state())));
         loop {
@@ -260,11 +308,6 @@ impl Driver {
                     None
                 }
             };
-            if proof_goes_on
-                && let Err(trouble) = effects::recover(&self.world, self.log.state()).await
-            {
-                tracing::warn!(?trouble, "what a cancelled proof changed is not put back");
-            }
             return match mail {
                 Some(mail) => self.cancelled(&open, outcome, mail).await,
                 None => self.out_of_time(&open, outcome).await,
@@ -281,7 +324,7 @@ impl Driver {
     ) -> Result<(), Stop> {
         if let Some(outcome) = outcome {
             let events = outcome::events(self.log.state(), open, outcome);
-            match self.log.append(&events).await {
+            match self.append_once(&events).await {
                 Ok(()) => self.publish(None),
                 Err(error @ LogError::Store(StoreError::DiskFull(_))) => {
                     // Who asked must not wait for space; what happened must.
@@ -343,7 +386,7 @@ impl Driver {
     /// does not know, and nothing that is known may be lost.
     async fn append(&mut self, events: &[EventBody]) -> Result<(), Stop> {
         loop {
-            match self.log.append(events).await {
+            match self.append_once(events).await {
                 Ok(()) => {
                     self.publish(None);
                     return Ok(());

@@ -104,6 +104,11 @@ impl Log {
         }))
     }
 
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// The session after the events so far.
     pub(super) fn state(&self) -> &SessionState {
         &self.state

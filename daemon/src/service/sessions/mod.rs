@@ -37,13 +37,17 @@ use self::{
 };
 use crate::{
     domain::{
+        budget::Limits,
+        cognition,
         ids::{RepositoryName, SessionId, WorkspaceId},
         model_name::ModelName,
         prompts,
         session::{
+            calls::{Calls, ModelCall},
             event::{Condition, Created, EventBody},
             options::{SessionOptions, TASK_MAX_BYTES},
             request::{Answer, Request, RequestRefusal, Response, respond},
+            spending::{self, Reserved},
             state::SessionState,
         },
         tools, workflow,
@@ -54,6 +58,7 @@ use crate::{
         model::{ModelError, ModelPort},
         store::StorePort,
     },
+    service::ledger::Ledger,
 };
 
 /// Requests that can wait for a driver; more wait at their callers.
@@ -85,6 +90,8 @@ pub struct SessionSettings {
     pub auto_resume: bool,
     /// How patient effects are.
     pub patience: Patience,
+    /// What all sessions may spend on a day together.
+    pub of_a_day: Limits,
 }
 
 impl Default for SessionSettings {
@@ -92,6 +99,7 @@ impl Default for SessionSettings {
         Self {
             auto_resume: true,
             patience: Patience::default(),
+            of_a_day: Limits::default(),
         }
     }
 }
@@ -124,6 +132,7 @@ struct Inner {
     world: World,
     models: ModelFactory,
     settings: SessionSettings,
+    ledger: Ledger,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Sessions that have not ended, by id. The lock is held for a look-up or an
@@ -208,6 +217,7 @@ impl Sessions {
                 clock,
                 world,
                 models,
+                ledger: Ledger::new(settings.of_a_day),
                 settings,
                 tasks,
                 shutdown,
@@ -235,14 +245,14 @@ impl Sessions {
         Ok(())
     }
 
-    /// Deletes the clean workspaces that no session's CI goes on in, in a task
+    /// Deletes the clean workspaces that no session's checks go on in, in a task
     /// of its own: the engine may not answer yet. On error: logs it; they are
     /// deleted at the next start.
     fn delete_left_over_copies(&self) {
         let handles: Vec<Handle> = self.live().values().cloned().collect();
         let used: Vec<String> = handles
             .iter()
-            .filter_map(|handle| effects::clean_copy(&handle.published.borrow().state))
+            .flat_map(|handle| effects::clean_copies(&handle.published.borrow().state))
             .collect();
         let workspaces = self.inner.world.commands.workspaces().clone();
         self.inner.tasks.spawn(async move {
@@ -258,6 +268,7 @@ impl Sessions {
             return Ok(());
         };
         if log.state().condition.has_ended() {
+            self.open_account(log.state());
             self.remember_ended(log.state());
             return Ok(());
         }
@@ -287,7 +298,7 @@ impl Sessions {
                 Arc::new(LateModel::new(inner.models.clone(), name, id.clone()))
             }
         };
-        self.spawn(log, model, Origin::Earlier);
+        self.spawn(log, model);
         Ok(())
     }
 
@@ -329,7 +340,7 @@ impl Sessions {
             workspace_name: start.workspace.definition.name,
             repository,
             system: prompts::system(task, &directory, &start.options),
-            tools: tools::definitions(),
+            tools: tools::definitions(start.options.edit_format),
             options: start.options,
         };
         let stage = workflow::first_stage(created.options.workflow);
@@ -342,7 +353,7 @@ impl Sessions {
             stage,
         )
         .await?;
-        let handle = self.spawn(log, model, Origin::New);
+        let handle = self.spawn(log, model);
         let published = handle.published.borrow().clone();
         Ok(published)
     }
@@ -400,8 +411,19 @@ impl Sessions {
         })
     }
 
-    fn spawn(&self, log: Log, model: Arc<dyn ModelPort>, origin: Origin) -> Handle {
+    fn open_account(&self, state: &SessionState) {
+        let ledger = &self.inner.ledger;
+        let spent = &state.spending.by_day;
+        ledger.open(state.id(), spending::limits(state), spent);
+    }
+
+    fn spawn(&self, log: Log, model: Arc<dyn ModelPort>) -> Handle {
         let inner = &self.inner;
+        self.open_account(log.state());
+        let reservation = log.state().spending.reserved.map(|reserved| {
+            let Reserved { amounts, day, .. } = reserved;
+            (inner.ledger).set_aside_again(log.state().id(), day, amounts)
+        });
         let id = log.state().id().clone();
         let (mail, mailbox) = mpsc::channel(MAILBOX);
         let (progress, _) = broadcast::channel(PROGRESS);
@@ -423,7 +445,8 @@ impl Sessions {
             progress,
             shutdown: inner.shutdown.clone(),
             begun: None,
-            recovered: origin == Origin::New,
+            ledger: inner.ledger.clone(),
+            reservation,
         };
         self.live().insert(id.clone(), handle.clone());
         let sessions = self.clone();
@@ -462,6 +485,26 @@ impl Sessions {
             state,
             halted: None,
         })
+    }
+
+    /// The model calls of a session so far.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], or its log cannot be read.
+    pub async fn model_calls(&self, id: &SessionId) -> Result<Vec<ModelCall>, SessionError> {
+        let mut calls = Calls::default();
+        let mut next = 1;
+        loop {
+            let page = log::read(self.inner.store.as_ref(), id, next).await?;
+            let Some(last) = page.last() else {
+                return match next {
+                    1 => Err(SessionError::Unknown(id.clone())),
+                    _ => Ok(calls.into_vec()),
+                };
+            };
+            next = last.sequence + 1;
+            page.iter().for_each(|event| calls.apply(event));
+        }
     }
 
     /// A session as a list shows it.
@@ -578,6 +621,26 @@ impl Sessions {
         }
     }
 
+    /// What a session's log says of its thinking.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], or its log cannot be read.
+    pub async fn cognition(&self, id: &SessionId) -> Result<cognition::Report, SessionError> {
+        let mut events = Vec::new();
+        loop {
+            let next = events.len() as u64 + 1;
+            let page = log::read(self.inner.store.as_ref(), id, next).await?;
+            if page.is_empty() {
+                break;
+            }
+            events.extend(page);
+        }
+        if events.is_empty() {
+            return Err(SessionError::Unknown(id.clone()));
+        }
+        Ok(cognition::report(&events))
+    }
+
     /// The session's events after a sequence number, in order and without gaps,
     /// and with `follow` what comes until it has ended, progress mixed in.
     ///
@@ -606,13 +669,6 @@ impl Sessions {
             self.inner.shutdown.clone(),
         ))
     }
-}
-
-/// Whether a session began in this daemon's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    New,
-    Earlier,
 }
 
 fn pick_repository(

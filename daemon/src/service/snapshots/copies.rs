@@ -34,6 +34,7 @@ use crate::{
         workspace::Workspace,
     },
     ports::{
+        chunks::PruneMode,
         runtime::OverlayVolumes,
         snapshot_runtime::{NewVolume, VolumeAccess, helper_container},
         trees::{TreeEntry, TreeEntryKind},
@@ -45,6 +46,15 @@ const COMPARED: usize = 4;
 /// Copies whose files are remembered as a capture would know them: some tens
 /// of megabytes each for a hundred thousand files.
 const REMEMBERED_COPIES: usize = 8;
+
+/// Copies that nothing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::service) struct TidiedCopies {
+    /// How many.
+    pub(in crate::service) count: u64,
+    /// What they take on disk, about; 0 for those that were not finished.
+    pub(in crate::service) bytes: u64,
+}
 
 /// What volumes are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -354,8 +364,11 @@ impl Snapshots {
     }
 
     /// Removes copies that were not finished, that no snapshot names, and that
-    /// there is no room for. What something lies over stays.
-    pub(super) async fn tidy_copies(&self) -> Result<(), SnapshotsError> {
+    /// there is no room for, or finds them. What something lies over stays.
+    pub(in crate::service) async fn tidy_copies(
+        &self,
+        mode: PruneMode,
+    ) -> Result<TidiedCopies, SnapshotsError> {
         let _alone = self.inner.copies.lock().await;
         let (runtime, store) = (&self.inner.runtime, self.inner.workspaces.store());
         let there = runtime.copies().await?;
@@ -364,10 +377,14 @@ impl Snapshots {
             .map(|copy| copy.volume.clone())
             .collect();
         let is_registered = |volume: &VolumeRef| registered.iter().any(|c| c.volume == *volume);
+        let mut tidied = TidiedCopies::default();
         for copy in &there {
             if !copy.in_use && !is_registered(&copy.volume) {
-                tracing::info!(volume = %copy.volume.0, "removing a copy that was not finished");
-                runtime.remove_copy(&copy.volume).await?;
+                tidied.count += 1;
+                if mode == PruneMode::Remove {
+                    tracing::info!(volume = %copy.volume.0, "removing a copy that was not finished");
+                    runtime.remove_copy(&copy.volume).await?;
+                }
             }
         }
         let snapshots = store.snapshots(None).await?;
@@ -376,18 +393,24 @@ impl Snapshots {
             .collect();
         let max_bytes = self.inner.options.copies_max_bytes;
         for volume in to_evict(&registered, &in_use, &named, max_bytes) {
+            let record = registered.iter().find(|copy| copy.volume == volume);
+            tidied.count += 1;
+            tidied.bytes += record.map_or(0, TreeCopy::disk_bytes);
+            if mode == PruneMode::Measure {
+                continue;
+            }
             tracing::info!(volume = %volume.0, "removing a copy of a tree");
             // The record last: a volume without one would be taken for unfinished.
             runtime.remove_copy(&volume).await?;
             store.remove_tree_copy(&volume).await?;
             self.copies_known().remove(&volume);
         }
-        Ok(())
+        Ok(tidied)
     }
 
     /// The same where there is somebody with a result to tell already.
     pub(super) async fn tidy_copies_logged(&self) {
-        if let Err(error) = self.tidy_copies().await {
+        if let Err(error) = self.tidy_copies(PruneMode::Remove).await {
             tracing::warn!(%error, "copies of trees are tidied up later");
         }
     }

@@ -33,6 +33,12 @@ pub struct Fork {
     pub name: WorkspaceName,
     /// The id of a snapshot that is taken for it.
     pub new_snapshot: SnapshotId,
+    /// Why the new one exists.
+    pub purpose: Purpose,
+    /// What the new one may reach: that is not of the files it is made from.
+    pub egress: Policy,
+    /// When the new one is stopped because nobody uses it.
+    pub idle_stop: IdleStop,
 }
 
 /// What a workspace is made from.
@@ -76,19 +82,18 @@ impl Snapshots {
         let manifest = self.usable(&snapshot).await?;
         let mut definition = manifest.definition.clone();
         definition.name = what.name;
-        definition.purpose = Purpose::Project;
+        definition.purpose = what.purpose;
         let record = Workspace {
             id: what.id,
             definition,
             desired: Desired::Running,
             repositories: manifest.repositories.clone(),
             created_at_ms: self.inner.workspaces.now_ms(),
-            // What a workspace may reach is not of its files: it begins closed.
-            egress: Policy::None,
+            egress: what.egress,
             generation: Generation::FIRST,
             base: Some(ImageRef::of(&snapshot)),
             snapshot: Some(snapshot),
-            idle_stop: IdleStop::default(),
+            idle_stop: what.idle_stop,
             stop_cause: None,
             setup: WorkspaceSetup::default(),
             upkeep: Upkeep::default(),

@@ -21,12 +21,15 @@
 
 pub mod archive;
 mod baked;
+mod clean;
 mod copies;
 mod delete;
 mod diff;
 mod flatten;
 mod fork;
 mod helper;
+#[cfg(feature = "test-util")]
+mod hold;
 mod listing;
 mod prune;
 mod restore;
@@ -67,7 +70,7 @@ use crate::{
         snapshot::{
             CapturedVolume, Snapshot,
             copies::VolumeRef,
-            journal::{Generation, Operation, Progress},
+            journal::{Generation, ImageRef, Operation, Progress},
             layers::{ENGINE_LAYERS_MAX, LAYERS_MAX},
         },
     },
@@ -193,6 +196,9 @@ pub struct SnapshotsOptions {
     pub copies_max_bytes: u64,
     /// Layers that snapshots may put on an image before they are made one.
     pub layers_max: u32,
+    /// The file in which a test names the step to hold operations at.
+    #[cfg(feature = "test-util")]
+    pub hold_file: Option<std::path::PathBuf>,
 }
 
 impl Default for SnapshotsOptions {
@@ -201,6 +207,8 @@ impl Default for SnapshotsOptions {
             overlays: true,
             copies_max_bytes: 20 << 30,
             layers_max: LAYERS_MAX,
+            #[cfg(feature = "test-util")]
+            hold_file: None,
         }
     }
 }
@@ -254,6 +262,36 @@ impl Snapshots {
         Ok(self.inner.workspaces.store().snapshots(Some(of)).await?)
     }
 
+    /// Which of these cannot be restored, as the engine has lost their image;
+    /// none where it does not answer.
+    pub async fn without_image(&self, snapshots: &[Snapshot]) -> HashSet<SnapshotId> {
+        let looked = self.look_for_images(snapshots).await;
+        looked.unwrap_or_else(|error| {
+            tracing::debug!(%error, "images of snapshots cannot be looked for");
+            HashSet::new()
+        })
+    }
+
+    async fn look_for_images(
+        &self,
+        snapshots: &[Snapshot],
+    ) -> Result<HashSet<SnapshotId>, RuntimeError> {
+        let named: HashSet<ImageRef> = self.inner.runtime.committed().await?.into_iter().collect();
+        let mut missing = HashSet::new();
+        for snapshot in snapshots {
+            // One that has lost its name is given it again when it is wanted.
+            if !named.contains(&ImageRef::of(&snapshot.id))
+                && (self.inner.workspaces.runtime())
+                    .image(&snapshot.image.id)
+                    .await?
+                    .is_none()
+            {
+                missing.insert(snapshot.id.clone());
+            }
+        }
+        Ok(missing)
+    }
+
     fn ready(&self) -> Result<(), SnapshotsError> {
         match self.inner.settled.load(Ordering::Acquire) {
             true => Ok(()),
@@ -282,10 +320,7 @@ impl Snapshots {
             begun_at_ms: self.inner.workspaces.now_ms(),
             progress,
         };
-        let store = self.inner.workspaces.store();
-        store.put_operation(&operation).await?;
-        tracing::debug!(operation_id = %operation.id, step = operation.progress.step(),
-            "operation begun");
+        self.journal(&operation).await?;
         Ok(operation)
     }
 
@@ -299,11 +334,21 @@ impl Snapshots {
             progress,
             ..operation.clone()
         };
-        let store = self.inner.workspaces.store();
-        store.put_operation(&advanced).await?;
-        tracing::debug!(operation_id = %operation.id, step = advanced.progress.step(),
-            "operation advanced");
+        self.journal(&advanced).await?;
         *operation = advanced;
+        Ok(())
+    }
+
+    async fn journal(&self, operation: &Operation) -> Result<(), SnapshotsError> {
+        self.inner
+            .workspaces
+            .store()
+            .put_operation(operation)
+            .await?;
+        let point = operation.progress.point();
+        tracing::debug!(operation_id = %operation.id, step = %point, "operation journaled");
+        #[cfg(feature = "test-util")]
+        hold::at(self.inner.options.hold_file.as_deref(), point).await;
         Ok(())
     }
 }

@@ -4,9 +4,7 @@
 //! operations that were cut off and could not be settled yet. Chunks of a
 //! snapshot that is being taken are kept by its pin.
 
-use std::{collections::HashSet, time::Duration};
-
-use tokio_util::sync::CancellationToken;
+use std::collections::HashSet;
 
 use super::{Snapshots, SnapshotsError, listing};
 use crate::{
@@ -16,10 +14,6 @@ use crate::{
     },
     ports::chunks::{PruneMode, PruneOptions},
 };
-
-/// Garbage that the background collector leaves in a file rather than rewrite
-/// it, in percent.
-const COLLECTOR_WASTE_PERCENT: u8 = 50;
 
 /// What to prune, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,30 +128,5 @@ impl Snapshots {
             }
         }
         Ok(live)
-    }
-
-    /// Removes from time to time what nothing names, where that is cheap, until
-    /// it is told to stop. What is under way then goes on at the next start.
-    pub async fn run_collector(&self, every: Duration, stop: CancellationToken) {
-        let collect = async {
-            loop {
-                tokio::time::sleep(every).await;
-                let what = Prune {
-                    waste_percent: COLLECTOR_WASTE_PERCENT,
-                    ..Prune::everything(PruneMode::Remove)
-                };
-                match self.prune(what).await {
-                    Ok(report) if report.chunks + report.images > 0 => tracing::info!(
-                        chunks = report.chunks,
-                        freed_bytes = report.freed_bytes,
-                        images = report.images,
-                        "what no snapshot names was removed"
-                    ),
-                    Ok(_) | Err(SnapshotsError::Unsettled) => {}
-                    Err(error) => tracing::warn!(%error, "pruning failed; it is tried again later"),
-                }
-            }
-        };
-        stop.run_until_cancelled(collect).await;
     }
 }

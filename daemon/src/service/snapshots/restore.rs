@@ -34,10 +34,12 @@ pub struct Restore {
 }
 
 /// What becomes of what a restore replaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Before {
-    /// It is kept as a snapshot.
-    Snapshot,
+    /// It is kept as a snapshot with this id, chosen by the caller: with the same
+    /// id again, after a kill, what is kept is not kept twice, and what is
+    /// restored not restored again.
+    Snapshot(SnapshotId),
     /// It is gone.
     Discard,
 }
@@ -58,6 +60,31 @@ pub struct Restored {
     pub view: WorkspaceView,
     /// What it was before.
     pub backup: Option<SnapshotId>,
+}
+
+/// What a restore finds that was cut off by a kill, after its backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The workspace is as the backup has it.
+    NotRestored,
+    /// It was restored, and may have changed since.
+    Restored,
+    /// It may be either, and is kept once more.
+    Unclear,
+}
+
+/// Judges by the snapshot that the workspace is at now. A kill may have come
+/// before its record named the backup.
+fn found(backup: &Snapshot, restored: &SnapshotId, now: Option<&SnapshotId>) -> Found {
+    if now == Some(&backup.id) {
+        Found::NotRestored
+    } else if now != backup.parent.as_ref() {
+        Found::Restored
+    } else if now == Some(restored) {
+        Found::Unclear
+    } else {
+        Found::NotRestored
+    }
 }
 
 /// The parts of the operation that stay the same.
@@ -87,13 +114,26 @@ impl Snapshots {
         let _read = self.inner.deleting.read().await;
         let manifest = self.usable(&what.snapshot).await?;
         let backup = match what.before {
-            Before::Snapshot => {
+            Before::Snapshot(backup) => {
+                let mut backup = backup;
+                if let Some(kept) = workspaces.store().snapshot(&backup).await? {
+                    let now = &workspaces.living(&what.workspace)?.snapshot;
+                    match found(&kept, &what.snapshot, now.as_ref()) {
+                        Found::NotRestored => {}
+                        Found::Unclear => backup = SnapshotId::from_uuid(Uuid::now_v7()),
+                        Found::Restored => {
+                            return Ok(Restored {
+                                view: workspaces.get(&what.workspace).await?,
+                                backup: Some(kept.id),
+                            });
+                        }
+                    }
+                }
                 let reason = SnapshotReason::BeforeRestore {
                     restored: what.snapshot.clone(),
                 };
-                let backup = SnapshotId::from_uuid(Uuid::now_v7());
                 let taken = self
-                    .take_held(backup, &what.workspace, None, reason)
+                    .take_once(backup, &what.workspace, None, reason)
                     .await?;
                 Some(taken.id)
             }
@@ -215,5 +255,35 @@ impl Restoring {
             new: self.new,
             step,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::contract::store::snapshot;
+
+    #[test]
+    fn what_a_restore_was_cut_off_at_is_told_by_the_snapshot_that_the_workspace_is_at() {
+        let [before, restored, later] = [3, 5, 7].map(|number| snapshot(number, 1).id);
+        let backup = |parent: &SnapshotId| Snapshot {
+            parent: Some(parent.clone()),
+            ..snapshot(6, 1)
+        };
+        let kept = backup(&before);
+        for (now, expected) in [
+            (&kept.id, Found::NotRestored),
+            (&before, Found::NotRestored),
+            (&restored, Found::Restored),
+            (&later, Found::Restored),
+        ] {
+            assert_eq!(found(&kept, &restored, Some(now)), expected, "{now}");
+        }
+        let again = backup(&restored);
+        assert_eq!(found(&again, &restored, Some(&restored)), Found::Unclear);
+        assert_eq!(
+            found(&again, &restored, Some(&again.id)),
+            Found::NotRestored
+        );
     }
 }

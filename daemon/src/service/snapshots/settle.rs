@@ -11,7 +11,7 @@ use crate::{
         ids::{OperationId, WorkspaceId},
         snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, settle},
     },
-    ports::{runtime::RuntimeError, store::StoreError},
+    ports::{chunks::PruneMode, runtime::RuntimeError, store::StoreError},
     service::workspaces::WorkspacesError,
 };
 
@@ -42,7 +42,7 @@ impl Snapshots {
             }
         }
         self.remove_unused_images().await?;
-        self.tidy_copies().await?;
+        self.tidy_copies(PruneMode::Remove).await?;
         self.inner.settled.store(true, Ordering::Release);
         Ok(())
     }
@@ -163,24 +163,37 @@ impl Snapshots {
         Ok(found.saturating_sub(unused.len()) as u64)
     }
 
-    /// The images that nothing needs any more.
+    /// The images that nothing needs any more. One that a container was made
+    /// from is needed also where no record says so: after the store was lost,
+    /// the record is made from that container.
     pub(super) async fn unused_images(&self) -> Result<Vec<ImageRef>, SnapshotsError> {
         let store = self.inner.workspaces.store();
         // The images first: what is made after this is not among them.
         let images = self.inner.runtime.committed().await?;
-        let mut needed: Vec<ImageRef> = Vec::new();
+        let containers = self.inner.workspaces.runtime().list().await?;
+        let mut needed: HashSet<ImageRef> = containers.into_iter().filter_map(|c| c.base).collect();
+        let mut being_made = false;
         for operation in store.operations().await? {
             match operation.progress {
                 Progress::Snapshot { image, .. } | Progress::Import { image, .. } => {
-                    needed.push(image);
+                    needed.insert(image);
+                    being_made = true;
                 }
                 Progress::Restore { .. } | Progress::Fork { .. } | Progress::Delete { .. } => {}
             }
         }
         let snapshots = store.snapshots(None).await?;
-        needed.extend(snapshots.iter().map(|snapshot| ImageRef::of(&snapshot.id)));
-        let unused =
-            |image: &ImageRef| !needed.contains(image) && !self.inner.workspaces.is_base(image);
+        for snapshot in snapshots {
+            needed.insert(ImageRef::of(&snapshot.id));
+            // It is given its name again when it is wanted.
+            needed.insert(ImageRef(snapshot.image.id));
+        }
+        // An image gets its name after it was made.
+        let nameless = |image: &ImageRef| !image.0.starts_with(ImageRef::SNAPSHOTS);
+        let unused = |image: &ImageRef| {
+            let kept = needed.contains(image) || self.inner.workspaces.is_base(image);
+            !kept && (!being_made || !nameless(image))
+        };
         Ok(images.into_iter().filter(unused).collect())
     }
 }

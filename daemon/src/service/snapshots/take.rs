@@ -21,6 +21,7 @@ use crate::{
         workspace::Workspace,
         workspace_event::Happening,
     },
+    metrics,
     ports::{
         chunks::{ChunkPin, ChunkWriter},
         runtime::{ContainerState, ContainerStatus},
@@ -82,14 +83,24 @@ impl Snapshots {
     ) -> Result<Snapshot, SnapshotsError> {
         self.ready()?;
         let _held = self.inner.workspaces.hold(id).await;
-        if let Some(taken) = self.inner.workspaces.store().snapshot(&snapshot).await? {
-            return Ok(taken);
-        }
-        self.take_held(snapshot, id, label, reason).await
+        self.take_once(snapshot, id, label, reason).await
     }
 
     /// The same for a caller who holds the workspace's lock.
-    pub(super) async fn take_held(
+    pub(super) async fn take_once(
+        &self,
+        snapshot: SnapshotId,
+        id: &WorkspaceId,
+        label: Option<SnapshotLabel>,
+        reason: SnapshotReason,
+    ) -> Result<Snapshot, SnapshotsError> {
+        match self.inner.workspaces.store().snapshot(&snapshot).await? {
+            Some(taken) => Ok(taken),
+            None => self.take_held(snapshot, id, label, reason).await,
+        }
+    }
+
+    async fn take_held(
         &self,
         snapshot: SnapshotId,
         id: &WorkspaceId,
@@ -125,7 +136,11 @@ impl Snapshots {
         tracing::info!(workspace_id = %id, snapshot_id = %taking.snapshot, ?state,
             "taking a snapshot");
         let mut operation = self.begin(id, taking.progress(SnapshotStep::Begun)).await?;
-        match self.prepare(&taking, &mut operation).await {
+        let begun = Instant::now();
+        let prepared = self.prepare(&taking, &mut operation).await;
+        let pause_ms = prepared.as_ref().map(|(manifest, _)| manifest.pause_ms);
+        metrics::snapshot_ended(pause_ms, begun.elapsed());
+        match prepared {
             // The pin holds until the manifest is stored.
             Ok((manifest, _pin)) => {
                 self.settle_now(&operation).await?;

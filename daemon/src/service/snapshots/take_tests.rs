@@ -124,6 +124,9 @@ impl LinksPort for OneAgent {
     async fn remove(&self, _: &WorkspaceId) -> Result<(), LinkError> {
         Ok(())
     }
+    async fn unattended(&self) -> Result<Vec<WorkspaceId>, LinkError> {
+        Ok(Vec::new())
+    }
     fn lost(&self) -> broadcast::Receiver<WorkspaceId> {
         broadcast::channel(1).1
     }

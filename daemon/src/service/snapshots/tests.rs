@@ -66,6 +66,9 @@ impl LinksPort for NoLinks {
     async fn remove(&self, _: &WorkspaceId) -> Result<(), LinkError> {
         Ok(())
     }
+    async fn unattended(&self) -> Result<Vec<WorkspaceId>, LinkError> {
+        Ok(Vec::new())
+    }
     fn lost(&self) -> broadcast::Receiver<WorkspaceId> {
         broadcast::channel(1).1
     }
@@ -287,20 +290,16 @@ async fn a_fork_that_was_cut_off_is_gone_or_there() {
 #[tokio::test]
 async fn a_deletion_that_was_cut_off_is_finished() {
     let image = ImageRef::of(&snapshot(5, 1).id);
-    for (step, listed) in [
-        (
-            DeleteStep::Begun {
-                image: Some(image.clone()),
-            },
-            true,
-        ),
-        (DeleteStep::Unlisted { image }, false),
-    ] {
+    // Before the manifest went, and after it.
+    for listed in [true, false] {
         let world = world().await;
         let snapshot = snapshot(5, 1).id;
         if !listed {
             world.store.remove_snapshot(&snapshot).await.unwrap();
         }
+        let step = DeleteStep::Begun {
+            image: Some(image.clone()),
+        };
         let progress = Progress::Delete { snapshot, step };
         world.cut_off(&world.workspace.id, progress).await;
         world.snapshots.settle().await.unwrap();
@@ -508,6 +507,21 @@ async fn snapshots_that_the_rules_let_go_go_with_what_only_they_name() {
 }
 
 #[tokio::test]
+async fn a_snapshot_whose_image_is_gone_is_told_and_one_that_lost_its_name_is_not() {
+    let world = world().await;
+    let whole = snapshot(5, 1);
+    let mut nameless = snapshot(6, 1);
+    nameless.image.id = "memory:nameless".to_owned();
+    world.runtime.add_image("memory:nameless");
+    let gone = snapshot(7, 1);
+    let all = [whole, nameless, gone.clone()];
+    let missing = world.snapshots.without_image(&all).await;
+    assert_eq!(missing, HashSet::from([gone.id]));
+    world.runtime.take_down();
+    assert_eq!(world.snapshots.without_image(&all).await, HashSet::new());
+}
+
+#[tokio::test]
 async fn nothing_is_pruned_while_a_snapshot_cannot_be_read() {
     let world = world().await;
     world.snapshots.settle().await.unwrap();
@@ -615,7 +629,11 @@ async fn a_fork_over_a_copy_that_is_there_starts_no_helper_and_keeps_it() {
         .remove_generation(&record.id, record.generation)
         .await
         .unwrap();
-    world.snapshots.tidy_copies().await.unwrap();
+    world
+        .snapshots
+        .tidy_copies(PruneMode::Remove)
+        .await
+        .unwrap();
     assert_eq!(world.runtime.copies().await, Ok(vec![]));
     assert_eq!(world.store.tree_copies().await, Ok(vec![]));
 }

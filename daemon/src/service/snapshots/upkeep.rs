@@ -6,6 +6,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Snapshots;
+use crate::ports::chunks::PruneMode;
 
 /// How often what could not be done is tried again.
 const TRY_AGAIN_EVERY: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ impl Snapshots {
         if let Err(error) = self.remove_unused_images().await {
             tracing::debug!(%error, "images that nothing needs cannot be removed");
         }
-        if let Err(error) = self.tidy_copies().await {
+        if let Err(error) = self.tidy_copies(PruneMode::Remove).await {
             tracing::debug!(%error, "copies that nothing needs cannot be removed");
         }
     }

@@ -257,7 +257,7 @@ pub(super) fn directory_of(name: &RepositoryName) -> String {
 }
 
 /// A tar stream with one file in it.
-pub(super) async fn archive_of(
+pub(in crate::service) async fn archive_of(
     path: &std::path::Path,
     name: &str,
 ) -> std::io::Result<BoxStream<'static, Bytes>> {

@@ -313,7 +313,7 @@ impl Workspaces {
     ) -> Result<WorkspaceView, WorkspacesError> {
         let link = self.link(&workspace.id);
         let mut view = match self.inner.runtime.find(&workspace.id).await {
-            Ok(container) => WorkspaceView::new(workspace, container, link),
+            Ok(found) => WorkspaceView::new(workspace, found.map(Into::into), link),
             Err(error) => WorkspaceView::blind(workspace, &error),
         };
         self.add_disk_reason(&mut view);

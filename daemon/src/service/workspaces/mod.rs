@@ -67,11 +67,15 @@ pub use self::{
     exec::Follow,
     git_source::{GitSourceError, GitSourceOptions},
     idle::UpdateWorkspace,
+    port::{CleanCopies, CleanFork},
     rebuild::Salvage,
     repositories::{AddRepository, AddedRepository, RepositoryOrigin},
     setup::{Again, BakedSetups, SetupChoice},
     view::WorkspaceView,
     watch::Change,
+};
+pub(in crate::service) use self::{
+    checkout::archive_of, setup::command_spec as setup_command_spec,
 };
 use crate::{
     domain::{
@@ -205,6 +209,7 @@ struct Inner {
     events: Events,
     users: OnceLock<Arc<dyn WorkspaceUsers>>,
     salvage: OnceLock<Arc<dyn Salvage>>,
+    copies: OnceLock<Arc<dyn CleanCopies>>,
     /// One lock a workspace, made at first use; whoever changes a container
     /// holds it. The map's own lock is held for a look-up only.
     locks: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
@@ -270,6 +275,7 @@ impl Workspaces {
                 events,
                 users: OnceLock::new(),
                 salvage: OnceLock::new(),
+                copies: OnceLock::new(),
                 locks: Mutex::new(HashMap::new()),
                 revived: Mutex::new(HashMap::new()),
                 gone: Notify::new(),

@@ -8,8 +8,10 @@ use uuid::Uuid;
 use super::{AddRepository, RepositoryOrigin, SetupChoice, Workspaces, WorkspacesError};
 use crate::{
     domain::{
+        egress::Policy,
         idle::IdleStop,
-        ids::WorkspaceId,
+        ids::{SnapshotId, WorkspaceId, WorkspaceName},
+        snapshot::SnapshotReason,
         workspace::{Purpose, Workspace},
     },
     ports::{
@@ -17,6 +19,34 @@ use crate::{
         workspaces::{CleanRepository, WorkspaceAccessError, WorkspacesPort},
     },
 };
+
+/// Who takes snapshots and makes clean workspaces from them; set by the owner of
+/// snapshots. Both may be asked for again, after a kill as well, and are done
+/// once.
+#[async_trait]
+pub trait CleanCopies: Send + Sync {
+    /// Takes a snapshot under this id, unless there is one.
+    async fn take(
+        &self,
+        id: &SnapshotId,
+        of: &WorkspaceId,
+        reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError>;
+
+    /// Makes a workspace from a snapshot, and starts it.
+    async fn fork(&self, fork: CleanFork) -> Result<WorkspaceId, WorkspaceAccessError>;
+}
+
+/// A clean workspace to make from a snapshot.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CleanFork {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The name of the new workspace.
+    pub name: WorkspaceName,
+    /// What it may reach.
+    pub egress: Policy,
+}
 
 #[async_trait]
 impl WorkspacesPort for Workspaces {
@@ -44,6 +74,40 @@ impl WorkspacesPort for Workspaces {
     ) -> Result<WorkspaceId, WorkspaceAccessError> {
         let made = self.make_clean(like, key, clean).await;
         made.map_err(|error| access(like, error))
+    }
+
+    async fn take_snapshot(
+        &self,
+        of: &WorkspaceId,
+        id: &SnapshotId,
+        reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError> {
+        let (copies, id, of) = (self.copies()?.clone(), id.clone(), of.clone());
+        self.to_its_end(async move { copies.take(&id, &of, reason).await })
+            .await
+    }
+
+    async fn fork_clean(
+        &self,
+        like: &WorkspaceId,
+        snapshot: &SnapshotId,
+        key: &str,
+    ) -> Result<WorkspaceId, WorkspaceAccessError> {
+        let name = clean_name(key);
+        if let Ok(found) = self.resolve(&name) {
+            return Ok(found.id.clone());
+        }
+        let like = self.record(like).map_err(|error| access(like, error))?;
+        let name = (name.parse()).expect("`checks-` and hex digits are a workspace's name");
+        let fork = CleanFork {
+            snapshot: snapshot.clone(),
+            name,
+            // The checks may fetch what the work could fetch.
+            egress: like.egress.clone(),
+        };
+        let copies = self.copies()?.clone();
+        self.to_its_end(async move { copies.fork(fork).await })
+            .await
     }
 
     async fn delete_clean(&self, id: &WorkspaceId) -> Result<(), WorkspaceAccessError> {
@@ -94,6 +158,27 @@ fn clean_name(key: &str) -> String {
 }
 
 impl Workspaces {
+    /// Names the owner of snapshots, once; until then there are no copies.
+    pub fn set_clean_copies(&self, copies: Arc<dyn CleanCopies>) {
+        if self.inner.copies.set(copies).is_err() {
+            tracing::warn!("the maker of clean copies was named twice");
+        }
+    }
+
+    /// Does something that must not be dropped halfway.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WorkspaceAccessError>> + Send + 'static,
+    ) -> Result<T, WorkspaceAccessError> {
+        let ended = self.inner.tasks.spawn(work).await;
+        ended.map_err(|error| WorkspaceAccessError::Unavailable(error.to_string()))?
+    }
+
+    fn copies(&self) -> Result<&Arc<dyn CleanCopies>, WorkspaceAccessError> {
+        let nobody = || WorkspaceAccessError::Unavailable("nobody takes snapshots yet".to_owned());
+        self.inner.copies.get().ok_or_else(nobody)
+    }
+
     async fn make_clean(
         &self,
         like: &WorkspaceId,

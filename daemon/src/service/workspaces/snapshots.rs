@@ -1,7 +1,7 @@
 //! What the snapshot service needs of workspaces: their locks, records and
 //! ports. It holds the lock of a workspace while it changes it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -9,7 +9,7 @@ use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
         ids::WorkspaceId,
-        snapshot::journal::ImageRef,
+        snapshot::journal::{Generation, ImageRef},
         workspace::{Desired, Workspace},
     },
     ports::{
@@ -46,6 +46,17 @@ impl Workspaces {
     /// Keeps everybody else from changing a workspace.
     pub(in crate::service) async fn hold(&self, id: &WorkspaceId) -> OwnedMutexGuard<()> {
         self.lock_of(id).lock_owned().await
+    }
+
+    /// The same where nobody does: `None` when somebody changes it now.
+    pub(in crate::service) fn try_hold(&self, id: &WorkspaceId) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(id).try_lock_owned().ok()
+    }
+
+    /// The generation of each workspace that there is.
+    pub(in crate::service) fn generations(&self) -> HashMap<WorkspaceId, Generation> {
+        let all = self.inner.index.all();
+        all.iter().map(|w| (w.id.clone(), w.generation)).collect()
     }
 
     /// A workspace that is not being deleted.

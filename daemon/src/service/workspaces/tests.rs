@@ -311,6 +311,44 @@ async fn comes_back_by_itself(told_by: ToldBy) {
 }
 
 #[tokio::test]
+async fn a_look_finds_those_that_are_not_as_they_should_be_and_no_others() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let (running, stopped) = (made(&workspaces, "a").await, made(&workspaces, "b").await);
+    workspaces.stop(&stopped).await.unwrap();
+    assert_eq!(workspaces.look().await.unwrap(), []);
+
+    let ended = ContainerStatus::Exited;
+    bench.runtime.set_status_silently(&running, ended);
+    assert_eq!(
+        workspaces.look().await.unwrap(),
+        std::slice::from_ref(&running)
+    );
+    workspaces.reconcile().await.unwrap();
+    assert_eq!(workspaces.look().await.unwrap(), []);
+    workspaces.note_up(&running, Up::No);
+    assert_eq!(
+        workspaces.look().await.unwrap(),
+        std::slice::from_ref(&running)
+    );
+    workspaces.reconcile().await.unwrap();
+
+    let runs = ContainerStatus::Running;
+    bench.runtime.set_status_silently(&stopped, runs);
+    assert_eq!(
+        workspaces.look().await.unwrap(),
+        std::slice::from_ref(&stopped)
+    );
+    workspaces.reconcile().await.unwrap();
+    bench.runtime.lose(&stopped);
+    assert_eq!(workspaces.look().await.unwrap(), [stopped]);
+
+    // Whoever has just begun has seen nothing yet.
+    let next = bench.daemon().await;
+    assert!(next.look().await.unwrap().contains(&running));
+}
+
+#[tokio::test]
 async fn a_container_that_was_removed_is_made_again_running_or_stopped() {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;

@@ -8,7 +8,7 @@ use crate::{
         workspace::{Desired, Observed, Workspace},
         workspace_event::StopCause,
     },
-    ports::runtime::{ContainerId, ContainerState, ContainerStatus, RuntimeError},
+    ports::runtime::{ContainerId, ContainerStatus, ContainerSummary, RuntimeError},
 };
 
 /// A workspace and what it is doing.
@@ -35,7 +35,7 @@ impl WorkspaceView {
     /// What is seen of a workspace.
     pub(super) fn new(
         workspace: Arc<Workspace>,
-        container: Option<ContainerState>,
+        container: Option<ContainerSummary>,
         link: Link,
     ) -> Self {
         let status = container.as_ref().map(|container| container.status);

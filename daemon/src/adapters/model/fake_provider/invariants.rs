@@ -7,7 +7,7 @@
 //! - No text is empty where the provider would refuse it.
 //! - A request that holds turns of the model extends an earlier one byte by
 //!   byte, but for cache marks: same system prompt and tools, same keys in the
-//!   same order, messages that only grow.
+//!   same order, messages that only grow. A compaction alone begins anew, once.
 //! - At most four cache marks.
 
 use std::{collections::BTreeSet, fmt};
@@ -19,6 +19,7 @@ use serde::{
 use serde_json::Value;
 
 use super::{RecordedRequest, WireDialect};
+use crate::domain::compaction::EPOCH_BEGINS;
 
 /// A cache mark as it stands in a request.
 const CACHE_MARK: &str = ",\"cache_control\":{\"type\":\"ephemeral\"}";
@@ -40,11 +41,22 @@ impl Conversations {
         }
     }
 
+    /// Whether a compaction made the past of this request, and this is the first
+    /// request after it.
+    fn begins_epoch(&self, request: &RecordedRequest) -> bool {
+        let is_briefing = |message: &&Value| message.to_string().contains(EPOCH_BEGINS);
+        let Some(briefing) = request.messages().iter().find(is_briefing) else {
+            return false;
+        };
+        let text = briefing.to_string().replace(CACHE_MARK, "");
+        !self.prefixes.iter().any(|known| known.contains(&text))
+    }
+
     fn admit(&mut self, request: &RecordedRequest) -> Option<String> {
         let Some(prefix) = prefix(&request.text) else {
             return Some("`messages` is not followed by the output cap".to_owned());
         };
-        let opens = request.turns() == 0;
+        let opens = request.turns() == 0 || self.begins_epoch(request);
         let extends = |known: &String| {
             prefix
                 .strip_prefix(known.as_str())

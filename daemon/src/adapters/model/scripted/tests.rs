@@ -20,6 +20,7 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         tools: vec![tool],
         messages,
         max_output_tokens: 100,
+        turns_left_out: 0,
     }
 }
 

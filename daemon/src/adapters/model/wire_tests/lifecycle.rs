@@ -42,13 +42,13 @@ async fn call(model: &dyn ModelPort) -> (Result<ModelReply, ModelError>, Vec<Mod
 }
 
 #[tokio::test]
-async fn wire_3_cuts_overloads_and_limits_are_tried_again_until_the_reply() {
+async fn wire_3_refusals_are_tried_again_until_the_reply_and_a_cut_is_the_callers() {
     for dialect in DIALECTS {
         let limited = Answer::json(429, &json!({"error": {"message": "slow"}}));
         let answers = vec![
-            half(dialect).then_cut(),
             Answer::json(529, &json!({})),
             limited.header("retry-after", "0"),
+            half(dialect).then_cut(),
             good(dialect),
         ];
         let provider = FakeProvider::with_answers(dialect, answers).await;
@@ -64,17 +64,20 @@ async fn wire_3_cuts_overloads_and_limits_are_tried_again_until_the_reply() {
             },
         );
         let (reply, events) = call(&*model).await;
+        let error = reply.unwrap_err();
+        assert!(
+            matches!(error, ModelError::Cut { .. }) && error.may_have_cost(),
+            "{error}"
+        );
+        let (reply, _) = call(&*model).await;
         assert!(!reply.unwrap().turn.tool_calls.is_empty());
         let causes = events.iter().filter_map(|event| match event {
             ModelProgress::Retrying { cause, .. } => Some(cause.as_str()),
             _ => None,
         });
         let causes: Vec<_> = causes.collect();
-        assert_eq!(causes.len(), 3);
-        for (cause, part) in causes
-            .iter()
-            .zip(["cut its reply", "529", "limits the rate"])
-        {
+        assert_eq!(causes.len(), 2);
+        for (cause, part) in causes.iter().zip(["529", "limits the rate"]) {
             assert!(cause.contains(part), "{cause}");
         }
         let requests = provider.requests();
@@ -478,7 +481,7 @@ fn settings_show_no_key_when_they_are_logged() {
 #[tokio::test]
 async fn a_transcript_says_the_same_in_the_daemon_and_over_the_wire() {
     let script = r#"{"compy_transcript":1}
-{"fault":"cut"}
+{"fault":{"status":529}}
 {"fault":{"status":429,"retry_after_s":0}}
 {"text":"I look at caf\u00e9.py first.","tool_calls":[{"name":"read","arguments":{"path":"a b","n":1}},{"name":"list"}],"usage":{"input_uncached":9,"output":4}}
 {"text":"","expect":"def slug","tool_calls":[{"name":"read","arguments_raw":"{\"path\":"}],"usage":{"input_cached":9,"output":1}}

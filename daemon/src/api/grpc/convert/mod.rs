@@ -2,6 +2,7 @@
 //! reshape the domain.
 
 pub mod activity;
+pub mod cognition;
 pub mod diff;
 pub mod session;
 pub mod snapshot;

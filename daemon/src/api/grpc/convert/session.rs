@@ -3,23 +3,29 @@
 use compyd_proto::v1 as wire;
 use prost_types::Timestamp;
 
+use super::cognition;
 use crate::{
+    api::grpc::session::SessionDefaults,
     domain::{
+        budget::{Money, NotMoney, Scope},
         checks::CheckResult,
+        compaction::Cause,
         conversation::{Arguments, ToolCall, Usage},
         forge::{ForgeCheckState, PullRequest},
         ids::{ArtifactId, SessionId, StepId},
-        model_name::ModelNameError,
+        model_name::{ModelName, ModelNameError},
         prompts,
         proof::{Proof, TestRun},
         report::RunVerdict,
         session::{
             briefing,
+            calls::{ModelCall, Prefix},
             event::{
                 AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
                 Speaker, ToolOutcome,
             },
-            options::{SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
+            options::{Budget, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
+            spending::Mark,
             state::{SessionState, StageRecord},
             work::{Work, WorkResult},
         },
@@ -39,6 +45,14 @@ pub enum OptionsMistake {
     /// The name names no model.
     #[error("{0}")]
     ModelInvalid(ModelNameError),
+    /// A text that is no money.
+    #[error("the budget of money: {0}")]
+    MoneyInvalid(NotMoney),
+    /// A budget of money cannot be held for a model without a price.
+    #[error(
+        "a budget of money needs to know what {0} costs: add its price to budget.prices in the daemon's configuration, or leave that budget out"
+    )]
+    PriceMissing(ModelName),
     /// A command that a shell could not split.
     #[error("the {which} command `{command}` cannot be split into words: {why}")]
     CommandInvalid {
@@ -57,8 +71,7 @@ pub enum OptionsMistake {
 /// See [`OptionsMistake`].
 pub fn options(
     asked: Option<wire::SessionOptions>,
-    default_model: Option<&str>,
-    defaults: SessionLimits,
+    defaults: &SessionDefaults,
 ) -> Result<SessionOptions, OptionsMistake> {
     let asked = asked.unwrap_or_default();
     let workflow = match asked.workflow() {
@@ -69,23 +82,45 @@ pub fn options(
         wire::Verify::Unspecified | wire::Verify::Auto => VerifyMode::Auto,
         wire::Verify::Manual => VerifyMode::Manual,
     };
-    let model = match (asked.model.trim(), default_model) {
+    let model = match (asked.model.trim(), defaults.model.as_deref()) {
         ("", None) => return Err(OptionsMistake::ModelMissing),
         ("", Some(default)) => default,
         (name, _) => name,
     };
+    let model: ModelName = model.parse().map_err(OptionsMistake::ModelInvalid)?;
+    let money = match asked.budget_money.trim() {
+        "" => defaults.budget.money,
+        text => Some(text.parse().map_err(OptionsMistake::MoneyInvalid)?),
+    };
+    let prices = defaults.prices_of(&model);
+    let window = defaults.window_of(&model);
+    if prices.is_none() && (money.is_some() || defaults.days_cost_money) {
+        return Err(OptionsMistake::PriceMissing(model));
+    }
     Ok(SessionOptions {
-        model: model.parse().map_err(OptionsMistake::ModelInvalid)?,
+        edit_format: defaults.edit_formats.of(&model.to_string()),
+        model,
         workflow,
         test_command: command("test", &asked.test_command)?,
         lint_command: command("lint", &asked.lint_command)?,
         verify,
         allow_test_changes: asked.allow_test_changes,
         limits: SessionLimits {
-            max_steps: or_default(asked.max_steps, defaults.max_steps),
-            max_time_ms: or_default(asked.max_time_ms, defaults.max_time_ms),
-            ..defaults
+            max_steps: or_default(asked.max_steps, defaults.limits.max_steps),
+            max_time_ms: or_default(asked.max_time_ms, defaults.limits.max_time_ms),
+            ..defaults.limits
         },
+        budget: Budget {
+            tokens: match asked.budget_tokens {
+                0 => defaults.budget.tokens,
+                tokens => Some(tokens),
+            },
+            money,
+            ..defaults.budget
+        },
+        prices,
+        window,
+        rules_tokens: defaults.rules_tokens,
     })
 }
 
@@ -128,6 +163,46 @@ pub fn options_to_wire(options: &SessionOptions) -> wire::SessionOptions {
         allow_test_changes: options.allow_test_changes,
         max_steps: options.limits.max_steps,
         max_time_ms: options.limits.max_time_ms,
+        budget_tokens: options.budget.tokens.unwrap_or(0),
+        budget_money: (options.budget.money).map_or_else(String::new, |money| money.to_string()),
+    }
+}
+
+/// Empty for nothing.
+fn money(money: Money) -> String {
+    if money == Money::default() {
+        String::new()
+    } else {
+        money.to_string()
+    }
+}
+
+/// A model call on the wire.
+#[must_use]
+pub fn model_call(call: &ModelCall) -> wire::ModelCall {
+    wire::ModelCall {
+        sequence: call.sequence,
+        answered_at: Some(timestamp(call.at_ms)),
+        stage: stage(call.stage).into(),
+        duration_ms: call.duration_ms,
+        usage: call.usage.as_ref().map(usage),
+        cost: call.cost.map_or_else(String::new, money),
+        prefix_break: match &call.prefix {
+            Prefix::Broken(why) => why.describe(),
+            Prefix::Kept | Prefix::Unknown => String::new(),
+        },
+    }
+}
+
+fn spending(state: &SessionState) -> wire::Spending {
+    let reserved = state.spending.reserved.map(|reserved| reserved.amounts);
+    let reserved = reserved.unwrap_or_default();
+    let spent = state.spending.spent;
+    wire::Spending {
+        tokens: spent.tokens,
+        money: money(spent.money),
+        reserved_tokens: reserved.tokens,
+        reserved_money: money(reserved.money),
     }
 }
 
@@ -180,6 +255,7 @@ pub fn session(published: &Published, detail: Detail) -> wire::Session {
         pull_request: session_pull_request(state),
         question: state.question.as_ref().map(question),
         proof: state.proof.as_ref().map(proof),
+        spending: Some(spending(state)),
         ..beginning(&state.created, state.started_at_ms)
     }
 }
@@ -291,7 +367,7 @@ fn question(question: &Question) -> wire::Question {
         id: question.id.clone(),
         text: question.text.clone(),
         todo_id: match question.about {
-            QuestionAbout::Model => 0,
+            QuestionAbout::Model | QuestionAbout::Circle | QuestionAbout::TestChanges { .. } => 0,
             QuestionAbout::Todo { id, .. } => id,
         },
     }
@@ -404,6 +480,42 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             text: text.clone(),
             from_person: *from == Speaker::Person,
         }),
+        EventBody::BudgetReserved(reserved) => Wire::BudgetReserved(wire::BudgetReserved {
+            tokens: reserved.amounts.tokens,
+            money: money(reserved.amounts.money),
+        }),
+        EventBody::BudgetNoted {
+            scope,
+            quantity,
+            mark,
+            used,
+            limit,
+        } => Wire::BudgetNoted(wire::BudgetNoted {
+            mark: match mark {
+                Mark::Warning => wire::BudgetMark::Warning,
+                Mark::Pause => wire::BudgetMark::Pause,
+                Mark::Overrun => wire::BudgetMark::Overrun,
+            }
+            .into(),
+            of_the_day: matches!(scope, Scope::Day(_)),
+            quantity: quantity.name().to_owned(),
+            used: quantity.show(*used),
+            limit: quantity.show(*limit),
+        }),
+        EventBody::Compacted {
+            cause,
+            left_out,
+            briefing,
+            ..
+        } => Wire::Compacted(wire::Compacted {
+            overflow: *cause == Cause::Overflow,
+            left_out: *left_out,
+            briefing: briefing.clone(),
+        }),
+        EventBody::CircleFound(found) => Wire::MessageAdded(wire::MessageAdded {
+            text: found.text.clone(),
+            from_person: false,
+        }),
         EventBody::ModelAsked => Wire::ModelAsked(wire::ModelAsked { step_id: own_step }),
         EventBody::ModelAnswered(answer) => Wire::ModelAnswered(wire::ModelAnswered {
             step_id: step(answer.intent),
@@ -416,10 +528,14 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             intent,
             error,
             then,
+            ..
         } => Wire::ModelFailed(wire::ModelFailed {
             step_id: step(*intent),
             error: error.clone(),
-            retried: *then == AfterModelFailure::AskAgain,
+            retried: matches!(
+                then,
+                AfterModelFailure::AskAgain | AfterModelFailure::Compact
+            ),
         }),
         EventBody::ToolStarted { call, .. } => Wire::ToolStarted(wire::ToolStarted {
             step_id: own_step,
@@ -439,6 +555,7 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             artifact_id: id(ended.artifact.as_ref()),
             duration_ms: ended.duration_ms,
         }),
+        EventBody::Cognition(cognitive) => Wire::CognitionNoted(cognition::noted(cognitive)),
         EventBody::TodoChanged { todo: changed } => Wire::TodoChanged(wire::TodoChanged {
             todo: Some(todo(changed, Detail::Whole)),
         }),
@@ -501,7 +618,7 @@ fn work_ended(
         WorkResult::BaseRun(base) => base.tests.verdict.is_pass(),
         WorkResult::Validated(validation) => validation.checks.iter().all(CheckResult::passed),
         WorkResult::TodoChecked(checked) => checked.holds,
-        WorkResult::Published { .. } => true,
+        WorkResult::StartSnapshot { .. } | WorkResult::Published { .. } => true,
         WorkResult::CiEnded(ci) => ci.passed,
         WorkResult::Failed { .. } => false,
     };
@@ -555,7 +672,7 @@ pub fn stage(stage: Stage) -> wire::Stage {
     }
 }
 
-fn timestamp(at_ms: i64) -> Timestamp {
+pub(super) fn timestamp(at_ms: i64) -> Timestamp {
     let nanos = at_ms.rem_euclid(1000) * 1_000_000;
     Timestamp {
         seconds: at_ms.div_euclid(1000),
@@ -574,6 +691,14 @@ fn ids(ids: &[ArtifactId]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::edits::EditFormat;
+
+    fn defaults(model: Option<&str>) -> SessionDefaults {
+        SessionDefaults {
+            model: model.map(str::to_owned),
+            ..SessionDefaults::default()
+        }
+    }
 
     #[test]
     fn options_are_filled_in_from_the_daemons_defaults() {
@@ -582,22 +707,23 @@ mod tests {
             max_steps: 7,
             ..wire::SessionOptions::default()
         };
-        let defaults = SessionLimits::default();
-        let options = options(Some(asked), Some("scripted:/s.jsonl"), defaults).unwrap();
+        let defaults = defaults(Some("scripted:/s.jsonl"));
+        let options = options(Some(asked), &defaults).unwrap();
         assert_eq!(
             options.test_command.as_deref().unwrap(),
             ["python", "-m", "pytest", "-q", "a b"]
         );
         assert_eq!(options.lint_command, None);
         assert_eq!(options.limits.max_steps, 7);
-        assert_eq!(options.limits.max_time_ms, defaults.max_time_ms);
+        assert_eq!(options.limits.max_time_ms, defaults.limits.max_time_ms);
+        assert_eq!(options.edit_format, EditFormat::Replace);
         assert_eq!(options_to_wire(&options).model, "scripted:/s.jsonl");
     }
 
     #[test]
     fn options_that_cannot_be_used_say_which() {
         let mistake = |asked, default| {
-            options(Some(asked), default, SessionLimits::default())
+            options(Some(asked), &defaults(default))
                 .unwrap_err()
                 .to_string()
         };
@@ -613,6 +739,35 @@ mod tests {
             ..nothing
         };
         assert!(mistake(odd_command, Some("openai:x")).contains("lint command"));
+    }
+
+    #[test]
+    fn a_budget_of_money_wants_a_price() {
+        let asked = |model: &str, money: &str| wire::SessionOptions {
+            model: model.into(),
+            budget_tokens: 5_000,
+            budget_money: money.into(),
+            ..wire::SessionOptions::default()
+        };
+        let mut defaults = defaults(None);
+        let mistake = |defaults: &SessionDefaults, money| {
+            options(Some(asked("openai:x", money)), defaults).unwrap_err()
+        };
+        let missing = OptionsMistake::PriceMissing("openai:x".parse().unwrap());
+        assert_eq!(mistake(&defaults, "2.5"), missing);
+        assert!(matches!(
+            mistake(&defaults, "much"),
+            OptionsMistake::MoneyInvalid(_)
+        ));
+        // A transcript costs nothing.
+        options(Some(asked("scripted:/x", "2.5")), &defaults).unwrap();
+        defaults.prices = vec!["openai:*=1/1/1/2".parse().unwrap()];
+        let options = options(Some(asked("openai:x", "2.5")), &defaults).unwrap();
+        let back = options_to_wire(&options);
+        assert_eq!(
+            (back.budget_tokens, back.budget_money.as_str()),
+            (5_000, "2.50")
+        );
     }
 
     #[test]

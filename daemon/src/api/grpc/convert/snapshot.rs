@@ -1,5 +1,7 @@
 //! Snapshots on the wire.
 
+use std::collections::HashSet;
+
 use compyd_proto::v1 as wire;
 use tonic::{Code, Status};
 
@@ -78,7 +80,17 @@ pub fn snapshot(snapshot: &Snapshot) -> wire::Snapshot {
         size_bytes: snapshot.sizes.bytes,
         new_bytes: snapshot.sizes.new_bytes,
         pause_ms: snapshot.pause_ms,
+        image_missing: false,
     }
+}
+
+/// Snapshots, with those whose image is missing.
+pub fn snapshots(all: &[Snapshot], missing: &HashSet<SnapshotId>) -> Vec<wire::Snapshot> {
+    let told = all.iter().map(|one| wire::Snapshot {
+        image_missing: missing.contains(&one.id),
+        ..snapshot(one)
+    });
+    told.collect()
 }
 
 fn volume(volume: CapturedVolume, tree: &VolumeTree) -> wire::SnapshotVolume {

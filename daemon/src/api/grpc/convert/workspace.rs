@@ -462,6 +462,7 @@ fn exec_exit(exit: Exit) -> wire::ExecExit {
         how: Some(how),
         duration_ms: exit.duration_ms,
         leftover_processes: exit.leftover_processes,
+        out_of_memory: exit.out_of_memory,
     }
 }
 

@@ -283,3 +283,50 @@ async fn nothing_begins_that_cannot_be_written_down() {
         .await;
     assert_eq!(reason(&refused.unwrap_err()), "DISK_FULL");
 }
+
+#[tokio::test]
+async fn what_runs_is_remembered_however_many_there_are_and_the_oldest_are_not() {
+    let mut bench = bench();
+    let inner = Arc::get_mut(&mut bench.requests.inner).unwrap();
+    inner.bound = Bound { count: 0, bytes: 0 };
+    let (begun, go_on) = (bench.begun.clone(), bench.go_on.clone());
+    let requests = bench.requests.clone();
+    let running = tokio::spawn(async move {
+        let work = move |_| async move {
+            begun.notify_one();
+            go_on.notified().await;
+            Ok(GetInfoResponse::default())
+        };
+        let request = GetInfoRequest {};
+        requests.once_begun("m", "running", &request, work).await
+    });
+    bench.begun.notified().await;
+    assert_eq!(version(bench.now(Ok("ended")).await), "ended");
+    bench.requests.forget().await.unwrap();
+    let known = async |id: &str| bench.store.request(&id.parse().unwrap()).await.unwrap();
+    assert!(known("r1").await.is_none());
+    assert!(known("running").await.is_some());
+    bench.go_on.notify_one();
+    running.await.unwrap().unwrap();
+    bench.requests.forget().await.unwrap();
+    assert!(known("running").await.is_none(), "it has ended");
+}
+
+#[tokio::test]
+async fn the_bound_is_looked_at_by_itself_when_much_was_remembered() {
+    let mut bench = bench();
+    let inner = Arc::get_mut(&mut bench.requests.inner).unwrap();
+    inner.bound.count = 10;
+    for number in 0..LOOK_AFTER.count {
+        let id = format!("r{number}");
+        let work = || async { Ok(GetInfoResponse::default()) };
+        let answer: Result<GetInfoResponse, _> = bench
+            .requests
+            .once("m", &id, &GetInfoRequest {}, work)
+            .await;
+        answer.unwrap();
+    }
+    bench.tasks.close();
+    bench.tasks.wait().await;
+    assert_eq!(bench.store.requests().await.unwrap().len(), 10);
+}

@@ -25,7 +25,7 @@ async fn a_makefile_that_prints_a_pass_is_put_back() {
         ("Makefile", "test:\n\t@python3 -m unittest -v\n"),
     ];
     let case = Case::with_runner(&files, make_test()).await;
-    assert_eq!(case.baseline.run.verdict, RunVerdict::Failed);
+    assert_eq!(case.base_run.verdict, RunVerdict::Failed);
     case.bench.write("Makefile", "test:\n\t@python3 fake.py\n");
     case.bench.write("fake.py", FAKE);
     let proof = case.prove(false).await;
@@ -42,7 +42,7 @@ async fn a_wrapper_without_a_report_that_was_edited_is_refused() {
         ("ci/verify.sh", "python3 check.py\n"),
     ];
     let case = Case::with_runner(&files, argv(&["sh", "./ci/verify.sh"])).await;
-    assert_eq!(case.baseline.run.verdict, RunVerdict::Failed);
+    assert_eq!(case.base_run.verdict, RunVerdict::Failed);
     case.bench.write("ci/verify.sh", "exit 0\n");
     for (step, allow) in [(3, false), (4, true)] {
         let plan = case.plan(allow).await;
@@ -66,17 +66,6 @@ async fn a_wrapper_without_a_report_that_was_left_alone_is_believed_and_says_so(
     let proof = case.prove(false).await;
     assert!(proof.proved, "{}", proof.reason);
     assert!(proof.reason.contains("no test count"), "{}", proof.reason);
-}
-
-#[tokio::test]
-async fn a_runner_shadowed_by_an_ignored_file_is_refused_and_named() {
-    let runner = argv(&["python3", "-m", "unittest", "-v"]);
-    let case = Case::with_runner(&[("slug.py", BUGGY), ("test_slug.py", TESTS)], runner).await;
-    case.bench.write(".gitignore", "unittest.py\n");
-    case.bench.write("unittest.py", FAKE);
-    let proof = case.prove(false).await;
-    assert!(!proof.proved, "{}", proof.reason);
-    assert!(proof.reason.contains("unittest.py"), "{}", proof.reason);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::*;
 use crate::ports::agent::AgentPort as _;
 
 #[tokio::test]
-async fn a_proof_cut_off_in_the_middle_is_undone_by_recover() {
+async fn what_a_proof_that_was_cut_off_changed_can_be_put_back() {
     let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", TESTS)]).await;
     case.bench.write("slug.py", FIXED);
     case.bench
@@ -25,8 +25,8 @@ async fn a_proof_cut_off_in_the_middle_is_undone_by_recover() {
     // The crash also left a lock, and a person has written a note meanwhile.
     case.bench.write(".git/index.lock", "");
     case.bench.write("note.txt", "mine\n");
-    case.prover.recover(&case.bench.site).await.unwrap();
-    case.prover.recover(&case.bench.site).await.unwrap();
+    git.disarrange().await.unwrap();
+    git.disarrange().await.unwrap();
     assert_eq!(case.bench.status(), "?? note.txt");
     assert!(case.bench.read("test_slug.py").contains("test_nothing"));
     assert_eq!(case.bench.read("tests/new.txt"), "new\n");
@@ -40,6 +40,8 @@ async fn a_proof_that_goes_on_after_a_restart_runs_nothing_twice() {
     );
     let case = Case::new(&[("slug.py", BUGGY), ("test_slug.py", &slow)]).await;
     case.bench.write("slug.py", FIXED);
+    case.bench
+        .write("test_slug.py", &format!("{slow}\n# more\n"));
     let plan = case.plan(false).await;
     let (site, step) = (&case.bench.site, case.bench.step(3));
     let agent = case.bench.agent();

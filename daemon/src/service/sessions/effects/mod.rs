@@ -20,8 +20,9 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         checks::Site,
-        conversation::{Message, ToolDefinition},
-        ids::ArtifactId,
+        context::Context,
+        ids::{ArtifactId, StepId},
+        recovery::Catalogue,
         session::{
             outcome::Outcome,
             pull_request,
@@ -36,7 +37,7 @@ use crate::{
         forge::ForgePort,
         model::{ModelPort, ModelRequest},
         store::StorePort,
-        workspaces::WorkspaceAccessError,
+        workspaces::{WorkspaceAccessError, WorkspacesPort},
     },
     service::{
         artifacts::ArtifactError,
@@ -63,6 +64,8 @@ pub struct World {
     pub ci: LocalCi,
     /// What branches are brought to the forge in.
     pub bundles: BundleSpace,
+    /// Known failures.
+    pub catalogue: Arc<Catalogue>,
 }
 
 /// How patient effects are.
@@ -74,6 +77,9 @@ pub struct Patience {
     /// What the workflow's waits between tries are divided by: 1, and more in
     /// tests.
     pub haste: u32,
+    /// How often in a row a model is asked that begins to answer and does not
+    /// end. Each try may cost, so each is a call of its own.
+    pub model_tries: u32,
 }
 
 impl Default for Patience {
@@ -81,6 +87,7 @@ impl Default for Patience {
         Self {
             outage: Duration::from_secs(300),
             haste: 1,
+            model_tries: 3,
         }
     }
 }
@@ -110,17 +117,13 @@ pub(super) struct EffectContext {
 }
 
 /// What the model is told; only for [`Effect::AskModel`].
-pub(super) fn request(
-    state: &SessionState,
-    system: &str,
-    tools: &[ToolDefinition],
-    messages: &[Message],
-) -> ModelRequest {
+pub(super) fn request(state: &SessionState, told: &Context) -> ModelRequest {
     ModelRequest {
-        system: system.to_owned(),
-        tools: tools.to_vec(),
-        messages: messages.to_vec(),
+        system: told.system().to_owned(),
+        tools: told.tools().to_vec(),
+        messages: told.messages().to_vec(),
         max_output_tokens: state.created.options.limits.max_output_tokens,
+        turns_left_out: told.turns_left_out(),
     }
 }
 
@@ -145,14 +148,6 @@ pub(super) async fn perform(
     }
 }
 
-/// Puts back what a proof that was cut off left changed in the workspace.
-pub(super) async fn recover(world: &World, state: &SessionState) -> Result<(), Trouble> {
-    match world.prover.recover(&site(state)).await {
-        Ok(()) => Ok(()),
-        Err(error) => Err(proof_trouble(&error).unwrap_or(Trouble::Outage(error.to_string()))),
-    }
-}
-
 /// Ends what an effect that nobody performs any more left running, and puts
 /// back what it changed. Doing so twice is harmless.
 pub(super) async fn abandon(
@@ -174,16 +169,16 @@ pub(super) async fn abandon(
         ended.map_err(|error| Trouble::Outage(error.to_string()))?;
     }
     match work {
-        Some(Work::Prove) => recover(world, state).await,
-        Some(Work::RunCi) => {
-            let Some(key) = clean_copy(state) else {
-                return Ok(());
-            };
-            let deleted = world.commands.workspaces().delete_clean_of(&key).await;
-            deleted.map_err(|error| Trouble::Outage(error.to_string()))
+        Some(Work::Prove | Work::RunCi) => {
+            for key in clean_copies(state) {
+                let deleted = world.commands.workspaces().delete_clean_of(&key).await;
+                deleted.map_err(|error| Trouble::Outage(error.to_string()))?;
+            }
+            Ok(())
         }
         Some(
             Work::BaseRun
+            | Work::SnapshotStart
             | Work::Validate
             | Work::VerifyTodo { .. }
             | Work::Commit
@@ -194,10 +189,17 @@ pub(super) async fn abandon(
     }
 }
 
-/// Key of the clean workspace that a session's CI may have now.
-pub(super) fn clean_copy(state: &SessionState) -> Option<String> {
-    let opened = state.pull_request.as_ref()?;
-    Some(LocalCi::key(state.id(), &opened.pull_request))
+/// Keys of the clean workspaces that a session's proof and CI may have now.
+pub(super) fn clean_copies(state: &SessionState) -> Vec<String> {
+    let opened = state.pull_request.as_ref();
+    let ci = opened.map(|opened| LocalCi::key(state.id(), &opened.pull_request));
+    let proof = state.open.as_ref().map(|open| proof_copy(&open.step));
+    ci.into_iter().chain(proof).collect()
+}
+
+/// Key of the clean workspace that a step proves in.
+fn proof_copy(step: &StepId) -> String {
+    format!("proof-{step}")
 }
 
 /// Where the session's checks run.
@@ -268,6 +270,36 @@ impl EffectContext {
                 Err(
                     error @ (WorkspaceAccessError::Unknown(_) | WorkspaceAccessError::Broken(_)),
                 ) => return Err(Trouble::Fatal(error.to_string())),
+            };
+            let notice = format!("{error}; trying again");
+            let _ = self.progress.send(Progress::Notice(notice));
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Trouble::Stopped),
+                again = backoff.wait() => if !again {
+                    return Err(Trouble::Outage(error));
+                },
+            }
+        }
+    }
+}
+
+impl EffectContext {
+    /// Has something done to workspaces, again and again while they cannot be
+    /// reached, for as long as patience lasts. The call must be one that may be
+    /// made again. It is not cut short when the session is cancelled.
+    async fn with_workspaces<T, F, Fut>(&self, call: F) -> Result<T, Trouble>
+    where
+        F: Fn(Arc<dyn WorkspacesPort>) -> Fut,
+        Fut: Future<Output = Result<T, WorkspaceAccessError>>,
+    {
+        let mut backoff = Backoff::new(self.patience.outage);
+        loop {
+            let error = match call(self.world.commands.workspaces().clone()).await {
+                Ok(done) => return Ok(done),
+                Err(
+                    error @ (WorkspaceAccessError::Unknown(_) | WorkspaceAccessError::Broken(_)),
+                ) => return Err(Trouble::Fatal(error.to_string())),
+                Err(error @ WorkspaceAccessError::Unavailable(_)) => error.to_string(),
             };
             let notice = format!("{error}; trying again");
             let _ = self.progress.send(Progress::Notice(notice));

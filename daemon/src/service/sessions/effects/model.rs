@@ -1,24 +1,50 @@
 //! Asking the model.
+//!
+//! A call that certainly cost nothing is tried again by the adapter. One that
+//! was taken up and then failed ends here, and is asked again as a call of its
+//! own, with a reservation of its own.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::{EffectContext, Trouble};
 use crate::{
-    domain::session::{
-        event::AfterModelFailure,
-        outcome::{Outcome, Reply},
+    domain::{
+        recovery::{Catalogue, End, FoundIn, Signs},
+        session::{
+            event::AfterModelFailure,
+            outcome::{Outcome, Reply},
+        },
     },
-    ports::model::{ModelError, ModelProgress, ModelRequest},
+    ports::model::{ModelError, ModelProgress, ModelRequest, RetryAdvice},
     service::sessions::Progress,
 };
 
-/// Asks once; tries that may help have been made by the adapter.
+/// The wait after the first failure in a row; it doubles with each, up to the
+/// second.
+const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Asks once.
 pub(super) async fn ask(
     context: &EffectContext,
     request: &ModelRequest,
 ) -> Result<Outcome, Trouble> {
+    let failures = context.state.model_failures;
+    if failures > 0 {
+        let jitter = 0.9 + 0.2 * fastrand::f64();
+        let wait = WAIT
+            .0
+            .saturating_mul(1 << (failures - 1).min(16))
+            .min(WAIT.1);
+        let wait = wait.mul_f64(jitter) / context.patience.haste;
+        let notice = format!("asking again in {:.1} s", wait.as_secs_f64());
+        let _ = context.progress.send(Progress::Notice(notice));
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(Trouble::Stopped),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
     let begun = Instant::now();
     let (sender, mut said) = mpsc::channel(256);
     let forward = async {
@@ -40,17 +66,21 @@ pub(super) async fn ask(
             provider_request: reply.provider_request_id,
         }),
         Err(error) => Outcome::NoReply {
-            then: consequence(&error),
-            error: error.to_string(),
+            then: consequence(&error, failures + 1, context.patience.model_tries),
+            free: !error.may_have_cost(),
+            error: advised(&context.world.catalogue, &error),
         },
     })
 }
 
 /// What follows an error. Outages, limits and keys are for a person to mend;
 /// a request or a reply that is wrong would be wrong again.
-fn consequence(error: &ModelError) -> AfterModelFailure {
+fn consequence(error: &ModelError, failed: u32, tries: u32) -> AfterModelFailure {
     match error {
         ModelError::Cancelled => AfterModelFailure::AskAgain,
+        error if error.may_have_cost() && error.retry() != RetryAdvice::Never && failed < tries => {
+            AfterModelFailure::AskAgain
+        }
         ModelError::Unreachable { .. }
         | ModelError::Cut { .. }
         | ModelError::Idle { .. }
@@ -59,10 +89,24 @@ fn consequence(error: &ModelError) -> AfterModelFailure {
         | ModelError::Quota { .. }
         | ModelError::Unusable { .. }
         | ModelError::Auth { .. } => AfterModelFailure::Pause,
-        ModelError::ContextOverflow { .. }
-        | ModelError::InvalidRequest { .. }
+        ModelError::ContextOverflow { .. } => AfterModelFailure::Compact,
+        ModelError::InvalidRequest { .. }
         | ModelError::Protocol { .. }
         | ModelError::Script { .. } => AfterModelFailure::Fail,
+    }
+}
+
+/// An error with what is known of its kind and what to do, for a person.
+fn advised(catalogue: &Catalogue, error: &ModelError) -> String {
+    let said = error.to_string();
+    let signs = Signs {
+        found_in: FoundIn::Model,
+        end: End::Failed,
+        output: said.as_bytes(),
+    };
+    match catalogue.detect(&signs) {
+        Some(failure) => format!("{said} ({}: {})", failure.kind.name(), failure.advice),
+        None => said,
     }
 }
 

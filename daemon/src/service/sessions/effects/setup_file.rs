@@ -1,5 +1,5 @@
-//! What the setup file of the base commit says to a session: the commands that
-//! check it, and what its model should know.
+//! What the base commit says to a session: the commands that check it, and what
+//! its model should know.
 //!
 //! It is read from the commit's objects. What the working copy has, which the
 //! session may change, has no say.
@@ -16,6 +16,9 @@ use crate::{
 
 /// Why a check is in a plan: the setup file names it.
 pub(super) const FROM_SETUP_FILE: &str = "compy.toml says so";
+/// Where repositories keep their rules for agents, by the convention that most
+/// agents follow (agents.md).
+const RULES_FILE: &str = "AGENTS.md";
 /// Bytes of one knowledge file at most; the whole is cut shorter still.
 const KNOWLEDGE_FILE_MAX_BYTES: usize = 64 << 10;
 
@@ -53,25 +56,39 @@ pub(super) fn apply(file: &SetupFile, options: &SessionOptions, plan: &mut Check
     }
 }
 
-/// What a setup file wants an agent to know, its files read from the commit;
-/// `None` when that is nothing.
+/// What a repository wants an agent to know: its [`RULES_FILE`], then what its
+/// setup file says, each file read from the commit; `None` when that is nothing.
 pub(super) async fn knowledge(
     git: &Git,
     commit: &str,
-    file: &SetupFile,
+    file: Option<&SetupFile>,
+    options: &SessionOptions,
 ) -> Result<Option<String>, GitError> {
-    let mut text = file.knowledge.text.trim().to_owned();
-    for path in &file.knowledge.files {
-        let found = git.file_at(commit, path, KNOWLEDGE_FILE_MAX_BYTES).await?;
-        let content = match &found {
-            FileAt::Content(content) => String::from_utf8_lossy(content),
-            FileAt::TooLarge => "(the file is too large)".into(),
-            FileAt::Nothing => "(there is no such file)".into(),
-        };
-        if !text.is_empty() {
-            text.push_str("\n\n");
-        }
-        text.push_str(&format!("{path}:\n{}", content.trim()));
+    let mut parts = Vec::new();
+    if let FileAt::Content(content) = read_text(git, commit, RULES_FILE).await? {
+        parts.push(part(RULES_FILE, &String::from_utf8_lossy(&content)));
     }
-    Ok((!text.is_empty()).then(|| prompts::knowledge(&text)))
+    if let Some(file) = file {
+        let text = file.knowledge.text.trim();
+        parts.extend((!text.is_empty()).then(|| text.to_owned()));
+        let others = (file.knowledge.files.iter()).filter(|path| *path != RULES_FILE);
+        for path in others {
+            parts.push(match read_text(git, commit, path).await? {
+                FileAt::Content(content) => part(path, &String::from_utf8_lossy(&content)),
+                FileAt::TooLarge => part(path, "(the file is too large)"),
+                FileAt::Nothing => part(path, "(there is no such file)"),
+            });
+        }
+    }
+    let text = parts.join("\n\n");
+    let is_told = !text.is_empty() && options.rules_tokens > 0;
+    Ok(is_told.then(|| prompts::knowledge(&text, options.rules_tokens)))
+}
+
+async fn read_text(git: &Git, commit: &str, path: &str) -> Result<FileAt, GitError> {
+    git.file_at(commit, path, KNOWLEDGE_FILE_MAX_BYTES).await
+}
+
+fn part(path: &str, content: &str) -> String {
+    format!("{path}:\n{}", content.trim())
 }

@@ -1,6 +1,8 @@
 //! Tools in the workspace: what the model asked for, done, and said back to it
 //! in bounded text.
 
+mod edits;
+
 use std::{fmt::Write as _, time::Instant};
 
 use super::{EffectContext, Trouble, command_trouble, with_output};
@@ -8,18 +10,16 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         conversation::ToolCall,
-        exec::{ExecSpec, Leftovers},
-        files::{
-            FileEdit, FileInfo, FileKind, FileText, FileWrite, GlobQuery, GrepQuery, Listing,
-            ReadRange,
-        },
+        exec::{ExecSpec, ExitStatus, Leftovers},
+        files::{FileInfo, FileKind, FileText, GlobQuery, GrepQuery, Listing, ReadRange},
+        recovery::{Catalogue, End, FailureType, FoundIn, RecoveryAction, Signs},
         session::{
-            event::{ToolEffect, ToolOutcome},
+            event::{KnownFailure, ToolEffect, ToolOutcome},
             outcome::{Outcome, ToolAnswer},
         },
         tools::{
-            COMMAND_TIMEOUT_DEFAULT_S, EditFile, Glob, Grep, ListDirectory, ReadFile, RunCommand,
-            ToolRequest, WriteFile, workspace_path,
+            COMMAND_TIMEOUT_DEFAULT_S, Glob, Grep, ListDirectory, ReadFile, RunCommand,
+            ToolRequest, workspace_path,
         },
     },
     ports::agent::AgentError,
@@ -45,6 +45,7 @@ struct Brought {
     outcome: ToolOutcome,
     content: String,
     artifact: Option<crate::domain::ids::ArtifactId>,
+    failure: Option<KnownFailure>,
     effect: ToolEffect,
 }
 
@@ -54,6 +55,7 @@ impl Brought {
             outcome: ToolOutcome::Ok,
             content: content.into(),
             artifact: None,
+            failure: None,
             effect,
         }
     }
@@ -63,8 +65,34 @@ impl Brought {
             outcome: ToolOutcome::Error,
             content: content.into(),
             artifact: None,
+            failure: None,
             effect: ToolEffect::None,
         }
+    }
+
+    /// Says what is known of the failure with these signs, and what to do.
+    fn advised(mut self, catalogue: &Catalogue, signs: &Signs<'_>) -> Self {
+        self.failure = Some(match catalogue.detect(signs) {
+            Some(failure) => {
+                let _ = write!(
+                    self.content,
+                    "\n[{}: {}]",
+                    failure.kind.name(),
+                    failure.advice
+                );
+                KnownFailure {
+                    id: failure.id,
+                    kind: failure.kind,
+                    action: failure.action,
+                }
+            }
+            None => KnownFailure {
+                id: String::new(),
+                kind: FailureType::Unknown,
+                action: RecoveryAction::Fix,
+            },
+        });
+        self
     }
 }
 
@@ -78,8 +106,10 @@ pub(super) async fn run(
     let brought = match ToolRequest::parse(call) {
         Err(mistake) => Brought::error(mistake.to_string()),
         Ok(ToolRequest::ReadFile(read)) => read_file(context, read).await?,
-        Ok(ToolRequest::WriteFile(write)) => write_file(context, write, expected_hash).await?,
-        Ok(ToolRequest::EditFile(edit)) => edit_file(context, edit, expected_hash).await?,
+        Ok(ToolRequest::WriteFile(write)) => {
+            edits::write_file(context, write, expected_hash).await?
+        }
+        Ok(ToolRequest::EditFile(edit)) => edits::edit_file(context, edit).await?,
         Ok(ToolRequest::ListDirectory(list)) => list_directory(context, list).await?,
         Ok(ToolRequest::Glob(query)) => glob(context, query).await?,
         Ok(ToolRequest::Grep(query)) => grep(context, query).await?,
@@ -90,16 +120,35 @@ pub(super) async fn run(
             | ToolRequest::TodoStart(_)
             | ToolRequest::TodoClaim(_)
             | ToolRequest::Advance(_)
-            | ToolRequest::AskPerson(_),
+            | ToolRequest::AskPerson(_)
+            | ToolRequest::ReportEnvironmentIssue(_),
         ) => Brought::error("this tool does not act on the workspace"),
     };
+    let brought = known_of_files(context, brought);
     Ok(Outcome::Tool(ToolAnswer {
         outcome: brought.outcome,
         content: brought.content,
         artifact: brought.artifact,
         duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        failure: brought.failure,
         effect: brought.effect,
     }))
+}
+
+/// What is known of a file tool's failure, where that is anything.
+fn known_of_files(context: &EffectContext, brought: Brought) -> Brought {
+    let content = brought.content.clone();
+    let signs = Signs {
+        found_in: FoundIn::File,
+        end: End::Failed,
+        output: content.as_bytes(),
+    };
+    let catalogue = &context.world.catalogue;
+    let failed = brought.outcome == ToolOutcome::Error && brought.failure.is_none();
+    if failed && catalogue.detect(&signs).is_some() {
+        return brought.advised(catalogue, &signs);
+    }
+    brought
 }
 
 async fn read_file(context: &EffectContext, read: ReadFile) -> Result<Brought, Trouble> {
@@ -171,72 +220,6 @@ fn numbered(text: &FileText) -> String {
         );
     }
     shown
-}
-
-async fn write_file(
-    context: &EffectContext,
-    write: WriteFile,
-    expected_hash: Option<String>,
-) -> Result<Brought, Trouble> {
-    let path = resolve(context, &write.path);
-    let write = FileWrite {
-        path: path.clone(),
-        content: write.content.into_bytes(),
-        create_only: expected_hash.is_none(),
-        expected_hash,
-    };
-    let (step, asked) = (&context.open.step, &write);
-    let answer = context
-        .with_agent(|agent| async move { agent.write_file(step, asked).await })
-        .await?;
-    Ok(match answer {
-        Ok(receipt) => {
-            let verb = match receipt.hash_before {
-                Some(_) => "Written",
-                None => "Made",
-            };
-            let content = format!("{verb}: {path}, {} bytes.", receipt.size_bytes);
-            let effect = ToolEffect::FileChanged {
-                path,
-                before: receipt.hash_before,
-                after: receipt.hash_after,
-            };
-            Brought::ok(content, effect)
-        }
-        Err(error) => refused(error),
-    })
-}
-
-async fn edit_file(
-    context: &EffectContext,
-    edit: EditFile,
-    expected_hash: Option<String>,
-) -> Result<Brought, Trouble> {
-    let path = resolve(context, &edit.path);
-    let edit = FileEdit {
-        path: path.clone(),
-        replacements: edit.replacements.into_iter().map(Into::into).collect(),
-        expected_hash,
-    };
-    let (step, asked) = (&context.open.step, &edit);
-    let answer = context
-        .with_agent(|agent| async move { agent.edit_file(step, asked).await })
-        .await?;
-    Ok(match answer {
-        Ok(edited) => {
-            let content = format!(
-                "Edited: {path}, {} replaced, the first at line {}.",
-                edited.replaced, edited.first_changed_line
-            );
-            let effect = ToolEffect::FileChanged {
-                path,
-                before: edited.receipt.hash_before,
-                after: edited.receipt.hash_after,
-            };
-            Brought::ok(content, effect)
-        }
-        Err(error) => refused(error),
-    })
 }
 
 async fn list_directory(context: &EffectContext, list: ListDirectory) -> Result<Brought, Trouble> {
@@ -413,7 +396,7 @@ async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought
         content.push('\n');
     }
     let seconds = outcome.exit.duration_ms as f64 / 1000.0;
-    let _ = write!(content, "[{}, {seconds:.1} s]", outcome.exit.status);
+    let _ = write!(content, "[{}, {seconds:.1} s]", outcome.exit);
     let artifact = outcome.artifact.map(|artifact| artifact.id);
     if outcome.truncated {
         let _ = write!(content, " [{} bytes in all", outcome.total_bytes);
@@ -422,16 +405,34 @@ async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought
         }
         content.push(']');
     }
-    Ok(Brought {
-        outcome: if outcome.exit.status.is_success() {
-            ToolOutcome::Ok
-        } else {
-            ToolOutcome::Error
-        },
-        content,
+    let brought = Brought {
         artifact,
-        effect: ToolEffect::CommandRan,
-    })
+        ..Brought::ok(content, ToolEffect::CommandRan)
+    };
+    let end = match &outcome.exit.status {
+        status if status.is_success() => return Ok(brought),
+        ExitStatus::Code(code) => End::Exit(*code),
+        ExitStatus::Signal(signal) => End::Exit(128 + signal),
+        ExitStatus::TimedOut(_) => End::TimedOut,
+        ExitStatus::NotStarted(_) | ExitStatus::Unknown(_) => End::Failed,
+    };
+    let catalogue = context.world.catalogue.clone();
+    let output = outcome.output;
+    let advised = tokio::task::spawn_blocking(move || {
+        let signs = Signs {
+            found_in: FoundIn::Command,
+            end,
+            output: &output,
+        };
+        Brought {
+            outcome: ToolOutcome::Error,
+            ..brought
+        }
+        .advised(&catalogue, &signs)
+    });
+    advised
+        .await
+        .map_err(|error| Trouble::Outage(error.to_string()))
 }
 
 fn resolve(context: &EffectContext, path: &str) -> String {
@@ -454,8 +455,6 @@ fn refused(error: AgentError) -> Brought {
             "; it changed since you last saw it: read it again, then change what is there now"
         }
         Some("ALREADY_EXISTS") => "; read it before you replace it",
-        Some("NO_MATCH") => "; read the file and copy the text exactly, white space included",
-        Some("MANY_MATCHES") => "; give more lines around the place, or set `all`",
         Some(_) | None => "",
     };
     Brought::error(format!("{error}{advice}"))

@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+mod clean_copy;
+
 use super::{
     EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, setup_file, site,
     with_output,
@@ -18,9 +20,10 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         checks::{CheckPlan, CheckResult},
+        cognition::{Libraries, MANIFESTS},
         exec::ExitStatus,
         ids::ArtifactId,
-        proof::{Proof, TestRun},
+        proof::{Proof, TestRun, run_name},
         report::RunVerdict,
         session::{
             outcome::Outcome,
@@ -37,8 +40,8 @@ use crate::{
         checks::{self, CheckError, GivenChecks},
         ci::{CiError, CiRequest},
         commands::CommandError,
-        git::GitError,
-        proof::{Baseline, ProofError, ProofPlan},
+        git::{FileAt, Git, GitError},
+        proof::{ProofError, ProofPlan},
     },
 };
 
@@ -68,6 +71,7 @@ pub(super) async fn run(
     }
     let done = with_output(&context.progress, async |output| match work {
         Work::BaseRun => base_run(context, output).await,
+        Work::SnapshotStart => clean_copy::snapshot_start(context).await,
         Work::Validate => validate(context, output).await,
         Work::VerifyTodo { todo } => verify_todo(context, output, *todo).await,
         Work::Commit => commit(context, output).await,
@@ -102,10 +106,10 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
     let git = context.git();
     let commit = git.head_commit().await?;
     let options = &created.options;
-    let knowledge = match setup_file::read(&git, &commit).await? {
+    let setup = match setup_file::read(&git, &commit).await? {
         Some(Ok(file)) => {
             setup_file::apply(&file, options, &mut plan);
-            setup_file::knowledge(&git, &commit, &file).await?
+            Some(file)
         }
         Some(Err(error)) if options.test_command.is_none() => {
             return Err(useless(format!(
@@ -118,6 +122,8 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         }
         None => None,
     };
+    let knowledge = setup_file::knowledge(&git, &commit, setup.as_ref(), options).await?;
+    let libraries = libraries(&git, &commit).await?;
     let Some(tests) = plan.tests.clone() else {
         return Err(useless(
             "the repository shows no test command, and without one nothing can be proved; \
@@ -153,10 +159,7 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         )));
     }
     let tree = git.tree_of("HEAD").await?;
-    let Baseline {
-        run: tests,
-        uncommitted,
-    } = prover.baseline(&site, &step, &tests.argv).await?;
+    let tests = prover.baseline(&site, &step, &tests.argv).await?;
     if let ExitStatus::NotStarted(why) = &tests.exit.status {
         return Err(useless(format!(
             "the test command `{}` cannot be started: {why}; install its program in the \
@@ -183,12 +186,27 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         tree,
         plan,
         tests,
-        uncommitted,
         others,
         summary,
         knowledge,
+        libraries,
     };
     Ok((WorkResult::BaseRun(Box::new(base)), artifacts))
+}
+
+/// What the project declares at a commit.
+async fn libraries(git: &Git, commit: &str) -> Result<Libraries, GitError> {
+    const MANIFEST_MAX_BYTES: usize = 256 << 10;
+    let names = git.names_at(commit, &["", "src/"]).await?;
+    let mut manifests = Vec::new();
+    for manifest in MANIFESTS {
+        if names.iter().any(|name| name == manifest)
+            && let FileAt::Content(text) = git.file_at(commit, manifest, MANIFEST_MAX_BYTES).await?
+        {
+            manifests.push((manifest, String::from_utf8_lossy(&text).into_owned()));
+        }
+    }
+    Ok(Libraries::of(&names, &manifests))
 }
 
 /// The branch that the workspace was made with, for a detached head.
@@ -296,41 +314,59 @@ async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<D
     )
     .await
     .map_err(|error| again(error.to_string()))?;
-    let plan = ProofPlan {
-        base: base.commit.clone(),
-        head: commit.commit.clone(),
-        branch: commit.branch.clone(),
-        baseline: Baseline {
-            run: base.tests.clone(),
-            uncommitted: base.uncommitted.clone(),
-        },
-        test_argv: base.tests.argv.clone(),
-        allow_test_changes: context.state.created.options.allow_test_changes,
-        log_hash,
-    };
     let step = context.step(output);
-    let proof = context
-        .world
-        .prover
-        .prove(&site(&context.state), &step, &plan)
-        .await;
-    let proof = match proof {
-        // The model can mend that: it left files that are in no commit.
-        Err(error @ ProofError::NotClean { .. }) => Proof {
-            proved: false,
-            reason: error.to_string(),
-            runs: Vec::new(),
-            fail_to_pass: Vec::new(),
-            pass_to_pass: Vec::new(),
-            changed_test_files: Vec::new(),
-            tree: String::new(),
-            evidence: None,
-        },
-        proof => proof?,
+    let proof = match clean_copy::open(context, &step, base, commit).await {
+        Ok(Ok(copy)) => {
+            let plan = ProofPlan {
+                base: base.commit.clone(),
+                head: commit.commit.clone(),
+                branch: commit.branch.clone(),
+                base_run: base.tests.clone(),
+                test_argv: base.tests.argv.clone(),
+                allow_test_changes: context.state.created.options.allow_test_changes,
+                log_hash,
+                copy: Some(copy.evidence),
+            };
+            match context.world.prover.prove(&copy.site, &step, &plan).await {
+                // What is checked out is not what was committed: a filter of the
+                // repository's, which the model can mend.
+                Err(error @ ProofError::NotClean { .. }) => Ok(not_proved(error.to_string())),
+                proof => proof.map_err(Undone::from),
+            }
+        }
+        Ok(Err(setup)) => Ok(not_proved(setup.0)),
+        Err(undone) => Err(undone),
     };
+    clean_copy::close(context).await;
+    let mut proof = proof?;
+    if fails_in_the_copy_alone(&proof) {
+        proof.reason.push_str(clean_copy::WHAT_IS_NOT_THERE);
+    }
     let mut artifacts: Vec<ArtifactId> = proof.runs.iter().flat_map(artifacts_of_run).collect();
     artifacts.extend(proof.evidence.clone());
     Ok((WorkResult::Proved(Box::new(proof)), artifacts))
+}
+
+/// A proof that says no before anything ran.
+fn not_proved(reason: String) -> Proof {
+    Proof {
+        proved: false,
+        reason,
+        runs: Vec::new(),
+        fail_to_pass: Vec::new(),
+        pass_to_pass: Vec::new(),
+        changed_test_files: Vec::new(),
+        changed_judges: Vec::new(),
+        tree: String::new(),
+        evidence: None,
+    }
+}
+
+/// Whether the branch as it is fails: it got this far because it passes in the
+/// session's workspace.
+fn fails_in_the_copy_alone(proof: &Proof) -> bool {
+    let mut branch = proof.runs.iter().filter(|run| run.name == run_name::BRANCH);
+    branch.any(|run| !run.verdict.is_pass())
 }
 
 async fn publish(context: &EffectContext) -> Result<Done, Undone> {

@@ -30,8 +30,13 @@ use tokio_util::sync::CancellationToken;
 use self::settle::Settled;
 use super::{Up, Workspaces, WorkspacesError};
 use crate::{
-    domain::{ids::WorkspaceId, workspace_event::Happening},
-    ports::runtime::{ChangeKind, RuntimeError},
+    domain::{
+        ids::WorkspaceId,
+        workspace::{Desired, Workspace},
+        workspace_event::Happening,
+    },
+    metrics,
+    ports::runtime::{ChangeKind, ContainerStatus, RuntimeError},
 };
 
 /// Workspaces looked at together; the runtime has a bound of its own on starts.
@@ -54,7 +59,8 @@ enum Wake {
 
 /// A piece of work that has ended.
 enum Done {
-    Looked(Result<(), WorkspacesError>),
+    /// With those that may not be as they should be.
+    Looked(Result<Vec<WorkspaceId>, WorkspacesError>),
     Settled(WorkspaceId, Result<Settled, WorkspacesError>),
 }
 
@@ -124,7 +130,11 @@ impl Workspaces {
                 (look_now, looking) = (false, true);
                 next_look = now + self.inner.options.reconcile_every;
                 let service = self.clone();
-                work.spawn(async move { Done::Looked(service.look().await) });
+                work.spawn(async move {
+                    let looked = service.look().await;
+                    metrics::reconciler_looked(&looked, service.now_ms());
+                    Done::Looked(looked)
+                });
             }
             let ripe = agenda.ripen(now);
             while agenda.busy.len() < AT_ONCE
@@ -133,6 +143,7 @@ impl Workspaces {
                 let service = self.clone();
                 work.spawn(async move {
                     let settled = service.settle(&id).await;
+                    metrics::reconciler_settled(&settled);
                     Done::Settled(id, settled)
                 });
             }
@@ -156,7 +167,12 @@ impl Workspaces {
                 Some(done) = work.join_next() => match done {
                     Ok(Done::Looked(looked)) => {
                         looking = false;
-                        self.looked(looked, &mut agenda);
+                        match looked {
+                            Ok(doubtful) => agenda.due.extend(doubtful),
+                            Err(error) => {
+                                tracing::warn!(%error, "workspaces cannot be looked at");
+                            }
+                        }
                     }
                     Ok(Done::Settled(id, settled)) => settle_next(id, settled, &mut agenda),
                     // A panic: whoever it was about is looked at again.
@@ -168,16 +184,6 @@ impl Workspaces {
                     }
                 },
             }
-        }
-    }
-
-    fn looked(&self, looked: Result<(), WorkspacesError>, agenda: &mut Agenda) {
-        match looked {
-            Ok(()) => {
-                let all = self.inner.index.all();
-                agenda.due.extend(all.iter().map(|w| w.id.clone()));
-            }
-            Err(error) => tracing::warn!(%error, "workspaces cannot be looked at"),
         }
     }
 
@@ -226,26 +232,44 @@ impl Workspaces {
     /// The engine or the store does not answer. What a single workspace fails
     /// with is logged, and tried again at the next look.
     pub async fn reconcile(&self) -> Result<(), WorkspacesError> {
-        self.look().await?;
-        let workspaces = self.inner.index.all();
-        futures_util::stream::iter(workspaces)
-            .for_each_concurrent(AT_ONCE, |workspace| async move {
-                if let Err(error) = self.settle(&workspace.id).await {
-                    not_settled(&workspace.id, &error);
+        let doubtful = self.look().await?;
+        futures_util::stream::iter(doubtful)
+            .for_each_concurrent(AT_ONCE, |id| async move {
+                if let Err(error) = self.settle(&id).await {
+                    not_settled(&id, &error);
                 }
             })
             .await;
         Ok(())
     }
 
-    /// Finds containers that nobody knows.
-    async fn look(&self) -> Result<(), WorkspacesError> {
+    /// Adopts the containers that nobody knows, and returns the workspaces that
+    /// do not plainly stand as they should. However many there are, this is one
+    /// question to the engine.
+    pub(super) async fn look(&self) -> Result<Vec<WorkspaceId>, WorkspacesError> {
+        let mut listed = HashMap::new();
         for container in self.inner.runtime.list().await? {
             if self.inner.index.get(&container.workspace).is_none() {
                 self.adopt(&container.workspace).await?;
             }
+            listed.insert(container.workspace, container.status);
         }
-        Ok(())
+        let all = self.inner.index.all().into_iter();
+        Ok(all
+            .filter(|workspace| !self.stands(workspace, listed.get(&workspace.id).copied()))
+            .map(|workspace| workspace.id.clone())
+            .collect())
+    }
+
+    /// Whether a workspace, its container and its link are what they should be.
+    fn stands(&self, workspace: &Workspace, status: Option<ContainerStatus>) -> bool {
+        let id = &workspace.id;
+        let linked = self.inner.links.current(id).is_some();
+        match (workspace.desired, status) {
+            (Desired::Running, Some(ContainerStatus::Running)) => linked && self.is_up(id),
+            (Desired::Stopped, Some(ContainerStatus::Created | ContainerStatus::Exited)) => !linked,
+            _ => false,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Ran {
 }
 
 /// What is run for a command of a setup file.
-pub(super) fn spec(
+pub(in crate::service) fn spec(
     command: &SetupCommand,
     directory: &str,
     timeout_ms: u64,

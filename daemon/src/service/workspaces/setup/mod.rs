@@ -17,6 +17,8 @@
 mod command;
 mod maintenance;
 
+pub(in crate::service) use self::command::spec as command_spec;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,0 +1,277 @@
+//! Reasoning where it is needed, and what tempts a session.
+
+use super::*;
+use crate::domain::cognition::{self, Compliance, Hint, Point, Temptation};
+
+fn think(content: &str) -> ToolCall {
+    call("think", json!({"content": content}))
+}
+
+fn run(command: &str) -> ToolCall {
+    call("run_command", json!({"command": command}))
+}
+
+fn edit_test() -> ToolCall {
+    let part = json!({"old_text": "3", "new_text": "4"});
+    let path = "tests/test_sum.py";
+    call("edit_file", json!({"path": path, "replacements": [part]}))
+}
+
+/// A free session in which these calls come first, each a reply of its own,
+/// and nothing sensible afterwards.
+fn free(calls_first: Vec<ToolCall>) -> Play {
+    let options = SessionOptions {
+        workflow: WorkflowKind::None,
+        ..options()
+    };
+    let mut play = Play::new(options, World::default());
+    let replies = calls_first.into_iter().map(|call| calls(vec![call]));
+    let mut replies = replies.collect::<Vec<_>>().into_iter();
+    let mut idle = || says("", vec![]);
+    let mut model = |_: &SessionState| replies.next().unwrap_or_else(&mut idle);
+    let mut steps = 0;
+    while play.step(&mut model) && steps < 400 {
+        steps += 1;
+    }
+    play
+}
+
+/// How the last call of this tool was answered.
+fn last<'a>(play: &'a Play, tool: &str) -> (ToolOutcome, &'a str) {
+    let answers = play.answers();
+    let found = answers.iter().rev().find(|answer| answer.0 == tool);
+    let (_, outcome, content) = found.unwrap_or_else(|| panic!("{tool} was not answered"));
+    (*outcome, content)
+}
+
+fn report(play: &Play) -> cognition::Report {
+    cognition::report(play.events())
+}
+
+fn met(play: &Play, temptation: Temptation) -> u32 {
+    report(play).temptations[&temptation].met
+}
+
+#[test]
+fn the_first_edit_needs_reasoning_and_says_about_what() {
+    let play = free(vec![read(), edit()]);
+    let (outcome, content) = last(&play, "edit_file");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("before moving to edits"), "{content}");
+    assert!(content.contains("do you know the cause"), "{content}");
+    let play = free(vec![read(), think("sum.py subtracts"), edit(), edit()]);
+    assert_eq!(last(&play, "edit_file").0, ToolOutcome::Ok);
+    let once = Compliance {
+        met: 1,
+        reasoned: 1,
+    };
+    assert_eq!(report(&play).points[&Point::FirstEdit], once);
+}
+
+#[test]
+fn reasoning_counts_when_it_is_about_this_session_and_something_is_new() {
+    // It names nothing of this session.
+    let vague = think("I should think about what to do next");
+    let play = free(vec![read(), vague, edit()]);
+    assert_eq!(last(&play, "edit_file").0, ToolOutcome::Refused);
+    assert!(last(&play, "think").1.contains("does not count"));
+    // Nothing has happened since the thought before.
+    let play = free(vec![read(), think("sum.py"), think("sum.py again")]);
+    let found = report(&play);
+    assert_eq!((found.thoughts, found.counted), (2, 1));
+    assert!(last(&play, "think").1.contains("Nothing has happened"));
+}
+
+#[test]
+fn a_claim_needs_a_run_on_the_last_edit_and_reasoning_about_it() {
+    let todo = add_todo_that_can_be_checked;
+    let prepared = || vec![read(), think("sum.py"), todo(), edit()];
+    // T1: nothing was run.
+    let play = free([prepared(), vec![think("sum.py is right now"), claim()]].concat());
+    let (outcome, content) = last(&play, "todo_claim");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("T1"), "{content}");
+    assert_eq!(met(&play, Temptation::T1), 1);
+    // It ran before the last edit.
+    let early = vec![run("run-tests"), edit(), think("sum.py"), claim()];
+    let play = free([prepared(), early].concat());
+    assert_eq!(last(&play, "todo_claim").0, ToolOutcome::Refused);
+    // It ran, and nobody thought about what came of it.
+    let play = free([prepared(), vec![run("run-tests"), claim()]].concat());
+    let (outcome, content) = last(&play, "todo_claim");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("before completing"), "{content}");
+    let whole = vec![
+        run("run-tests"),
+        think("run-tests printed 3 passed"),
+        claim(),
+    ];
+    let play = free([prepared(), whole].concat());
+    assert_eq!(last(&play, "todo_claim").0, ToolOutcome::Ok);
+}
+
+fn add_todo_that_can_be_checked() -> ToolCall {
+    let items = json!([{"text": "sum", "criteria": [{"type": "tests_pass"}]}]);
+    call("todo_add", json!({"items": items}))
+}
+
+#[test]
+fn a_test_is_edited_after_reasoning_that_names_it() {
+    let play = free(vec![read(), think("sum.py is wrong"), edit_test()]);
+    let (outcome, content) = last(&play, "edit_file");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("before editing tests"), "{content}");
+    let named = think("sum.py is right and tests/test_sum.py expects 3 where 4 is meant");
+    let play = free(vec![read(), named, edit_test()]);
+    assert_eq!(last(&play, "edit_file").0, ToolOutcome::Ok);
+}
+
+#[test]
+fn git_operations_need_reasoning_about_git_and_questions_to_git_do_not() {
+    let play = free(vec![run("git status && git diff")]);
+    assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
+    let play = free(vec![run("git -C . commit -m x")]);
+    assert_eq!(last(&play, "run_command").0, ToolOutcome::Refused);
+    let first = think("git stash in run-tests' directory keeps the edit");
+    let play = free(vec![first, run("git stash")]);
+    assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
+}
+
+#[test]
+fn failed_tests_need_reasoning_before_the_next_edit_and_before_leaving_debug() {
+    let world = World {
+        validations: vec![false, true],
+        ..World::default()
+    };
+    let mut play = Play::new(options(), world);
+    let mut thought = false;
+    play.run(&mut |state: &SessionState| match state.stage {
+        Stage::Debug if !std::mem::replace(&mut thought, true) => calls(vec![read(), advance()]),
+        _ => honest(state),
+    });
+    assert_eq!(play.state.condition, Condition::Verified);
+    let found = report(&play);
+    let compliance = found.points[&Point::FailedTests];
+    assert!(compliance.reasoned < compliance.met, "{compliance:?}");
+    let refused = |a: &&(&str, ToolOutcome, &str)| {
+        a.0 == "advance" && a.1 == ToolOutcome::Refused && a.2.contains("when tests or CI fail")
+    };
+    assert_eq!(play.answers().iter().filter(refused).count(), 1);
+    assert!(found.scenarios[Point::FailedTests.name()] >= 1, "{found:?}");
+}
+
+#[test]
+fn the_fourth_try_of_what_failed_thrice_needs_reasoning() {
+    let mut play = Play::new(
+        SessionOptions {
+            workflow: WorkflowKind::None,
+            ..options()
+        },
+        World::default(),
+    );
+    let mut replies = 0;
+    let mut steps = 0;
+    // A world in which that command fails.
+    while steps < 60 {
+        steps += 1;
+        match decide(&play.state) {
+            Next::Record(events) => play.append(events),
+            Next::Perform(open) => {
+                let outcome = match &open.effect {
+                    Effect::AskModel => {
+                        replies += 1;
+                        match replies {
+                            1..=4 | 6 => calls(vec![run("make thing")]),
+                            5 => calls(vec![think("make thing fails for want of a rule")]),
+                            _ => says("", vec![]),
+                        }
+                    }
+                    Effect::RunTool { .. } => Outcome::Tool(ToolAnswer {
+                        outcome: ToolOutcome::Error,
+                        content: "make: *** No rule".into(),
+                        artifact: None,
+                        duration_ms: 1,
+                        failure: None,
+                        effect: ToolEffect::CommandRan,
+                    }),
+                    Effect::DoWork { work, .. } => play.world.work(&play.state.clone(), work),
+                };
+                let events = outcome::events(&play.state, &open, outcome);
+                play.append(events);
+            }
+            Next::Wait | Next::End => break,
+        }
+    }
+    let outcomes: Vec<ToolOutcome> = (play.answers().iter())
+        .filter(|answer| answer.0 == "run_command")
+        .map(|answer| answer.1)
+        .collect();
+    use ToolOutcome::{Error, Refused};
+    assert_eq!(outcomes, [Error, Error, Error, Refused, Error]);
+    assert_eq!(met(&play, Temptation::T4), 2);
+}
+
+#[test]
+fn temptations_that_the_log_shows_are_met_and_can_be_recognised() {
+    let signature = json!({"old_text": "def add(a, b):", "new_text": "def add(a, b, c=0):"});
+    let import = json!({"old_text": "import os", "new_text": "import os\nimport numpy"});
+    let path = "sum.py";
+    let change = |part: &Value| call("edit_file", json!({"path": path, "replacements": [part]}));
+    // T2: the file was not read. T7: nobody looked for uses of add.
+    let play = free(vec![think("run-tests fails"), change(&signature)]);
+    assert_eq!(met(&play, Temptation::T2), 1);
+    assert_eq!(met(&play, Temptation::T7), 1);
+    let searched = call("grep", json!({"pattern": "\\badd\\("}));
+    let play = free(vec![read(), searched, think("sum.py"), change(&signature)]);
+    assert_eq!(met(&play, Temptation::T2), 0);
+    assert_eq!(met(&play, Temptation::T7), 0);
+    // T6 cannot be told without a manifest, and is not made up.
+    let play = free(vec![read(), think("sum.py"), change(&import)]);
+    assert_eq!(met(&play, Temptation::T6), 0);
+    // T1 is met, and then named.
+    let todo = add_todo_that_can_be_checked();
+    let seen_through = think("That was T1 on sum.py: run-tests comes first");
+    let play = free(vec![
+        read(),
+        think("sum.py"),
+        todo,
+        edit(),
+        claim(),
+        seen_through,
+    ]);
+    let found = report(&play);
+    let count = found.temptations[&Temptation::T1];
+    assert_eq!((count.met, count.recognised, count.named), (1, 1, 0));
+    assert_eq!(found.recognition_rate(), Some(1.0));
+}
+
+#[test]
+fn reminders_are_given_and_counted() {
+    let mut play = Play::new(
+        SessionOptions {
+            workflow: WorkflowKind::None,
+            ..options()
+        },
+        World::default(),
+    );
+    let mut model = |_: &SessionState| says("hm", vec![]);
+    play.run(&mut model);
+    assert_eq!(report(&play).hints[&Hint::NoNextStep], 3);
+    let nothing = call("grep", json!({"pattern": "x"}));
+    let hint = |call: &ToolCall, outcome, text: &str| Hint::of(call, outcome, text);
+    let found = hint(&nothing, ToolOutcome::Ok, "No line matches.");
+    assert_eq!(found, Some(Hint::NothingFound));
+    assert_eq!(hint(&nothing, ToolOutcome::Ok, "a.py:1:x"), None);
+    let missing = run("foo");
+    let said = "sh: foo: command not found";
+    assert_eq!(
+        hint(&missing, ToolOutcome::Error, said),
+        Some(Hint::Environment)
+    );
+    assert_eq!(hint(&missing, ToolOutcome::Ok, said), None);
+    let image = call("read_file", json!({"path": "a/Shot.PNG"}));
+    assert_eq!(
+        hint(&image, ToolOutcome::Error, "no text"),
+        Some(Hint::Image)
+    );
+}
