@@ -54,7 +54,7 @@ test-unit: ## Tests that need no engine
 
 test: agent images ## Every test this machine can run
 	cargo build --workspace --bins
-	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST)
+	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST) --no-fail-fast
 	@$(SAY_SKIPPED)
 
 bench: build images ## Figures, beside what a user would otherwise do: target/bench/report.json (GROUPS="exec store": these only)
