@@ -94,7 +94,10 @@ fn root_only() -> bool {
 async fn an_agent_says_that_it_serves_trees_and_tries_volumes() {
     let rig = Rig::start().await;
     let hello = rig.client.clone().hello(HelloRequest::default()).await;
-    assert_eq!(hello.unwrap().into_inner().features, ["trees", "volumes", "changes"]);
+    assert_eq!(
+        hello.unwrap().into_inner().features,
+        ["trees", "volumes", "changes"]
+    );
 }
 
 #[tokio::test]
