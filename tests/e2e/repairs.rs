@@ -9,6 +9,7 @@ use compyd_tests::{
     daemon::{Daemon, Options},
     engine::Engine,
     exec::command,
+    skip::skip,
     wait::{self, PATIENCE},
 };
 use serde_json::Value;
@@ -166,6 +167,60 @@ async fn volumes_removed_by_hand_are_filled_from_the_last_snapshot_or_new_and_sa
         "no helper is left"
     );
     assert_eq!(engine.workspace_volumes(run).await.len(), 18);
+}
+
+/// The volumes below the overlays of a workspace: the copy that one lies over,
+/// shared with others, and what was changed on it.
+async fn layers(engine: &Engine, workspace: &Workspace, volume: &str) -> Option<(String, String)> {
+    let upper = format!("compy-{}-{volume}-upper", workspace.id);
+    let found = engine.docker().inspect_volume(&upper).await.ok()?;
+    let copy = found.labels.get("compy.lower")?.clone();
+    Some((copy, upper))
+}
+
+#[tokio::test]
+async fn a_copy_removed_by_hand_below_an_overlay_costs_what_was_changed_on_it_and_no_more() {
+    let Some(mut daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    let first = at_a_snapshot(&daemon, "w").await;
+    let fork = ["workspace", "fork", "w", "fork", "--snapshot", &first];
+    let _ = daemon.compyctl(&fork).await.expect_code(0);
+    root(
+        &daemon,
+        "fork",
+        "echo later > /workspace/f; echo later > ~dev/f",
+    )
+    .await;
+    let before = daemon.workspace_now("fork").await;
+    let engine = daemon.engine().await;
+    let Some((copy, upper)) = layers(&engine, &before, "work").await else {
+        skip("this engine makes no overlays of volumes");
+        return;
+    };
+    // While a container is made of it, the engine keeps it from being removed.
+    let options = None::<RemoveVolumeOptions>;
+    let refused = engine.docker().remove_volume(&copy, options).await;
+    assert!(refused.is_err(), "{copy} was removed under a workspace");
+    daemon.kill().await;
+    prune(&engine, &before, &[]).await;
+    let options = None::<RemoveVolumeOptions>;
+    engine.docker().remove_volume(&copy, options).await.unwrap();
+    daemon.restart().await;
+
+    let after = made_again(&daemon, &before, WorkspaceState::Running).await;
+    let said = &after.state_reason;
+    let expected = format!("volume work was gone and is as in snapshot {first}");
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(root(&daemon, "fork", LOOK).await, "before later before");
+    // The next one gets a copy again.
+    let fork = ["workspace", "fork", "w", "next", "--snapshot", &first];
+    let _ = daemon.compyctl(&fork).await.expect_code(0);
+    assert_eq!(root(&daemon, "next", LOOK).await, "before before before");
+    assert!(
+        engine.docker().inspect_volume(&upper).await.is_err(),
+        "it is left over"
+    );
 }
 
 #[tokio::test]

@@ -154,13 +154,14 @@ pub(super) async fn find(docker: &Docker, name: &str) -> Result<Option<Volume>, 
 }
 
 /// Whether the content of a volume is there. Of an overlay that is what it
-/// changed: somebody may have removed the overlay alone, or that alone.
+/// changed and what it lies over; itself it is made again from the two.
 pub(super) async fn is_there(docker: &Docker, name: &str) -> Result<bool, RuntimeError> {
+    let volume = find(docker, name).await?;
     let upper = find(docker, &upper_name(name)).await?;
-    let has_lower = |volume: &Volume| volume.labels.contains_key(LABEL_LOWER);
-    Ok(match find(docker, name).await? {
-        Some(volume) => upper.is_some() || !has_lower(&volume),
-        None => upper.as_ref().is_some_and(has_lower),
+    let mut parts = volume.iter().chain(&upper);
+    Ok(match parts.find_map(|part| part.labels.get(LABEL_LOWER)) {
+        Some(lower) => upper.is_some() && find(docker, lower).await?.is_some(),
+        None => volume.is_some(),
     })
 }
 
