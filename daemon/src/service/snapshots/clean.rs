@@ -63,6 +63,7 @@ fn access(workspace: &WorkspaceId, error: SnapshotsError) -> WorkspaceAccessErro
         | SnapshotsError::Unsettled
         | SnapshotsError::TooManyLayers { .. }
         | SnapshotsError::PausedTooLong { .. }
+        | SnapshotsError::FinishedLater(_)
         | SnapshotsError::Deleting
         | SnapshotsError::Agent(_)
         | SnapshotsError::Unreadable { .. }

@@ -12,8 +12,8 @@ impl Snapshots {
     /// under way.
     ///
     /// # Errors
-    /// [`SnapshotsError::Unknown`]; an engine or a store that does not do its
-    /// part: what is left is removed at the next start.
+    /// [`SnapshotsError::Unknown`]; [`SnapshotsError::FinishedLater`] where an
+    /// engine or a store does not do its part.
     pub async fn delete(&self, id: &SnapshotId) -> Result<(), SnapshotsError> {
         self.ready()?;
         let _alone = self.inner.deleting.write().await;
@@ -27,7 +27,7 @@ impl Snapshots {
             },
         };
         let operation = self.begin(&manifest.workspace, progress).await?;
-        self.settle_now(&operation).await?;
+        self.finish(&operation).await?;
         self.remove_unused_images().await?;
         self.tidy_copies_logged().await;
         tracing::info!(snapshot_id = %id, workspace_id = %manifest.workspace, "snapshot deleted");

@@ -121,13 +121,12 @@ impl Snapshots {
             .fill_and_add(&record, manifest, &helper, &progress, &mut operation)
             .await;
         if let Err(error) = added {
-            tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
-                "the fork is undone");
-            self.settle_after_failure(&operation).await;
+            let settled = self.settle_failed(&operation, error).await;
             self.tidy_copies_logged().await;
-            return Err(error);
+            settled?;
+        } else {
+            self.finish(&operation).await?;
         }
-        self.settle_now(&operation).await?;
         if let Err(error) = workspaces.bring_up(&record).await {
             workspaces.take_down(&record).await?;
             return Err(error.into());

@@ -115,6 +115,10 @@ pub enum SnapshotsError {
         /// How long it may take.
         seconds: u64,
     },
+    /// An operation came past the step up to which it can be undone, and what is
+    /// left of it cannot be done now. It is tried until it is.
+    #[error("what was asked for is nearly done, and is finished as soon as it can be: {0}")]
+    FinishedLater(Box<SnapshotsError>),
     /// Snapshots are being deleted for too long.
     #[error("snapshots are being deleted; try again when that is done")]
     Deleting,

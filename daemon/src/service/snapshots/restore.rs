@@ -103,8 +103,9 @@ impl Snapshots {
     /// [`SnapshotsError::Unknown`], [`SnapshotsError::ImageGone`],
     /// [`SnapshotsError::NoContainer`] when a backup is wanted,
     /// [`WorkspacesError::Busy`](crate::service::workspaces::WorkspacesError);
-    /// an engine, a disk or a store that does not do its part. The workspace is
-    /// as it was then.
+    /// an engine, a disk or a store that does not do its part: the workspace is
+    /// as it was then. [`SnapshotsError::FinishedLater`] where not even that can
+    /// be written down: it is restored once it can be.
     pub async fn restore(&self, what: Restore) -> Result<Restored, SnapshotsError> {
         self.ready()?;
         let workspaces = &self.inner.workspaces;
@@ -171,13 +172,15 @@ impl Snapshots {
             .replace(&restoring, &old, &record, manifest, &mut operation)
             .await;
         if let Err(error) = done {
-            tracing::warn!(workspace_id = %id, snapshot_id = %manifest.id, %error,
-                "the restore is undone");
-            self.settle_after_failure(&operation).await;
+            let settled = self.settle_failed(&operation, error).await;
             self.tidy_copies_logged().await;
-            return Err(error);
+            settled?;
+            if record.desired == Desired::Running {
+                self.inner.workspaces.bring_up(&record).await?;
+            }
+        } else {
+            self.finish(&operation).await?;
         }
-        self.settle_now(&operation).await?;
         self.remove_unused_images().await?;
         let what = Happening::Restored {
             snapshot: manifest.id.clone(),

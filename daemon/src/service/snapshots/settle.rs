@@ -9,7 +9,7 @@ use super::{Snapshots, SnapshotsError};
 use crate::{
     domain::{
         ids::{OperationId, WorkspaceId},
-        snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, settle},
+        snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, Verdict, settle},
     },
     ports::{chunks::PruneMode, runtime::RuntimeError, store::StoreError},
     service::workspaces::WorkspacesError,
@@ -87,11 +87,35 @@ impl Snapshots {
         Ok(())
     }
 
-    /// The same where there is an error already to tell the caller.
-    pub(super) async fn settle_after_failure(&self, operation: &Operation) {
-        if let Err(error) = self.settle_now(operation).await {
-            tracing::warn!(operation_id = %operation.id, workspace_id = %operation.workspace, %error,
-                "an operation that failed is not settled yet; it is tried again");
+    /// Does the last of an operation that can only be finished.
+    pub(super) async fn finish(&self, operation: &Operation) -> Result<(), SnapshotsError> {
+        let finished = self.settle_now(operation).await;
+        finished.map_err(|cause| {
+            tracing::warn!(operation_id = %operation.id, workspace_id = %operation.workspace, %cause,
+                "an operation is not finished yet; it is tried again");
+            SnapshotsError::FinishedLater(Box::new(cause))
+        })
+    }
+
+    /// Settles an operation that failed: it is undone, and the error is what it
+    /// failed with; or it had come too far for that, and is finished after all.
+    pub(super) async fn settle_failed(
+        &self,
+        operation: &Operation,
+        error: SnapshotsError,
+    ) -> Result<(), SnapshotsError> {
+        let (id, workspace) = (&operation.id, &operation.workspace);
+        match settle(operation).verdict {
+            Verdict::Finished => self.finish(operation).await,
+            Verdict::Undone => {
+                tracing::warn!(operation_id = %id, workspace_id = %workspace, %error,
+                    "an operation failed and is undone");
+                if let Err(error) = self.settle_now(operation).await {
+                    tracing::warn!(operation_id = %id, workspace_id = %workspace, %error,
+                        "an operation that failed is not undone yet; it is tried again");
+                }
+                Err(error)
+            }
         }
     }
 

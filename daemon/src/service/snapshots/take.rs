@@ -143,7 +143,7 @@ impl Snapshots {
         match prepared {
             // The pin holds until the manifest is stored.
             Ok((manifest, _pin)) => {
-                self.settle_now(&operation).await?;
+                self.finish(&operation).await?;
                 let record = Workspace {
                     snapshot: Some(manifest.id.clone()),
                     ..Workspace::clone(&workspace)
@@ -161,13 +161,11 @@ impl Snapshots {
                 Ok(manifest)
             }
             Err(error) => {
-                tracing::warn!(workspace_id = %id, snapshot_id = %taking.snapshot, %error,
-                    "the snapshot is undone");
-                self.settle_after_failure(&operation).await;
                 let message = error.to_string();
                 let what = Happening::SnapshotFailed { message };
+                let settled = self.settle_failed(&operation, error.clone()).await;
                 workspaces.events().record(&workspace, what).await;
-                Err(error)
+                settled.and(Err(error))
             }
         }
     }

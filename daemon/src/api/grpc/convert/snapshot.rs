@@ -163,6 +163,14 @@ pub fn error(error: &SnapshotsError) -> Status {
              move what is large from its root file system to /workspace",
             Retry::No,
         ),
+        SnapshotsError::FinishedLater(_) => refusal(
+            Code::Aborted,
+            "FINISHED_LATER",
+            message,
+            "put right what it names (`compyctl doctor` helps); the daemon tries again every few \
+             seconds and when it starts, and asking again would do it twice",
+            Retry::No,
+        ),
         SnapshotsError::Deleting => refusal(
             Code::Unavailable,
             "SNAPSHOTS_BUSY",

@@ -166,14 +166,13 @@ impl Archives {
         {
             // The pin holds until the manifest is stored.
             Ok((manifest, _pin)) => {
-                snapshots.settle_now(&operation).await?;
+                snapshots.finish(&operation).await?;
                 tracing::info!(workspace_id = %workspace, snapshot_id = %id, "snapshot imported");
                 Ok(manifest)
             }
             Err(error) => {
-                tracing::warn!(snapshot_id = %id, %error, "the import is undone");
-                snapshots.settle_after_failure(&operation).await;
-                Err(error)
+                let settled = snapshots.settle_failed(&operation, error.clone()).await;
+                settled.and(Err(error))
             }
         }
     }
