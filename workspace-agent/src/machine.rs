@@ -13,8 +13,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// For all host keys that a machine lacks.
-const KEYGEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a start waits for host keys. On a machine with little of a processor
+/// they take longer, and come when they are made.
+const KEYGEN_WAIT: Duration = Duration::from_secs(10);
 
 /// Gives the file system below `root` an identity of its own. Failures are said
 /// and survived.
@@ -27,10 +28,13 @@ pub(crate) fn prepare(workspace_id: &str, root: &Path) {
     if has_it || !root.join("etc").is_dir() {
         return;
     }
-    // The id last: cut off before, all of it is done again.
-    let result = renew_host_keys(root).and_then(|()| write_id(&file, machine_id));
-    if let Err(error) = result {
-        eprintln!("compy-agent: could not give the machine an identity: {error}");
+    // The id last: cut off before, all of it is done again. Keys that cannot be
+    // made are missing, and no reason to go by another machine's id.
+    if let Err(error) = renew_host_keys(root) {
+        eprintln!("compy-agent: could not give the machine host keys of its own: {error}");
+    }
+    if let Err(error) = write_id(&file, machine_id) {
+        eprintln!("compy-agent: could not give the machine an id of its own: {error}");
     }
 }
 
@@ -73,10 +77,9 @@ fn renew_host_keys(root: &Path) -> io::Result<()> {
         .spawn()?;
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
-        if begun.elapsed() > KEYGEN_LIMIT {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::other("ssh-keygen did not end"));
+        if begun.elapsed() > KEYGEN_WAIT {
+            std::thread::spawn(move || child.wait());
+            break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -117,6 +120,21 @@ mod tests {
         std::fs::write(ssh.join("ssh_host_rsa_key"), "its own").unwrap();
         prepare(ID, root.path());
         assert_eq!(read("ssh/ssh_host_rsa_key").as_deref(), Some("its own"));
+    }
+
+    #[test]
+    fn an_id_does_not_wait_for_keys_that_cannot_be_made() {
+        let root = tempfile::tempdir().unwrap();
+        let (ssh, programs) = (root.path().join("etc/ssh"), root.path().join("usr/bin"));
+        std::fs::create_dir_all(&ssh).unwrap();
+        std::fs::create_dir_all(&programs).unwrap();
+        std::fs::write(root.path().join("etc/machine-id"), "another\n").unwrap();
+        std::fs::write(ssh.join("ssh_host_rsa_key"), "another's").unwrap();
+        std::fs::write(programs.join("ssh-keygen"), "no program").unwrap();
+        prepare(ID, root.path());
+        let id = std::fs::read_to_string(root.path().join("etc/machine-id")).unwrap();
+        assert_eq!(id, "0123456789abcdef0123456789abcdef\n");
+        assert!(!ssh.join("ssh_host_rsa_key").exists());
     }
 
     #[test]
