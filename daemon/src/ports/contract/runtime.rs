@@ -81,7 +81,10 @@ async fn absent_things(runtime: &dyn RuntimePort, plan: &ContainerPlan) {
 }
 
 async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &ContainerPlan) {
+    // From the beginning: an engine remembers a few hundred changes, and others
+    // make some too.
     let changes = runtime.changes().await.unwrap();
+    let heard = tokio::spawn(heard(changes, first.workspace.clone()));
     let id = runtime.create(first).await.unwrap();
     assert_eq!(runtime.create(first).await, Ok(id.clone()), "made once");
     let other = runtime.create(second).await.unwrap();
@@ -134,11 +137,14 @@ async fn life(runtime: &dyn RuntimePort, first: &ContainerPlan, second: &Contain
     runtime.remove_volumes(&first.workspace).await.unwrap();
     runtime.remove(&other).await.unwrap();
     runtime.remove_volumes(&second.workspace).await.unwrap();
-    heard(changes, &first.workspace).await;
+    heard.await.unwrap();
 }
 
+/// How long the engine may take for the next thing that is done to it.
+const HEARD_MAX: Duration = Duration::from_secs(120);
+
 /// What [`life`] did to the first workspace, among what else happened.
-async fn heard(mut changes: BoxStream<'static, RuntimeChange>, workspace: &WorkspaceId) {
+async fn heard(mut changes: BoxStream<'static, RuntimeChange>, workspace: WorkspaceId) {
     let expected = [
         ChangeKind::Started,
         ChangeKind::Ended,
@@ -148,10 +154,10 @@ async fn heard(mut changes: BoxStream<'static, RuntimeChange>, workspace: &Works
     ];
     let mut expected = expected.into_iter().peekable();
     while let Some(next) = expected.peek() {
-        let change = timeout(Duration::from_secs(30), changes.next()).await;
+        let change = timeout(HEARD_MAX, changes.next()).await;
         let change = change.unwrap_or_else(|_| panic!("{next:?} is not heard of"));
         let change = change.expect("the engine goes on");
-        if change.workspace == *workspace && change.kind == *next {
+        if change.workspace == workspace && change.kind == *next {
             expected.next();
         }
     }
