@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct SecondEngine {
     directory: tempfile::TempDir,
+    /// Where it keeps images, containers and volumes.
+    data: PathBuf,
     storage_driver: String,
     child: Option<Child>,
 }
@@ -62,10 +64,18 @@ impl SecondEngine {
             .tempdir()
             .expect("there is room for a temporary directory");
         Ok(Self {
+            data: directory.path().join("data"),
             directory,
             storage_driver: info.driver.unwrap_or_default(),
             child: None,
         })
+    }
+
+    /// The same with its data on another disk. To be said before it starts.
+    #[must_use]
+    pub fn with_data_on(mut self, disk: &Path) -> Self {
+        self.data = disk.join("engine");
+        self
     }
 
     /// Where it listens, when it runs.
@@ -103,7 +113,7 @@ impl SecondEngine {
             .arg("--config-file")
             .arg(self.path("daemon.json"))
             .arg("--data-root")
-            .arg(self.path("data"))
+            .arg(&self.data)
             .arg("--exec-root")
             .arg(self.path("exec"))
             .arg("--pidfile")
@@ -215,7 +225,7 @@ impl SecondEngine {
     /// Where it keeps a container.
     #[must_use]
     pub fn container_dir(&self, id: &str) -> PathBuf {
-        self.path("data/containers").join(id)
+        self.data.join("containers").join(id)
     }
 
     /// Unmounts what an engine that was killed had mounted.

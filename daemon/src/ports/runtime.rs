@@ -275,6 +275,16 @@ pub enum RuntimeError {
     /// A network mode the engine lacks.
     #[error("the engine cannot give a container the network {0:?}")]
     NetworkUnavailable(NetworkMode),
+    /// Where the engine keeps its data there is no room.
+    #[error("the container engine's disk is full, so it could not {action} {subject}: {message}")]
+    DiskFull {
+        /// What was asked: "start".
+        action: &'static str,
+        /// Of what.
+        subject: String,
+        /// The engine's words.
+        message: String,
+    },
     /// The engine refused.
     #[error("the container engine refused to {action} {subject}: {message}")]
     Refused {

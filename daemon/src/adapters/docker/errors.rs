@@ -60,6 +60,13 @@ pub(super) fn unavailable(error: &Error) -> RuntimeError {
 /// An error of a call: the engine's refusal, or its silence.
 pub(super) fn refused(action: &'static str, subject: &str, error: &Error) -> RuntimeError {
     match response(error) {
+        Some((_, message)) if message.contains("no space left on device") => {
+            RuntimeError::DiskFull {
+                action,
+                subject: subject.to_owned(),
+                message: message.to_owned(),
+            }
+        }
         Some((_, message)) => RuntimeError::Refused {
             action,
             subject: subject.to_owned(),

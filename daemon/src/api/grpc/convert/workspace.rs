@@ -634,6 +634,14 @@ fn runtime(error: &RuntimeError, message: String) -> Status {
             "somebody removed the container; starting the workspace makes it again",
             SOON,
         ),
+        RuntimeError::DiskFull { .. } => refusal(
+            Code::ResourceExhausted,
+            "ENGINE_DISK_FULL",
+            message,
+            "free some space where the engine keeps its data, which `docker info` names as its \
+             root; nothing was lost",
+            SOON,
+        ),
         RuntimeError::Refused { .. } => refusal(
             Code::FailedPrecondition,
             "ENGINE_REFUSED",
