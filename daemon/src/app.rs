@@ -25,6 +25,8 @@ pub use self::{
     listen::{BoundSocket, ListenError},
     lock::{DataDirLock, LockError},
 };
+#[cfg(feature = "test-util")]
+use crate::adapters::forge::lossy::LossyForge;
 use crate::{
     adapters::{
         agent::{LinkHub, LinkHubOptions},
@@ -551,6 +553,11 @@ fn sessions(
     let forge: Arc<dyn ForgePort> = Arc::new(LocalForge::new(
         settings.data_dir.join("forge"),
         store.clone(),
+    ));
+    #[cfg(feature = "test-util")]
+    let forge: Arc<dyn ForgePort> = Arc::new(LossyForge::new(
+        forge,
+        settings.data_dir.join("forge-loses"),
     ));
     let bundles = BundleSpace {
         parent: settings.data_dir.join("scratch"),

@@ -392,7 +392,24 @@ impl Daemon {
         file
     }
 
-    async fn boot(&mut self) {
+    /// Starts it again on the same data, without waiting for it: it may die
+    /// before it serves, because a test wants that.
+    ///
+    /// # Panics
+    /// When it still runs, or cannot be started.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the daemon still runs");
+        self.spawn();
+    }
+
+    /// How it ended by itself; `None` while it runs.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok().flatten()?;
+        self.child = None;
+        Some(status)
+    }
+
+    fn spawn(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -406,6 +423,18 @@ impl Daemon {
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", self.programs.compyd.display()));
         self.child = Some(child);
+    }
+
+    async fn boot(&mut self) {
+        self.spawn();
+        self.serves().await;
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// When it ends, or does not in 30 s.
+    pub async fn serves(&mut self) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while self.system().get_info(GetInfoRequest {}).await.is_err() {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok());

@@ -107,6 +107,17 @@ impl Script {
         turns.filter(|line| line.get("fault").is_none()).count()
     }
 
+    /// Names of the tools that it calls, in order.
+    #[must_use]
+    pub fn call_names(&self) -> Vec<String> {
+        let calls = self
+            .lines
+            .iter()
+            .filter_map(|line| line["tool_calls"].as_array());
+        let names = calls.flatten().filter_map(|call| call["name"].as_str());
+        names.map(str::to_owned).collect()
+    }
+
     /// The transcript as text.
     #[must_use]
     pub fn text(&self) -> String {

@@ -1,3 +1,5 @@
 //! Forges.
 
 pub mod local;
+#[cfg(feature = "test-util")]
+pub mod lossy;

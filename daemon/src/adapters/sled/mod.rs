@@ -19,6 +19,8 @@
 
 mod codec;
 mod database;
+#[cfg(feature = "test-util")]
+mod death;
 mod writer;
 
 #[cfg(test)]
@@ -279,7 +281,14 @@ impl StorePort for SledStore {
             next,
             events,
         };
-        self.send(|ack| Message::Append(append, ack)).await
+        #[cfg(feature = "test-util")]
+        let (death, events) = (death::Death::beside(&self.dir), append.events.clone());
+        #[cfg(feature = "test-util")]
+        death.at(death::Side::Before, next, &events);
+        self.send(|ack| Message::Append(append, ack)).await?;
+        #[cfg(feature = "test-util")]
+        death.at(death::Side::After, next, &events);
+        Ok(())
     }
 
     async fn events(

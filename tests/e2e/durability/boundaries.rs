@@ -1,0 +1,322 @@
+//! SIGKILL of the daemon at the boundaries of a session's journal: before an
+//! append is durable, when its effect is done and nobody knows, and after it,
+//! when nobody has acted on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::ExitStatusExt as _,
+    time::Duration,
+};
+
+use compyd::{
+    adapters::sled::{SledOptions, SledStore},
+    domain::session::event::{Condition, Event, EventBody},
+    ports::store::StorePort as _,
+};
+use compyd_proto::v1::{GetSessionRequest, SessionState, session_event::Event as Wire};
+use compyd_tests::{
+    daemon::{Daemon, Options},
+    programs::torture,
+    sessions::{outline, request, rests},
+};
+
+use super::long_session::{Calls, ended_well, prepare, script, start};
+
+/// Boundaries killed at in `make test`; all of them under `make torture`.
+const SAMPLED: u64 = 10;
+/// How long one life of the daemon may take.
+const LIFE_MAX: Duration = Duration::from_secs(240);
+
+/// Which side of an append the daemon dies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
+}
+
+/// Where a daemon died.
+struct Died {
+    side: Side,
+    /// The events of the append.
+    events: Vec<Event>,
+}
+
+impl Died {
+    fn read(daemon: &Daemon) -> Self {
+        let file = daemon.data_dir().join("died");
+        let text = std::fs::read_to_string(&file)
+            .expect("it says where it died (a daemon with its feature `test-util`?)");
+        std::fs::remove_file(file).unwrap();
+        let mut lines = text.lines();
+        let side = match lines.next() {
+            Some("before") => Side::Before,
+            Some("after") => Side::After,
+            other => panic!("{other:?} is no side"),
+        };
+        let events = lines.map(|line| Event::decode(line.as_bytes()).unwrap());
+        let events = events.collect();
+        Self { side, events }
+    }
+
+    /// The last event that is durable.
+    fn durable(&self) -> u64 {
+        match self.side {
+            Side::Before => self.events[0].sequence - 1,
+            Side::After => self.events[self.events.len() - 1].sequence,
+        }
+    }
+
+    /// Whether the next life finds a call of the model's that has no answer. It
+    /// gives that up and asks again: the one effect that is made anew.
+    fn leaves_the_model_asked(&self) -> bool {
+        match self.side {
+            Side::Before => matches!(
+                self.events[0].body,
+                EventBody::ModelAnswered(_) | EventBody::ModelFailed { .. }
+            ),
+            Side::After => {
+                self.events.last().map(|event| &event.body) == Some(&EventBody::ModelAsked)
+            }
+        }
+    }
+
+    /// Number of the first event that the next life adds by driving the session.
+    fn next_driven(&self) -> u64 {
+        // The session is interrupted, and resumed.
+        let resumed = self.durable() + 2;
+        match self.leaves_the_model_asked() {
+            // The call is given up, what it may cost reserved, and it is asked.
+            true => resumed + 4,
+            false => resumed + 1,
+        }
+    }
+}
+
+/// One life of the daemon, which is to die at an event; `None` when the session
+/// has come to rest before that.
+async fn life(daemon: &mut Daemon, id: &str, side: Side, at: u64) -> Option<Died> {
+    let wanted = daemon.data_dir().join("death");
+    let name = match side {
+        Side::Before => "before",
+        Side::After => "after",
+    };
+    std::fs::write(&wanted, format!("{name} {at}")).unwrap();
+    daemon.start_again();
+    let deadline = tokio::time::Instant::now() + LIFE_MAX;
+    loop {
+        if let Some(status) = daemon.has_ended() {
+            assert_eq!(status.signal(), Some(9), "{}", daemon.log());
+            let died = Died::read(daemon);
+            assert_eq!(died.side, side);
+            return Some(died);
+        }
+        let request = GetSessionRequest {
+            session_id: id.to_owned(),
+        };
+        // It may die while it answers.
+        let answer = daemon.sessions().get_session(request).await;
+        let session = answer.ok().and_then(|answer| answer.into_inner().session);
+        let state = session.map_or(SessionState::Running, |session| session.state());
+        if rests(state) && state != SessionState::Interrupted {
+            let _ = std::fs::remove_file(&wanted);
+            return None;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "no event {at} in {LIFE_MAX:?}\n{}",
+            daemon.log()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A session's log as it is on disk. No daemon may have the store open.
+async fn log_on_disk(daemon: &Daemon, id: &str) -> Vec<Vec<u8>> {
+    let options = SledOptions::in_dir(daemon.data_dir().join("store"));
+    let store = tokio::task::spawn_blocking(|| SledStore::open(options));
+    let store = store.await.unwrap().expect("the store can be opened");
+    let id = id.parse().unwrap();
+    let mut events = Vec::new();
+    loop {
+        let page = store.events(&id, events.len() as u64 + 1, 500).await;
+        let page = page.expect("the log can be read");
+        if page.is_empty() {
+            store.close().await;
+            return events;
+        }
+        events.extend(page);
+    }
+}
+
+/// A name for each event that a session has whatever is done to its daemon, by
+/// its sequence number. Two runs of a script have the same names.
+fn names(log: &[Event]) -> BTreeMap<u64, String> {
+    let mut seen = BTreeMap::<String, usize>::new();
+    let mut answers = 0;
+    let mut names = BTreeMap::new();
+    for event in log {
+        let name = match &event.body {
+            // Asked again after each kill.
+            EventBody::BudgetReserved(_) => Some(format!("reserved {answers}")),
+            EventBody::ModelAsked => Some(format!("asked {answers}")),
+            EventBody::Created(_) => Some("created".to_owned()),
+            EventBody::StageEntered { to, .. } => Some(format!("enter {to}")),
+            EventBody::StageLeft { from, .. } => Some(format!("leave {from}")),
+            EventBody::MessageAdded { .. } => Some("message".to_owned()),
+            EventBody::ModelAnswered(_) => {
+                answers += 1;
+                Some("answer".to_owned())
+            }
+            EventBody::ToolStarted { call, .. } => Some(format!("start {}", call.name)),
+            EventBody::ToolEnded(ended) => Some(format!("{} {:?}", ended.name, ended.outcome)),
+            EventBody::Cognition(_) => Some("cognition".to_owned()),
+            EventBody::TodoChanged { todo } => Some(format!("todo {}", todo.state.name())),
+            EventBody::WorkStarted { work, .. } => Some(format!("begin {}", work.name())),
+            EventBody::WorkEnded { work, .. } => Some(format!("end {}", work.name())),
+            EventBody::StateChanged { to, .. } if *to == Condition::Verified => {
+                Some("verified".to_owned())
+            }
+            EventBody::StateChanged { .. } | EventBody::ModelFailed { .. } => None,
+            EventBody::BudgetNoted { .. }
+            | EventBody::Compacted { .. }
+            | EventBody::CircleFound(_)
+            | EventBody::QuestionAsked { .. }
+            | EventBody::QuestionAnswered { .. } => {
+                panic!("the script comes to no such event: {event:?}")
+            }
+        };
+        let Some(name) = name else { continue };
+        let again = name.starts_with("reserved") || name.starts_with("asked");
+        let count = seen.entry(name.clone()).or_default();
+        *count += usize::from(!again);
+        names.insert(event.sequence, format!("{name} {count}"));
+    }
+    names
+}
+
+fn decoded(log: &[Vec<u8>]) -> Vec<Event> {
+    log.iter()
+        .map(|event| Event::decode(event).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_every_boundary_ends_the_session_as_if_it_had_lived() {
+    let Some(mut daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    let model = script().write(daemon.directory());
+    let reference = start(&daemon, "reference", &model).await;
+    let as_it_should_be = ended_well(&daemon, "reference", &reference, Calls::Done).await;
+    let boundaries = as_it_should_be.len() as u64;
+    let stride = if torture() { 0 } else { boundaries / SAMPLED };
+    prepare(&daemon, "killed").await;
+    daemon.kill().await;
+    let reference = decoded(&log_on_disk(&daemon, &reference).await);
+
+    // The first death is before anybody has heard of the session.
+    let wanted = daemon.data_dir().join("death");
+    daemon.start_again();
+    daemon.serves().await;
+    std::fs::write(&wanted, "after 1").unwrap();
+    let request = request("killed", &model);
+    let lost = daemon.sessions().start_session(request.clone()).await;
+    assert!(lost.is_err(), "the daemon lives: {lost:?}");
+    while daemon.has_ended().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut deaths = vec![Died::read(&daemon)];
+    std::fs::remove_file(&wanted).unwrap();
+    let EventBody::Created(created) = &deaths[0].events[0].body else {
+        panic!("a log begins with its session");
+    };
+    let id = created.session.to_string();
+
+    // One session killed over and over: on both sides of one append after the
+    // other, or of some of them.
+    let mut at = deaths[0].next_driven();
+    while let Some(died) = life(&mut daemon, &id, Side::Before, at + stride).await {
+        at = died.next_driven();
+        deaths.push(died);
+        let Some(died) = life(&mut daemon, &id, Side::After, at).await else {
+            break;
+        };
+        at = died.next_driven();
+        deaths.push(died);
+    }
+    // Who asks again for the session gets this one.
+    let again = daemon.start_session(request).await;
+    assert_eq!(again, id);
+    let events = ended_well(&daemon, "killed", &id, Calls::Done).await;
+    assert_eq!(outline(&events), outline(&as_it_should_be));
+    let interrupted = events.iter().filter(|event| {
+        matches!(&event.event, Some(Wire::StateChanged(changed))
+            if changed.state() == SessionState::Interrupted)
+    });
+    assert_eq!(
+        interrupted.count(),
+        deaths.len(),
+        "interruptions in the log"
+    );
+    daemon.kill().await;
+    let log = log_on_disk(&daemon, &id).await;
+
+    // Nothing that was durable when a daemon died is lost or another.
+    let durable = deaths.iter().filter(|died| died.side == Side::After);
+    for event in durable.clone().flat_map(|died| &died.events) {
+        let at = usize::try_from(event.sequence).unwrap() - 1;
+        assert_eq!(log[at], event.encode(), "event {}", event.sequence);
+    }
+    // And the log says how many boundaries there were to be hit.
+    let named = names(&decoded(&log));
+    let hit: BTreeSet<&String> = durable
+        .flat_map(|died| &died.events)
+        .filter_map(|event| named.get(&event.sequence))
+        .collect();
+    let wanted: BTreeSet<String> = names(&reference).into_values().collect();
+    let missed: Vec<&String> = wanted.iter().filter(|name| !hit.contains(name)).collect();
+    let (hit, wanted) = (hit.len(), wanted.len());
+    eprintln!("{} kills, {hit} of {wanted} boundaries", deaths.len());
+    if torture() {
+        assert!(missed.is_empty(), "not killed at {missed:?}");
+        assert!(hit >= wanted && deaths.len() > wanted / 2);
+    } else {
+        assert!(deaths.len() as u64 >= SAMPLED, "{} kills", deaths.len());
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_its_own_work_finds_it_again() {
+    let Some(mut daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    let model = script().write(daemon.directory());
+    // In each of the daemon's checks, and in a slow command, mid-way.
+    let id = start(&daemon, "w", &model).await;
+    let mut killed_in = Vec::new();
+    loop {
+        let events = daemon.events(&id, 0).await;
+        let under_way = match events.last().and_then(|last| last.event.as_ref()) {
+            Some(Wire::CheckStarted(check)) => Some(check.name.clone()),
+            Some(Wire::ToolStarted(started)) => started
+                .tool
+                .as_ref()
+                .filter(|tool| tool.arguments.contains("sleep 1"))
+                .map(|tool| tool.call_id.clone()),
+            _ => None,
+        };
+        if let Some(name) = under_way.filter(|name| !killed_in.contains(name)) {
+            // Somewhere in the middle of it; where exactly does not matter.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..400))).await;
+            daemon.restart().await;
+            killed_in.push(name);
+        }
+        let state = daemon.session(&id).await.state();
+        if rests(state) && state != SessionState::Interrupted {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    ended_well(&daemon, "w", &id, Calls::Done).await;
+    assert!(killed_in.len() >= 5, "killed in {killed_in:?}");
+}
