@@ -4,6 +4,7 @@ mod delete;
 mod export;
 mod fork;
 mod import;
+mod label;
 mod prune;
 mod show;
 
@@ -17,6 +18,8 @@ use crate::exit::{Exit, Failure};
 pub(crate) enum SnapshotVerb {
     /// Shows one snapshot
     Show(show::ShowArguments),
+    /// Labels a snapshot, which keeps it until somebody deletes it
+    Label(label::LabelArguments),
     /// Deletes a snapshot; workspaces made from it stay as they are
     Delete(delete::DeleteArguments),
     /// Writes a snapshot into one file, for a copy or for another daemon
@@ -33,6 +36,7 @@ impl SnapshotVerb {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
             SnapshotVerb::Show(arguments) => arguments.run(context).await,
+            SnapshotVerb::Label(arguments) => arguments.run(context).await,
             SnapshotVerb::Delete(arguments) => arguments.run(context).await,
             SnapshotVerb::Export(arguments) => arguments.run(context).await,
             SnapshotVerb::Import(arguments) => arguments.run(context).await,

@@ -139,6 +139,27 @@ impl SnapshotService for SnapshotApi {
         }))
     }
 
+    async fn label_snapshot(
+        &self,
+        request: Request<wire::LabelSnapshotRequest>,
+    ) -> Result<Response<wire::LabelSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let id = convert::id(&request.snapshot)?;
+        let label = convert::label(&request.label)?;
+        let snapshots = self.snapshots.clone();
+        let work = move || async move {
+            let labelled = snapshots.label(&id, label).await.map_err(refused)?;
+            Ok(wire::LabelSnapshotResponse {
+                snapshot: Some(convert::snapshot(&labelled)),
+            })
+        };
+        let method = "LabelSnapshot";
+        let answer = self
+            .requests
+            .once(method, &request.request_id, &request, work);
+        answer.await.map(Response::new)
+    }
+
     async fn delete_snapshot(
         &self,
         request: Request<wire::DeleteSnapshotRequest>,

@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 
-use super::Sessions;
+use super::{SessionError, Sessions};
 use crate::{
     domain::ids::{SessionId, WorkspaceId},
-    service::workspaces::WorkspaceUsers,
+    service::workspaces::{Need, WorkspaceUsers},
 };
 
 #[async_trait]
@@ -20,6 +20,15 @@ impl WorkspaceUsers for Sessions {
             .filter(|state| state.created.workspace == *workspace && !state.condition.has_ended())
             .map(|state| state.id().clone())
             .collect()
+    }
+
+    async fn need_of(&self, session: &SessionId) -> Need {
+        match self.listed(session).await {
+            Ok(known) if known.state.condition.has_ended() => Need::Over,
+            Err(SessionError::Unknown(_)) => Need::Unknown,
+            // One whose log cannot be read may be mended.
+            Ok(_) | Err(_) => Need::Needed,
+        }
     }
 
     async fn cancel_sessions_in(&self, workspace: &WorkspaceId) {

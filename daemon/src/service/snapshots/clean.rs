@@ -64,6 +64,7 @@ fn access(workspace: &WorkspaceId, error: SnapshotsError) -> WorkspaceAccessErro
         | SnapshotsError::TooManyLayers { .. }
         | SnapshotsError::PausedTooLong { .. }
         | SnapshotsError::FinishedLater(_)
+        | SnapshotsError::Needed { .. }
         | SnapshotsError::Deleting
         | SnapshotsError::Agent(_)
         | SnapshotsError::Unreadable { .. }

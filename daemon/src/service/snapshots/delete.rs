@@ -12,12 +12,17 @@ impl Snapshots {
     /// under way.
     ///
     /// # Errors
-    /// [`SnapshotsError::Unknown`]; [`SnapshotsError::FinishedLater`] where an
-    /// engine or a store does not do its part.
+    /// [`SnapshotsError::Unknown`], [`SnapshotsError::Needed`];
+    /// [`SnapshotsError::FinishedLater`] where an engine or a store does not do its
+    /// part.
     pub async fn delete(&self, id: &SnapshotId) -> Result<(), SnapshotsError> {
         self.ready()?;
         let _alone = self.inner.deleting.write().await;
         let manifest = self.get(id).await?;
+        if let Some(session) = self.needed_by(&manifest).await {
+            let snapshot = id.clone();
+            return Err(SnapshotsError::Needed { snapshot, session });
+        }
         let image = ImageRef::of(id);
         let used = self.inner.workspaces.is_base(&image);
         let progress = Progress::Delete {

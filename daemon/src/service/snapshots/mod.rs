@@ -4,7 +4,7 @@
 //! take     read volumes live -> pause -> read what changed, commit -> resume -> manifest
 //! restore  fill new volumes beside the old -> stop -> swap the record -> start -> remove the old
 //! fork     fill volumes -> add the record -> start
-//! delete   manifest -> image; chunks are left to pruning
+//! delete   manifest -> image; chunks are left to pruning; see [`of_sessions`]
 //! prune    images and chunks that nothing names
 //! export, import: see [`archive`]
 //! ```
@@ -30,7 +30,9 @@ mod fork;
 mod helper;
 #[cfg(feature = "test-util")]
 mod hold;
+mod label;
 mod listing;
+mod of_sessions;
 mod prune;
 mod restore;
 mod root;
@@ -66,7 +68,7 @@ pub use self::{
 use super::workspaces::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
-        ids::{OperationId, SnapshotId, WorkspaceId, WorkspaceName},
+        ids::{OperationId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
         snapshot::{
             CapturedVolume, Snapshot,
             copies::VolumeRef,
@@ -119,6 +121,14 @@ pub enum SnapshotsError {
     /// left of it cannot be done now. It is tried until it is.
     #[error("what was asked for is nearly done, and is finished as soon as it can be: {0}")]
     FinishedLater(Box<SnapshotsError>),
+    /// A session that has not ended proves in it, or can be rolled back to it.
+    #[error("session {session} needs snapshot {snapshot} until it has ended")]
+    Needed {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The session.
+        session: SessionId,
+    },
     /// Snapshots are being deleted for too long.
     #[error("snapshots are being deleted; try again when that is done")]
     Deleting,

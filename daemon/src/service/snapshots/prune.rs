@@ -52,8 +52,8 @@ pub struct PruneReport {
 }
 
 impl Snapshots {
-    /// Removes the snapshots that the rules let go, and then everything that
-    /// nothing names.
+    /// Removes the snapshots that the rules let go and no session needs, and then
+    /// everything that nothing names.
     ///
     /// # Errors
     /// [`SnapshotsError::Unreadable`]: what a snapshot names is not known, so no
@@ -63,11 +63,18 @@ impl Snapshots {
         self.ready()?;
         let all = self.inner.workspaces.store().snapshots(None).await?;
         let now_ms = self.inner.workspaces.now_ms();
-        let expired: HashSet<SnapshotId> =
+        let mut expired: HashSet<SnapshotId> =
             what.retention.expired(&all, now_ms).into_iter().collect();
-        let mut snapshots: Vec<Snapshot> = (all.into_iter())
-            .filter(|snapshot| expired.contains(&snapshot.id))
-            .collect();
+        let mut snapshots = Vec::new();
+        for snapshot in all {
+            if !expired.contains(&snapshot.id) {
+                continue;
+            }
+            match self.needed_by(&snapshot).await {
+                Some(_) => drop(expired.remove(&snapshot.id)),
+                None => snapshots.push(snapshot),
+            }
+        }
         snapshots.sort_by_key(|snapshot| snapshot.created_at_ms);
         let images = match what.mode {
             PruneMode::Measure => self.unused_images().await?.len() as u64,
@@ -77,6 +84,8 @@ impl Snapshots {
                         Ok(()) => {}
                         // Somebody else was quicker.
                         Err(SnapshotsError::Unknown(_)) => {}
+                        // Kept after all, until its session has ended.
+                        Err(SnapshotsError::Needed { .. }) => {}
                         Err(error) => return Err(error),
                     }
                 }

@@ -13,8 +13,8 @@ const TRY_AGAIN_EVERY: Duration = Duration::from_secs(10);
 
 impl Snapshots {
     /// Until `stop`: settles operations that failed and could not be settled
-    /// then, and removes images and copies of trees when the last workspace made
-    /// from them is gone.
+    /// then, deletes snapshots of sessions that have ended, and removes images and
+    /// copies of trees when the last workspace made from them is gone.
     /// To be run once [`settle`](Self::settle) has been done.
     ///
     /// Cancel safety: what is cut off is done at the next start.
@@ -35,6 +35,9 @@ impl Snapshots {
     pub(super) async fn keep_up(&self) {
         if let Err(error) = self.settle_again().await {
             tracing::warn!(%error, "an operation that failed cannot be settled");
+        }
+        if let Err(error) = self.let_go_of_ended_sessions().await {
+            tracing::debug!(%error, "snapshots of sessions that have ended cannot be deleted");
         }
         if let Err(error) = self.remove_unused_images().await {
             tracing::debug!(%error, "images that nothing needs cannot be removed");

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    CreateWorkspace, Up, Workspaces, WorkspacesError,
+    CreateWorkspace, Need, Up, Workspaces, WorkspacesError,
     activity::Door,
     view::{Link, WorkspaceView},
 };
@@ -13,7 +13,7 @@ use crate::{
     domain::{
         egress::Policy,
         idle::IdleStop,
-        ids::WorkspaceId,
+        ids::{SessionId, WorkspaceId},
         setup::WorkspaceSetup,
         snapshot::journal::Generation,
         upkeep::Upkeep,
@@ -249,6 +249,14 @@ impl Workspaces {
             }
         }
         Ok(())
+    }
+
+    /// Whether a session still needs what was kept for it.
+    pub(in crate::service) async fn need_of(&self, session: &SessionId) -> Need {
+        match self.inner.users.get() {
+            Some(users) => users.need_of(session).await,
+            None => Need::Unknown,
+        }
     }
 
     async fn desire_delete(&self, id: &WorkspaceId) -> Result<Arc<Workspace>, WorkspacesError> {

@@ -165,6 +165,19 @@ pub trait WorkspaceUsers: Send + Sync {
     async fn sessions_in(&self, workspace: &WorkspaceId) -> Vec<SessionId>;
     /// Cancels them and waits until they have ended.
     async fn cancel_sessions_in(&self, workspace: &WorkspaceId);
+    /// Whether a session still needs what was kept for it.
+    async fn need_of(&self, session: &SessionId) -> Need;
+}
+
+/// Whether a session still needs what was kept for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It has not ended, or nobody can say.
+    Needed,
+    /// It has ended.
+    Over,
+    /// There is no such session here.
+    Unknown,
 }
 
 /// A workspace to make.

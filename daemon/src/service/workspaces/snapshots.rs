@@ -1,14 +1,17 @@
 //! What the snapshot service needs of workspaces: their locks, records and
 //! ports. It holds the lock of a workspace while it changes it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Workspaces, WorkspacesError};
 use crate::{
     domain::{
-        ids::WorkspaceId,
+        ids::{SnapshotId, WorkspaceId},
         snapshot::journal::{Generation, ImageRef},
         workspace::{Desired, Workspace},
     },
@@ -57,6 +60,12 @@ impl Workspaces {
     pub(in crate::service) fn generations(&self) -> HashMap<WorkspaceId, Generation> {
         let all = self.inner.index.all();
         all.iter().map(|w| (w.id.clone(), w.generation)).collect()
+    }
+
+    /// The snapshot that each workspace was last at.
+    pub(in crate::service) fn last_snapshots(&self) -> HashSet<SnapshotId> {
+        let all = self.inner.index.all();
+        all.iter().filter_map(|w| w.snapshot.clone()).collect()
     }
 
     /// A workspace that is not being deleted.

@@ -171,6 +171,13 @@ pub fn error(error: &SnapshotsError) -> Status {
              seconds and when it starts, and asking again would do it twice",
             Retry::No,
         ),
+        SnapshotsError::Needed { .. } => refusal(
+            Code::FailedPrecondition,
+            "SNAPSHOT_NEEDED",
+            message,
+            "it is deleted by itself when the session has ended; `compyctl session cancel` ends one",
+            Retry::No,
+        ),
         SnapshotsError::Deleting => refusal(
             Code::Unavailable,
             "SNAPSHOTS_BUSY",
