@@ -34,6 +34,7 @@ mod random_tree;
 mod recovery;
 mod repairs;
 mod requests;
+mod rollback;
 mod setup;
 mod snapshots;
 mod stuck;

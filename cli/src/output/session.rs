@@ -108,6 +108,8 @@ pub(crate) struct StageView {
     pub(crate) left_at: Option<String>,
     /// Artifacts made in it.
     pub(crate) artifact_ids: Vec<String>,
+    /// Snapshot of what it began with; empty where none was taken.
+    pub(crate) snapshot_id: String,
     /// For the table.
     #[serde(skip)]
     took: Option<std::time::Duration>,
@@ -392,6 +394,7 @@ impl From<StageRecord> for StageView {
             entered_at: time(record.entered_at.as_ref()),
             left_at: time(record.left_at.as_ref()),
             artifact_ids: record.artifact_ids,
+            snapshot_id: record.snapshot_id,
         }
     }
 }
@@ -629,11 +632,24 @@ pub(crate) fn proof_table(proof: &ProofView) -> Table {
 
 /// The attempts at stages.
 pub(crate) fn stage_table(stages: &[StageView]) -> Table {
-    let mut table = Table::new(&["STAGE", "ATTEMPT", "TIME", "OUTCOME", "ENTERED BECAUSE"]);
+    let mut table = Table::new(&[
+        "STAGE",
+        "ATTEMPT",
+        "SNAPSHOT",
+        "TIME",
+        "OUTCOME",
+        "ENTERED BECAUSE",
+    ]);
     for stage in stages {
+        let snapshot = if stage.snapshot_id.is_empty() {
+            ""
+        } else {
+            "yes"
+        };
         table.row([
             &stage.stage,
             &stage.attempt.to_string(),
+            &snapshot.to_owned(),
             &stage.took.map(clock).unwrap_or_default(),
             &stage.outcome,
             &stage.why,

@@ -6,6 +6,7 @@ mod cognition;
 mod list;
 mod pause;
 mod resume;
+mod rollback;
 mod show;
 mod watch;
 
@@ -34,6 +35,8 @@ pub(crate) enum SessionVerb {
     Cognition(cognition::CognitionArguments),
     /// Goes on with a paused, waiting or interrupted session
     Resume(resume::ResumeArguments),
+    /// Puts a session and its workspace back to a stage's snapshot, and goes on
+    Rollback(rollback::RollbackArguments),
     /// Stops after the step under way
     Pause(pause::PauseArguments),
     /// Ends a session; what it has done stays in the workspace
@@ -50,6 +53,7 @@ impl SessionVerb {
             SessionVerb::Watch(arguments) => arguments.run(context).await,
             SessionVerb::Cognition(arguments) => arguments.run(context).await,
             SessionVerb::Resume(arguments) => arguments.run(context).await,
+            SessionVerb::Rollback(arguments) => arguments.run(context).await,
             SessionVerb::Pause(arguments) => arguments.run(context).await,
             SessionVerb::Cancel(arguments) => arguments.run(context).await,
             SessionVerb::Answer(arguments) => arguments.run(context).await,

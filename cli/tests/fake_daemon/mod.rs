@@ -733,6 +733,14 @@ impl SessionService for Services {
         Ok(Response::new(ResumeSessionResponse { session }))
     }
 
+    async fn rollback_session(
+        &self,
+        _: Request<RollbackSessionRequest>,
+    ) -> Result<Response<RollbackSessionResponse>, Status> {
+        let session = Some(self.state().session.clone());
+        Ok(Response::new(RollbackSessionResponse { session }))
+    }
+
     async fn cancel_session(
         &self,
         _: Request<CancelSessionRequest>,

@@ -43,7 +43,7 @@ use crate::{
             Listing, ReadRange, Receipt,
         },
         idle::IdleStop,
-        ids::{ExecId, SnapshotId, StepId, WorkspaceId},
+        ids::{ExecId, SessionId, SnapshotId, StepId, WorkspaceId},
         setup::WorkspaceSetup,
         snapshot::{SnapshotReason, journal::Generation},
         upkeep::Upkeep,
@@ -219,6 +219,28 @@ impl WorkspacesPort for LocalMachine {
         copy_tree(agent.root(), copy.path()).await?;
         lock(&self.shared.snapshots).insert(id.clone(), Arc::new(copy));
         Ok(())
+    }
+
+    async fn roll_back(
+        &self,
+        of: &WorkspaceId,
+        to: &SnapshotId,
+        keep: &SnapshotId,
+        _session: &SessionId,
+    ) -> Result<(), WorkspaceAccessError> {
+        let found = lock(&self.shared.snapshots).get(to).cloned();
+        let gone = || WorkspaceAccessError::Broken(format!("there is no snapshot {to}"));
+        let copy = found.ok_or_else(gone)?;
+        let reason = SnapshotReason::BeforeRestore {
+            restored: to.clone(),
+        };
+        self.take_snapshot(of, keep, reason).await?;
+        let unknown = || WorkspaceAccessError::Unknown(of.clone());
+        let agent = self.local_agent(of).ok_or_else(unknown)?;
+        let emptied = std::fs::remove_dir_all(agent.root())
+            .and_then(|()| std::fs::create_dir_all(agent.root()));
+        emptied.map_err(|error| WorkspaceAccessError::Broken(error.to_string()))?;
+        copy_tree(copy.path(), agent.root()).await
     }
 
     async fn fork_clean(

@@ -114,6 +114,13 @@ pub fn first_stage(workflow: WorkflowKind) -> Stage {
     }
 }
 
+/// Whether a stage begins with a snapshot of the workspace: where edits follow.
+/// The one that a session starts with is taken whatever its first stage is.
+#[must_use]
+pub fn begins_with_snapshot(stage: Stage) -> bool {
+    stage == Stage::Modify
+}
+
 /// Whether a tool may be used in a stage.
 #[must_use]
 pub fn allows(stage: Stage, tool: Tool) -> bool {

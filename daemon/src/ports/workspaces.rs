@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::agent::AgentPort;
 use crate::domain::{
-    ids::{RepositoryName, SnapshotId, WorkspaceId},
+    ids::{RepositoryName, SessionId, SnapshotId, WorkspaceId},
     snapshot::SnapshotReason,
     workspace::Workspace,
 };
@@ -44,6 +44,18 @@ pub trait WorkspacesPort: Send + Sync {
         of: &WorkspaceId,
         id: &SnapshotId,
         reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError>;
+
+    /// Puts a workspace back to a snapshot, for a session that works in it, and
+    /// keeps what it was as a snapshot under an id that the caller chose: with the
+    /// same id again, after a kill, neither is done twice. A snapshot that is gone
+    /// is [`WorkspaceAccessError::Broken`]; the workspace is as it was then.
+    async fn roll_back(
+        &self,
+        of: &WorkspaceId,
+        to: &SnapshotId,
+        keep: &SnapshotId,
+        session: &SessionId,
     ) -> Result<(), WorkspaceAccessError>;
 
     /// Makes a clean workspace from a snapshot of another, which it may reach

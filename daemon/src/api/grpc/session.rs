@@ -23,6 +23,7 @@ use crate::{
         ids::SessionId,
         model_name::ModelName,
         session::{
+            checkpoint::RollBackTo,
             options::{Budget, RULES_TOKENS, SessionLimits},
             request::{Answer, RequestRefusal},
         },
@@ -309,6 +310,43 @@ impl session_service_server::SessionService for SessionApi {
         answer.map(Response::new)
     }
 
+    async fn rollback_session(
+        &self,
+        request: Request<wire::RollbackSessionRequest>,
+    ) -> Result<Response<wire::RollbackSessionResponse>, Status> {
+        let request = request.into_inner();
+        let session = session_id(&request.session_id)?;
+        let stage = convert::stage_of(request.stage()).ok_or_else(|| {
+            invalid(
+                "STAGE_INVALID",
+                "no stage to roll back to is named",
+                "name one that `compyctl session show` has a snapshot of",
+            )
+        })?;
+        let to = RollBackTo {
+            stage,
+            attempt: (request.attempt > 0).then_some(request.attempt),
+        };
+        let sessions = self.sessions.clone();
+        let work = move |begun: Begun| async move {
+            let rolled_back = match sessions.roll_back(&session, to).await {
+                // The daemon ended right after it had begun, and has gone on.
+                Err(SessionError::Refused(RequestRefusal::Running)) if begun.before => {
+                    sessions.get(&session).await
+                }
+                answer => answer,
+            };
+            let session = answered(rolled_back)?;
+            Ok(wire::RollbackSessionResponse { session })
+        };
+        let id = &request.request_id;
+        let answer = self
+            .requests
+            .once_begun("RollbackSession", id, &request, work)
+            .await;
+        answer.map(Response::new)
+    }
+
     async fn cancel_session(
         &self,
         request: Request<wire::CancelSessionRequest>,
@@ -429,9 +467,12 @@ fn session_status(error: SessionError) -> Status {
             message,
             "check the model's name, its key and the daemon's configuration".into(),
         ),
-        SessionError::Refused(RequestRefusal::Ended(_)) => {
-            not_now("SESSION_ENDED", message, "start a new session".into())
-        }
+        SessionError::Refused(RequestRefusal::Ended(_)) => not_now(
+            "SESSION_ENDED",
+            message,
+            "start a new one with `compyctl run`; what this one has done is in its workspace"
+                .into(),
+        ),
         SessionError::Refused(RequestRefusal::NothingAsked) => not_now(
             "NOTHING_ASKED",
             message,
@@ -441,6 +482,26 @@ fn session_status(error: SessionError) -> Status {
             "QUESTION_UNKNOWN",
             message,
             "answer the question that is open, or leave its id out",
+        ),
+        SessionError::Refused(RequestRefusal::Running) => not_now(
+            "SESSION_RUNNING",
+            message,
+            "pause it first with `compyctl session pause`".into(),
+        ),
+        SessionError::Refused(RequestRefusal::NoSnapshot { .. }) => not_now(
+            "STAGE_WITHOUT_SNAPSHOT",
+            message,
+            "name one of those with --to, STAGE or STAGE#ATTEMPT".into(),
+        ),
+        SessionError::Refused(RequestRefusal::Published { .. }) => not_now(
+            "BRANCH_PUBLISHED",
+            message,
+            "roll back to a later stage, or cancel the session and start a new one".into(),
+        ),
+        SessionError::Shared { other, .. } => not_now(
+            "WORKSPACE_SHARED",
+            message,
+            format!("wait for it, or end it with `compyctl session cancel {other}`"),
         ),
         SessionError::Log(error) => log_status(&error),
         SessionError::Stopping => refusal(

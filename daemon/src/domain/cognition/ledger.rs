@@ -208,6 +208,8 @@ impl Ledger {
             WorkResult::Proved(_)
             | WorkResult::CiEnded(_)
             | WorkResult::StartSnapshot { .. }
+            | WorkResult::StageSnapshot { .. }
+            | WorkResult::RolledBack { .. }
             | WorkResult::TodoChecked(_)
             | WorkResult::Committed(_)
             | WorkResult::Published { .. }

@@ -182,7 +182,12 @@ fn text(body: &EventBody) -> String {
 pub fn result_line(result: &WorkResult) -> String {
     match result {
         WorkResult::BaseRun(base) => base.summary.clone(),
-        WorkResult::StartSnapshot { snapshot } => format!("kept as {snapshot}"),
+        WorkResult::StartSnapshot { snapshot } | WorkResult::StageSnapshot { snapshot } => {
+            format!("kept as {snapshot}")
+        }
+        WorkResult::RolledBack { to, kept } => {
+            format!("the workspace is at {to}; what it was is kept as {kept}")
+        }
         WorkResult::Validated(validation) => {
             let checks: Vec<String> = validation
                 .checks

@@ -97,6 +97,12 @@ fn go_on(state: &SessionState) -> Next {
     if state.start.is_none() && state.model_calls == 0 {
         return begin(state, Work::SnapshotStart);
     }
+    if workflow::begins_with_snapshot(state.stage)
+        && !state.attempt.snapshotted
+        && !state.attempt.prompted
+    {
+        return begin(state, Work::SnapshotStage);
+    }
     match state.stage {
         Stage::Understand
         | Stage::Plan
@@ -318,6 +324,15 @@ fn round(state: &SessionState, stage: Stage, rounds: u32, why: &str) -> Next {
 fn after_failed_work(state: &SessionState, failed: &FailedWork) -> Next {
     let what = failed.work.name();
     let error = &failed.error;
+    if let Work::RollBack { .. } = failed.work {
+        return change(
+            Condition::Paused,
+            format!(
+                "{what} could not be done: {error}; the workspace is as it was: roll back again, or \
+                 resume to go on with it"
+            ),
+        );
+    }
     let tries_max = workflow::retries(state.stage).tries_max;
     match failed.again {
         Again::IsUseless => fail(state, &format!("{what}: {error}")),
@@ -591,6 +606,8 @@ fn started(state: &SessionState, work: Work, attempt: u32) -> EventBody {
     let argv = match &work {
         Work::BaseRun | Work::Validate | Work::Prove | Work::RunCi => tests(),
         Work::SnapshotStart
+        | Work::SnapshotStage
+        | Work::RollBack { .. }
         | Work::VerifyTodo { .. }
         | Work::Commit
         | Work::Publish

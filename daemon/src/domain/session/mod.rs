@@ -15,6 +15,7 @@
 
 pub mod briefing;
 pub mod calls;
+pub mod checkpoint;
 pub mod decide;
 pub mod event;
 pub mod options;

@@ -1,6 +1,7 @@
 //! What an effect brought, as the events that go into the log together.
 
 use super::{
+    checkpoint,
     decide::{answered, ask, ends_by_itself, leaving},
     event::{
         AfterModelFailure, Condition, EventBody, KnownFailure, ModelAnswered, QuestionAbout,
@@ -210,8 +211,10 @@ fn work_ended(
     };
     let follows = match &result {
         WorkResult::TodoChecked(check) => todo_checked(state, check),
+        WorkResult::RolledBack { .. } => rolled_back(state, &work),
         WorkResult::BaseRun(_)
         | WorkResult::StartSnapshot { .. }
+        | WorkResult::StageSnapshot { .. }
         | WorkResult::Validated(_)
         | WorkResult::Committed(_)
         | WorkResult::Proved(_)
@@ -228,6 +231,17 @@ fn work_ended(
         artifacts,
     }];
     events.extend(follows);
+    events
+}
+
+/// What follows a rollback: the model is told, and the stage is entered again.
+fn rolled_back(state: &SessionState, work: &Work) -> Vec<EventBody> {
+    let Work::RollBack { stage, .. } = work else {
+        return Vec::new();
+    };
+    let (text, from) = (checkpoint::told(*stage), Speaker::Daemon);
+    let mut events = vec![EventBody::MessageAdded { text, from }];
+    events.extend(leaving(state, *stage, "a person rolled it back"));
     events
 }
 

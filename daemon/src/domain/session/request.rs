@@ -4,6 +4,7 @@
 //! That makes retries harmless.
 
 use super::{
+    checkpoint::{self, RollBackTo},
     decide::answered,
     event::{Condition, EventBody, QuestionAbout, Speaker, ToolEffect, ToolOutcome},
     outcome::claim_of,
@@ -31,6 +32,8 @@ pub enum Request {
     },
     /// Answer a question.
     Answer(Answer),
+    /// Put the workspace and the session back to a stage's snapshot, and go on.
+    RollBack(RollBackTo),
     /// The daemon ended while it ran.
     Interrupt {
         /// How that came.
@@ -64,8 +67,31 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestRefusal {
     /// Nothing can follow.
-    #[error("the session has ended: it is {}", .0.name())]
+    #[error("the session has ended: it is {}, and nothing can follow", .0.name())]
     Ended(Condition),
+    /// It must stand still for that.
+    #[error("the session is running")]
+    Running,
+    /// No snapshot was taken when that stage began.
+    #[error(
+        "the session has no snapshot of {asked}; it has {}",
+        if known.is_empty() { "none yet".to_owned() } else { known.join(", ") }
+    )]
+    NoSnapshot {
+        /// The stage.
+        asked: String,
+        /// Those that it has, oldest first.
+        known: Vec<String>,
+    },
+    /// The forge has what a rollback would undo.
+    #[error(
+        "the session's branch has been published since {to}, and the forge would refuse what is \
+         done from there"
+    )]
+    Published {
+        /// The snapshot's stage.
+        to: String,
+    },
     /// There is no open question.
     #[error("the session asks nothing")]
     NothingAsked,
@@ -111,6 +137,7 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
             Condition::Failed | Condition::Verified | Condition::Cancelled => Response::AlreadySo,
         },
         Request::Answer(answer) => respond_to_answer(state, answer),
+        Request::RollBack(to) => checkpoint::respond(state, *to),
         Request::Interrupt { reason } => match state.condition {
             Condition::Running => change(Condition::Interrupted, reason),
             Condition::Paused

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    checkpoint::Checkpoint,
     event::{
         AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
         ToolEffect, ToolEnded, ToolOutcome,
@@ -93,6 +94,10 @@ pub struct SessionState {
     pub base: Option<Arc<BaseRun>>,
     /// The snapshot of that, which proofs are made in copies of.
     pub start: Option<SnapshotId>,
+    /// What it was at each of its snapshots, oldest first.
+    pub checkpoints: Vec<Arc<Checkpoint>>,
+    /// Number of the event that last began to publish its branch; 0 before.
+    pub publishing: u64,
     /// What the daemon's checks last said.
     pub validation: Option<Validation>,
     /// Its last commit.
@@ -142,6 +147,8 @@ pub struct StageInput {
 /// left.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Attempt {
+    /// Whether a snapshot of what it began with was taken, or could not be.
+    pub snapshotted: bool,
     /// Whether the model was told what the stage is for.
     pub prompted: bool,
     /// Replies of the model, those that only reason left out.
@@ -259,6 +266,8 @@ impl SessionState {
             tool_calls: 0,
             base: None,
             start: None,
+            checkpoints: Vec::new(),
+            publishing: 0,
             validation: None,
             commit: None,
             proof: None,
@@ -287,6 +296,7 @@ impl SessionState {
             created: Arc::new(created),
             base,
             records: Vec::new(),
+            checkpoints: Vec::new(),
             attempt: Attempt::default(),
             files: BTreeMap::new(),
             changed_files: BTreeSet::new(),
@@ -444,6 +454,9 @@ impl SessionState {
                 if let Work::VerifyTodo { todo } = work {
                     self.set_todo(*todo, Todo::verifying);
                 }
+                if *work == Work::Publish {
+                    self.publishing = event.sequence;
+                }
                 let (work, attempt) = (work.clone(), *attempt);
                 self.begin_effect(event, Effect::DoWork { work, attempt });
             }
@@ -563,7 +576,18 @@ impl SessionState {
     fn end_work(&mut self, work: &Work, result: &WorkResult, attempt: u32) {
         match result {
             WorkResult::BaseRun(base) => self.base = Some(Arc::new((**base).clone())),
-            WorkResult::StartSnapshot { snapshot } => self.start = Some(snapshot.clone()),
+            WorkResult::StartSnapshot { snapshot } => {
+                self.start = Some(snapshot.clone());
+                self.keep_checkpoint(snapshot);
+            }
+            WorkResult::StageSnapshot { snapshot } => self.keep_checkpoint(snapshot),
+            WorkResult::RolledBack { to, .. } => {
+                let mut checkpoints = self.checkpoints.iter().rev();
+                let found = checkpoints.find(|known| known.snapshot == *to).cloned();
+                if let Some(checkpoint) = found {
+                    checkpoint.put_back(self);
+                }
+            }
             WorkResult::Validated(validation) => {
                 self.last_failure = failed_checks(validation);
                 self.validation = Some(validation.clone());
@@ -597,6 +621,10 @@ impl SessionState {
                 self.last_failure = (!ci.passed).then(|| ci.view.clone());
                 self.attempt.ci = Some(ci.clone());
             }
+            // It goes on without: there is nothing to roll back to then.
+            WorkResult::Failed { .. } if *work == Work::SnapshotStage => {
+                self.attempt.snapshotted = true;
+            }
             WorkResult::Failed { error, again } => {
                 if let Work::VerifyTodo { todo } = work {
                     self.set_todo(*todo, unverified);
@@ -609,6 +637,12 @@ impl SessionState {
                 });
             }
         }
+    }
+
+    fn keep_checkpoint(&mut self, snapshot: &SnapshotId) {
+        self.attempt.snapshotted = true;
+        let checkpoint = Checkpoint::of(self, snapshot.clone());
+        self.checkpoints.push(Arc::new(checkpoint));
     }
 
     fn set_todo(&mut self, id: u32, change: impl Fn(&Todo) -> Todo) {

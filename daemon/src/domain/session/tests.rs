@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
+    checkpoint::RollBackTo,
     decide::{Next, decide},
     event::{AfterModelFailure, Condition, Created, Event, EventBody, ToolEffect, ToolOutcome},
     options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
@@ -35,6 +36,7 @@ use crate::domain::{
 };
 
 mod cognition;
+mod rollback;
 
 fn created(options: SessionOptions) -> Created {
     Created {
@@ -106,6 +108,8 @@ fn check(name: &str, kind: CheckKind, why: &str, passes: bool) -> CheckResult {
 struct World {
     /// The tree of the working copy; an edit makes another one.
     tree: u32,
+    /// The trees that snapshots have.
+    snapshots: Vec<(SnapshotId, u32)>,
     /// Whether validation passes, call by call; the last one stays.
     validations: Vec<bool>,
     /// Whether a todo's criteria hold, call by call; the last one stays.
@@ -125,6 +129,7 @@ impl Default for World {
     fn default() -> Self {
         Self {
             tree: 1,
+            snapshots: vec![],
             validations: vec![true],
             criteria: vec![true],
             proofs: vec![true],
@@ -174,6 +179,13 @@ impl World {
         })
     }
 
+    fn snapshot(&mut self) -> SnapshotId {
+        let number = self.snapshots.len() as u128 + 1;
+        let id = SnapshotId::from_uuid(uuid::Uuid::from_u128(number));
+        self.snapshots.push((id.clone(), self.tree));
+        id
+    }
+
     fn work(&mut self, state: &SessionState, work: &Work) -> Outcome {
         if let Some((broken, again)) = &self.broken
             && broken == work
@@ -221,8 +233,18 @@ impl World {
                 libraries: Libraries::default(),
             })),
             Work::SnapshotStart => WorkResult::StartSnapshot {
-                snapshot: SnapshotId::from_uuid(uuid::Uuid::from_u128(3)),
+                snapshot: self.snapshot(),
             },
+            Work::SnapshotStage => WorkResult::StageSnapshot {
+                snapshot: self.snapshot(),
+            },
+            Work::RollBack { snapshot, .. } => {
+                let kept = self.snapshot();
+                let known = self.snapshots.iter().find(|(id, _)| id == snapshot);
+                self.tree = known.expect("it was taken").1;
+                let to = snapshot.clone();
+                WorkResult::RolledBack { to, kept }
+            }
             Work::Validate => {
                 let passes = take(&mut self.validations);
                 let mut checks = self.lint.clone();
@@ -1201,10 +1223,13 @@ proptest! {
             let mut people = rng.fork();
             if people.u8(..20) == 0 {
                 let reason = "person".to_owned();
-                let _ = play.ask(match people.u8(..4) {
+                let back_to = |stage| Request::RollBack(RollBackTo { stage, attempt: None });
+                let _ = play.ask(match people.u8(..6) {
                     0 => Request::Pause { reason },
                     1 => Request::Interrupt { reason },
                     2 => Request::Answer(Answer { question: None, accepted: true, text: String::new() }),
+                    3 => back_to(Stage::Understand),
+                    4 => back_to(Stage::Modify),
                     _ => Request::Resume { reason },
                 });
             }

@@ -9,6 +9,7 @@ use crate::domain::{
     forge::PullRequest,
     ids::{ArtifactId, SnapshotId},
     proof::{Proof, TestRun},
+    stage::Stage,
 };
 
 /// A piece of the daemon's own work. Each can be begun again under the same
@@ -20,6 +21,17 @@ pub enum Work {
     BaseRun,
     /// Take the snapshot that the proof's clean copy is made from.
     SnapshotStart,
+    /// Take a snapshot of what a stage begins with, to be rolled back to.
+    SnapshotStage,
+    /// Put the workspace back to such a snapshot.
+    RollBack {
+        /// The stage that began with it.
+        stage: Stage,
+        /// The attempt at it.
+        attempt: u32,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
     /// Run tests, lint and types on the working copy.
     Validate,
     /// Check a todo's criteria.
@@ -46,6 +58,8 @@ impl Work {
         match self {
             Self::BaseRun => "tests on the base commit".into(),
             Self::SnapshotStart => "snapshot of the start".into(),
+            Self::SnapshotStage => "snapshot of the stage".into(),
+            Self::RollBack { stage, attempt, .. } => format!("rollback to {stage}#{attempt}"),
             Self::Validate => "tests, lint and types".into(),
             Self::VerifyTodo { todo } => format!("criteria of todo {todo}"),
             Self::Commit => "commit".into(),
@@ -67,6 +81,18 @@ pub enum WorkResult {
     StartSnapshot {
         /// The snapshot.
         snapshot: SnapshotId,
+    },
+    /// Of [`Work::SnapshotStage`].
+    StageSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Of [`Work::RollBack`].
+    RolledBack {
+        /// The snapshot that the workspace is at.
+        to: SnapshotId,
+        /// What it was before.
+        kept: SnapshotId,
     },
     /// Of [`Work::Validate`].
     Validated(Validation),

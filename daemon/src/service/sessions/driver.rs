@@ -206,11 +206,25 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether a request ends the step under way: what runs in the workspace ends
+    /// before the session does, or before the workspace is put back.
+    fn ends_the_step(&self, request: &Request) -> bool {
+        match request {
+            Request::Cancel { .. } => !self.log.state().condition.has_ended(),
+            Request::RollBack(_) => {
+                matches!(respond(self.log.state(), request), Response::Accepted(_))
+            }
+            Request::Pause { .. }
+            | Request::Resume { .. }
+            | Request::Answer(_)
+            | Request::Interrupt { .. } => false,
+        }
+    }
+
     /// Answers a request while nobody performs an effect. One that an earlier
     /// life left open ends before its session does.
     async fn answer(&mut self, mail: Mail) -> Result<(), Stop> {
-        if matches!(mail.request, Request::Cancel { .. })
-            && !self.log.state().condition.has_ended()
+        if self.ends_the_step(&mail.request)
             && let Some(open) = self.log.state().open.clone()
         {
             let ending = effects::abandon(&self.world, self.log.state(), &open);
@@ -287,7 +301,7 @@ impl Driver {
                 mail = self.mailbox.recv() => Some(mail.ok_or(Stop::Shutdown)?),
             };
             let mail = match mail {
-                Some(mail) if !matches!(mail.request, Request::Cancel { .. }) => {
+                Some(mail) if !self.ends_the_step(&mail.request) => {
                     let before = self.log.state().sequence;
                     self.respond(mail).await?;
                     if self.log.state().sequence != before {
@@ -298,7 +312,6 @@ impl Driver {
                 }
                 mail => mail,
             };
-            // What runs in the workspace ends before the session does.
             cancel.cancel();
             let outcome = match tokio::time::timeout(CANCEL_DEADLINE, &mut effect).await {
                 Ok(outcome) => outcome.ok(),
@@ -309,14 +322,14 @@ impl Driver {
                 }
             };
             return match mail {
-                Some(mail) => self.cancelled(&open, outcome, mail).await,
+                Some(mail) => self.step_ended(&open, outcome, mail).await,
                 None => self.out_of_time(&open, outcome).await,
             };
         }
     }
 
-    /// Ends a session whose step was ended for it.
-    async fn cancelled(
+    /// Does what a step was ended for.
+    async fn step_ended(
         &mut self,
         open: &Open,
         outcome: Option<Outcome>,

@@ -44,6 +44,7 @@ use crate::{
         prompts,
         session::{
             calls::{Calls, ModelCall},
+            checkpoint::RollBackTo,
             event::{Condition, Created, EventBody},
             options::{SessionOptions, TASK_MAX_BYTES},
             request::{Answer, Request, RequestRefusal, Response, respond},
@@ -58,7 +59,7 @@ use crate::{
         model::{ModelError, ModelPort},
         store::StorePort,
     },
-    service::ledger::Ledger,
+    service::{ledger::Ledger, workspaces::WorkspaceUsers as _},
 };
 
 /// Requests that can wait for a driver; more wait at their callers.
@@ -185,6 +186,14 @@ pub enum SessionError {
         name: ModelName,
         /// Why.
         source: ModelError,
+    },
+    /// A rollback would undo what another session does.
+    #[error("session {other} works in {workspace} too, and a rollback would undo what it does")]
+    Shared {
+        /// The workspace's name.
+        workspace: String,
+        /// The other one.
+        other: SessionId,
     },
     /// The session does not do what it was asked.
     #[error(transparent)]
@@ -580,6 +589,27 @@ impl Sessions {
             words => format!("a person cancelled it: {words}"),
         };
         self.ask(id, Request::Cancel { reason }).await
+    }
+
+    /// Puts a session that stands still, and its workspace, back to a snapshot of
+    /// its own, and goes on from there.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`], [`SessionError::Shared`] and [`RequestRefusal`].
+    pub async fn roll_back(
+        &self,
+        id: &SessionId,
+        to: RollBackTo,
+    ) -> Result<Published, SessionError> {
+        let session = self.get(id).await?;
+        let workspace = &session.state.created.workspace;
+        let mut others = self.sessions_in(workspace).await;
+        others.retain(|other| other != id);
+        if let Some(other) = others.into_iter().next() {
+            let workspace = session.state.created.workspace_name.to_string();
+            return Err(SessionError::Shared { workspace, other });
+        }
+        self.ask(id, Request::RollBack(to)).await
     }
 
     /// Answers what a session asks.

@@ -4,11 +4,11 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Fork, ForkFrom, Snapshots, SnapshotsError};
+use super::{Before, Fork, ForkFrom, Restore, RunningSessions, Snapshots, SnapshotsError};
 use crate::{
     domain::{
         idle::IdleStop,
-        ids::{SnapshotId, WorkspaceId},
+        ids::{SessionId, SnapshotId, WorkspaceId},
         snapshot::SnapshotReason,
         workspace::Purpose,
     },
@@ -26,6 +26,23 @@ impl CleanCopies for Snapshots {
     ) -> Result<(), WorkspaceAccessError> {
         let taken = self.take_as(id.clone(), of, None, reason).await;
         taken.map(drop).map_err(|error| access(of, error))
+    }
+
+    async fn roll_back(
+        &self,
+        of: &WorkspaceId,
+        to: &SnapshotId,
+        keep: &SnapshotId,
+        session: &SessionId,
+    ) -> Result<(), WorkspaceAccessError> {
+        let what = Restore {
+            workspace: of.clone(),
+            snapshot: to.clone(),
+            before: Before::Snapshot(keep.clone()),
+            sessions: RunningSessions::Own(session.clone()),
+        };
+        let restored = self.restore(what).await;
+        restored.map(drop).map_err(|error| access(of, error))
     }
 
     async fn fork(&self, fork: CleanFork) -> Result<WorkspaceId, WorkspaceAccessError> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Snapshots, SnapshotsError, copies::Purpose};
 use crate::{
     domain::{
-        ids::{SnapshotId, WorkspaceId},
+        ids::{SessionId, SnapshotId, WorkspaceId},
         snapshot::{
             Snapshot, SnapshotReason,
             journal::{Generation, ImageRef, Operation, Progress, RestoreStep},
@@ -45,12 +45,14 @@ pub enum Before {
 }
 
 /// What becomes of sessions that run in a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunningSessions {
     /// They are in the way.
     Refuse,
     /// They are cancelled.
     Cancel,
+    /// This one wants it, and stands still; others are in the way.
+    Own(SessionId),
 }
 
 /// A workspace that was restored.
@@ -109,8 +111,12 @@ impl Snapshots {
     pub async fn restore(&self, what: Restore) -> Result<Restored, SnapshotsError> {
         self.ready()?;
         let workspaces = &self.inner.workspaces;
-        let force = what.sessions == RunningSessions::Cancel;
-        workspaces.without_sessions(&what.workspace, force).await?;
+        let of = &what.workspace;
+        match &what.sessions {
+            RunningSessions::Refuse => workspaces.without_sessions(of, false).await?,
+            RunningSessions::Cancel => workspaces.without_sessions(of, true).await?,
+            RunningSessions::Own(session) => workspaces.without_others(of, session).await?,
+        }
         let _held = workspaces.hold(&what.workspace).await;
         let _read = self.inner.deleting.read().await;
         let manifest = self.usable(&what.snapshot).await?;

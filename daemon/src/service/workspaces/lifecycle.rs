@@ -251,6 +251,27 @@ impl Workspaces {
         Ok(())
     }
 
+    /// Refuses while other sessions than this one run in a workspace.
+    pub(in crate::service) async fn without_others(
+        &self,
+        id: &WorkspaceId,
+        session: &SessionId,
+    ) -> Result<(), WorkspacesError> {
+        let workspace = self.record(id)?;
+        let Some(users) = self.inner.users.get() else {
+            return Ok(());
+        };
+        let mut others = users.sessions_in(id).await;
+        others.retain(|other| other != session);
+        match others.len() {
+            0 => Ok(()),
+            sessions => {
+                let name = workspace.definition.name.clone();
+                Err(WorkspacesError::Busy { name, sessions })
+            }
+        }
+    }
+
     /// Whether a session still needs what was kept for it.
     pub(in crate::service) async fn need_of(&self, session: &SessionId) -> Need {
         match self.inner.users.get() {

@@ -10,7 +10,7 @@ use crate::{
     domain::{
         egress::Policy,
         idle::IdleStop,
-        ids::{SnapshotId, WorkspaceId, WorkspaceName},
+        ids::{SessionId, SnapshotId, WorkspaceId, WorkspaceName},
         snapshot::SnapshotReason,
         workspace::{Purpose, Workspace},
     },
@@ -20,9 +20,9 @@ use crate::{
     },
 };
 
-/// Who takes snapshots and makes clean workspaces from them; set by the owner of
-/// snapshots. Both may be asked for again, after a kill as well, and are done
-/// once.
+/// Who takes snapshots, goes back to them, and makes clean workspaces from them;
+/// set by the owner of snapshots. Each may be asked for again, after a kill as
+/// well, and is done once.
 #[async_trait]
 pub trait CleanCopies: Send + Sync {
     /// Takes a snapshot under this id, unless there is one.
@@ -31,6 +31,16 @@ pub trait CleanCopies: Send + Sync {
         id: &SnapshotId,
         of: &WorkspaceId,
         reason: SnapshotReason,
+    ) -> Result<(), WorkspaceAccessError>;
+
+    /// Puts a workspace back to a snapshot, while a session works in it that asks
+    /// for it, and keeps what it was under this id.
+    async fn roll_back(
+        &self,
+        of: &WorkspaceId,
+        to: &SnapshotId,
+        keep: &SnapshotId,
+        session: &SessionId,
     ) -> Result<(), WorkspaceAccessError>;
 
     /// Makes a workspace from a snapshot, and starts it.
@@ -84,6 +94,19 @@ impl WorkspacesPort for Workspaces {
     ) -> Result<(), WorkspaceAccessError> {
         let (copies, id, of) = (self.copies()?.clone(), id.clone(), of.clone());
         self.to_its_end(async move { copies.take(&id, &of, reason).await })
+            .await
+    }
+
+    async fn roll_back(
+        &self,
+        of: &WorkspaceId,
+        to: &SnapshotId,
+        keep: &SnapshotId,
+        session: &SessionId,
+    ) -> Result<(), WorkspaceAccessError> {
+        let (copies, of, to) = (self.copies()?.clone(), of.clone(), to.clone());
+        let (keep, session) = (keep.clone(), session.clone());
+        self.to_its_end(async move { copies.roll_back(&of, &to, &keep, &session).await })
             .await
     }
 

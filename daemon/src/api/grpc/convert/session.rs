@@ -1,5 +1,7 @@
 //! Sessions on the wire.
 
+use std::sync::Arc;
+
 use compyd_proto::v1 as wire;
 use prost_types::Timestamp;
 
@@ -20,6 +22,7 @@ use crate::{
         session::{
             briefing,
             calls::{ModelCall, Prefix},
+            checkpoint::Checkpoint,
             event::{
                 AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
                 Speaker, ToolOutcome,
@@ -237,7 +240,9 @@ pub fn session(published: &Published, detail: Detail) -> wire::Session {
         stage: stage(state.stage).into(),
         todos: state.todos.iter().map(|item| todo(item, detail)).collect(),
         stages: match detail {
-            Detail::Whole => state.records.iter().map(record).collect(),
+            Detail::Whole => (state.records.iter())
+                .map(|entered| record(entered, &state.checkpoints))
+                .collect(),
             Detail::Listed => Vec::new(),
         },
         tokens: Some(usage(&state.tokens)),
@@ -319,8 +324,12 @@ fn pull_request(
     }
 }
 
-fn record(record: &StageRecord) -> wire::StageRecord {
+fn record(record: &StageRecord, checkpoints: &[Arc<Checkpoint>]) -> wire::StageRecord {
+    let mut checkpoints = checkpoints.iter();
+    let checkpoint =
+        checkpoints.find(|known| known.stage == record.stage && known.attempt == record.attempt);
     wire::StageRecord {
+        snapshot_id: checkpoint.map_or_else(String::new, |known| known.snapshot.to_string()),
         stage: stage(record.stage).into(),
         attempt: record.attempt,
         why: record.why.clone(),
@@ -618,7 +627,10 @@ fn work_ended(
         WorkResult::BaseRun(base) => base.tests.verdict.is_pass(),
         WorkResult::Validated(validation) => validation.checks.iter().all(CheckResult::passed),
         WorkResult::TodoChecked(checked) => checked.holds,
-        WorkResult::StartSnapshot { .. } | WorkResult::Published { .. } => true,
+        WorkResult::StartSnapshot { .. }
+        | WorkResult::StageSnapshot { .. }
+        | WorkResult::RolledBack { .. }
+        | WorkResult::Published { .. } => true,
         WorkResult::CiEnded(ci) => ci.passed,
         WorkResult::Failed { .. } => false,
     };
@@ -670,6 +682,14 @@ pub fn stage(stage: Stage) -> wire::Stage {
         Stage::Complete => wire::Stage::Complete,
         Stage::Failed => wire::Stage::Failed,
     }
+}
+
+/// A stage from the wire; `None` for none, or one of a newer client.
+#[must_use]
+pub fn stage_of(stage: wire::Stage) -> Option<Stage> {
+    Stage::ALL
+        .into_iter()
+        .find(|known| self::stage(*known) == stage)
 }
 
 pub(super) fn timestamp(at_ms: i64) -> Timestamp {

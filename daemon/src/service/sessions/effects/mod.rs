@@ -179,6 +179,8 @@ pub(super) async fn abandon(
         Some(
             Work::BaseRun
             | Work::SnapshotStart
+            | Work::SnapshotStage
+            | Work::RollBack { .. }
             | Work::Validate
             | Work::VerifyTodo { .. }
             | Work::Commit

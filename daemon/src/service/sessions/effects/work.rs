@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 mod clean_copy;
+mod stage_snapshot;
 
 use super::{
     EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, setup_file, site,
@@ -71,7 +72,9 @@ pub(super) async fn run(
     }
     let done = with_output(&context.progress, async |output| match work {
         Work::BaseRun => base_run(context, output).await,
-        Work::SnapshotStart => clean_copy::snapshot_start(context).await,
+        Work::SnapshotStart => stage_snapshot::start(context).await,
+        Work::SnapshotStage => stage_snapshot::stage(context).await,
+        Work::RollBack { snapshot, .. } => stage_snapshot::roll_back(context, snapshot).await,
         Work::Validate => validate(context, output).await,
         Work::VerifyTodo { todo } => verify_todo(context, output, *todo).await,
         Work::Commit => commit(context, output).await,

@@ -7,17 +7,15 @@
 
 use super::{
     super::{EffectContext, Trouble, proof_copy, setup_file, site},
-    Done, Undone, again, useless,
+    Undone, again, useless,
 };
 use crate::{
     domain::{
         artifact::ArtifactKind,
         checks::Site,
         exec::Leftovers,
-        ids::SnapshotId,
-        session::work::{BaseRun, Commit, WorkResult},
+        session::work::{BaseRun, Commit},
         setup_file::SetupFile,
-        snapshot::SnapshotReason,
     },
     service::{
         commands::{CommandRequest, ViewBounds},
@@ -43,33 +41,6 @@ pub(super) struct CleanCopy {
 
 /// The setup does not work with the commit's files; says what to do.
 pub(super) struct SetupFailed(pub(super) String);
-
-/// Takes the snapshot that copies are made of; the same step again finds it.
-pub(super) async fn snapshot_start(context: &EffectContext) -> Result<Done, Undone> {
-    let snapshot = snapshot_id(context);
-    let created = &context.state.created;
-    let reason = SnapshotReason::Stage {
-        session: created.session.clone(),
-        stage: context.state.stage,
-    };
-    let (id, of, why) = (&snapshot, &created.workspace, &reason);
-    context
-        .with_workspaces(
-            |workspaces| async move { workspaces.take_snapshot(of, id, why.clone()).await },
-        )
-        .await?;
-    Ok((WorkResult::StartSnapshot { snapshot }, Vec::new()))
-}
-
-/// An id that is the step's own and sorts by time, as all of them do.
-fn snapshot_id(context: &EffectContext) -> SnapshotId {
-    let hash = blake3::hash(context.open.step.as_str().as_bytes());
-    let mut random = [0; 10];
-    random.copy_from_slice(&hash.as_bytes()[..10]);
-    let since_ms = u64::try_from(context.open.since_ms).unwrap_or(0);
-    let uuid = uuid::Builder::from_unix_timestamp_millis(since_ms, &random);
-    SnapshotId::from_uuid(uuid.into_uuid())
-}
 
 /// Makes the copy, or finds the one that this step has made.
 pub(super) async fn open(
