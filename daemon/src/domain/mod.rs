@@ -3,6 +3,7 @@
 //! Pure: nothing here knows tokio, tonic, bollard, sled, a clock or a network.
 
 pub mod artifact;
+pub mod backoff;
 pub mod budget;
 pub mod changes;
 pub mod checks;

@@ -24,7 +24,10 @@
 //! detected, not given, and that failed on the base commit already. Tests always
 //! block.
 
+use std::time::Duration;
+
 use super::{
+    backoff::Backoff,
     checks::{CheckKind, CheckResult},
     session::{
         options::WorkflowKind,
@@ -61,17 +64,19 @@ pub enum Worker {
 pub struct Retries {
     /// Tries before a person has to look, above zero.
     pub tries_max: u32,
-    /// Wait before the second try in milliseconds; doubled for each further
-    /// one.
-    pub backoff_ms: u64,
+    /// Waits between.
+    pub backoff: Backoff,
 }
 
 /// How work of the daemon's is tried again in a stage.
 #[must_use]
 pub fn retries(stage: Stage) -> Retries {
-    let tries = |tries_max, backoff_ms| Retries {
+    let tries = |tries_max, first_s| Retries {
         tries_max,
-        backoff_ms,
+        backoff: Backoff {
+            first: Duration::from_secs(first_s),
+            longest: Duration::from_secs(30),
+        },
     };
     match stage {
         // The base run, and checks of claims: the workspace is all it takes.
@@ -81,10 +86,10 @@ pub fn retries(stage: Stage) -> Retries {
         | Stage::Modify
         | Stage::Debug
         | Stage::Iterate
-        | Stage::Validate => tries(3, 2_000),
+        | Stage::Validate => tries(3, 2),
         // A forge, and a workspace that is made for it.
-        Stage::Pr => tries(3, 4_000),
-        Stage::Ci => tries(4, 4_000),
+        Stage::Pr => tries(3, 4),
+        Stage::Ci => tries(4, 4),
         Stage::Complete | Stage::Failed => tries(1, 0),
     }
 }

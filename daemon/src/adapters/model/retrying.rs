@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use crate::ports::model::{
-    ModelError, ModelPort, ModelProgress, ModelReply, ModelRequest, RetryAdvice,
+use crate::{
+    domain::backoff::Backoff,
+    ports::model::{ModelError, ModelPort, ModelProgress, ModelReply, ModelRequest, RetryAdvice},
 };
 
 /// When a failed call is tried again.
@@ -22,10 +23,8 @@ use crate::ports::model::{
 pub struct RetryPolicy {
     /// Tries in all, the first included; 0 counts as 1.
     pub max_tries: u32,
-    /// Wait after the first failure; doubles with each that follows.
-    pub first_wait: Duration,
-    /// Longest wait of our own.
-    pub max_wait: Duration,
+    /// Our own waits.
+    pub backoff: Backoff,
     /// Longest wait that a provider may ask for; beyond it the call fails.
     pub max_provider_wait: Duration,
 }
@@ -35,8 +34,10 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             max_tries: 3,
-            first_wait: Duration::from_secs(1),
-            max_wait: Duration::from_secs(30),
+            backoff: Backoff {
+                first: Duration::from_secs(1),
+                longest: Duration::from_secs(30),
+            },
             max_provider_wait: Duration::from_secs(5 * 60),
         }
     }
@@ -44,20 +45,15 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// The wait after the `failed`th try (from 1), or `None` to give up.
-    /// `jitter` in `0.0..1.0` spreads our own waits by a tenth either way and
-    /// a provider's by a tenth upwards only.
+    /// `jitter` in `0.0..1.0` spreads a provider's own wait by a tenth upwards
+    /// only.
     fn wait(&self, failed: u32, advice: RetryAdvice, jitter: f64) -> Option<Duration> {
         if failed >= self.max_tries {
             return None;
         }
-        let doublings = (failed - 1).min(31);
-        let backoff = self
-            .first_wait
-            .saturating_mul(1 << doublings)
-            .min(self.max_wait);
         match advice {
             RetryAdvice::Never => None,
-            RetryAdvice::Backoff => Some(backoff.mul_f64(0.9 + 0.2 * jitter)),
+            RetryAdvice::Backoff => Some(self.backoff.wait(failed, jitter)),
             RetryAdvice::After(asked) if asked > self.max_provider_wait => None,
             RetryAdvice::After(asked) => Some(asked.mul_f64(1.0 + 0.1 * jitter)),
         }
@@ -229,7 +225,10 @@ mod tests {
     async fn waits_double_up_to_the_cap_and_are_told() {
         let policy = RetryPolicy {
             max_tries: 5,
-            max_wait: Duration::from_secs(3),
+            backoff: Backoff {
+                first: Duration::from_secs(1),
+                longest: Duration::from_secs(3),
+            },
             ..RetryPolicy::default()
         };
         let faults = ["{\"fault\":{\"status\":529}}"; 4].join("\n");
@@ -325,6 +324,6 @@ mod tests {
             ..RetryPolicy::default()
         };
         let wait = policy.wait(u32::MAX - 1, RetryAdvice::Backoff, 0.5);
-        assert_eq!(wait, Some(policy.max_wait));
+        assert_eq!(wait, Some(policy.backoff.longest));
     }
 }

@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::adapters::model::{fake_provider::Answers, reply, scripted::Transcript};
+use crate::{
+    adapters::model::{fake_provider::Answers, reply, scripted::Transcript},
+    domain::backoff::Backoff,
+};
 
 const DIALECTS: [WireDialect; 2] = [WireDialect::OpenAi, WireDialect::Anthropic];
 
@@ -53,7 +56,10 @@ async fn wire_3_refusals_are_tried_again_until_the_reply_and_a_cut_is_the_caller
         ];
         let provider = FakeProvider::with_answers(dialect, answers).await;
         let retry = RetryPolicy {
-            first_wait: Duration::from_millis(1),
+            backoff: Backoff {
+                first: Duration::from_millis(1),
+                longest: Duration::from_secs(30),
+            },
             ..RetryPolicy::default()
         };
         let model = model(
@@ -100,7 +106,10 @@ async fn wire_3_retry_after_is_honoured_over_our_own_backoff() {
     ];
     let provider = FakeProvider::with_answers(WireDialect::OpenAi, answers).await;
     let retry = RetryPolicy {
-        first_wait: Duration::from_millis(1),
+        backoff: Backoff {
+            first: Duration::from_millis(1),
+            longest: Duration::from_secs(30),
+        },
         ..RetryPolicy::default()
     };
     let model = model(
@@ -488,7 +497,10 @@ async fn a_transcript_says_the_same_in_the_daemon_and_over_the_wire() {
 {"text":"Done.","stop":"output_cap","usage":{"input_uncached":1,"output":1}}
 "#;
     let retry = RetryPolicy {
-        first_wait: Duration::from_millis(1),
+        backoff: Backoff {
+            first: Duration::from_millis(1),
+            longest: Duration::from_secs(30),
+        },
         ..RetryPolicy::default()
     };
     for dialect in DIALECTS {

@@ -19,6 +19,7 @@ use super::Progress;
 use crate::{
     domain::{
         artifact::ArtifactKind,
+        backoff::Backoff,
         checks::Site,
         context::Context,
         ids::{ArtifactId, StepId},
@@ -251,7 +252,7 @@ impl EffectContext {
         F: Fn(Arc<dyn AgentPort>) -> Fut,
         Fut: Future<Output = Result<T, AgentError>>,
     {
-        let mut backoff = Backoff::new(self.patience.outage);
+        let mut outage = Outage::new(self.patience.outage);
         loop {
             let agent = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Trouble::Stopped),
@@ -277,7 +278,7 @@ impl EffectContext {
             let _ = self.progress.send(Progress::Notice(notice));
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Trouble::Stopped),
-                again = backoff.wait() => if !again {
+                again = outage.wait() => if !again {
                     return Err(Trouble::Outage(error));
                 },
             }
@@ -294,7 +295,7 @@ impl EffectContext {
         F: Fn(Arc<dyn WorkspacesPort>) -> Fut,
         Fut: Future<Output = Result<T, WorkspaceAccessError>>,
     {
-        let mut backoff = Backoff::new(self.patience.outage);
+        let mut outage = Outage::new(self.patience.outage);
         loop {
             let error = match call(self.world.commands.workspaces().clone()).await {
                 Ok(done) => return Ok(done),
@@ -307,7 +308,7 @@ impl EffectContext {
             let _ = self.progress.send(Progress::Notice(notice));
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Trouble::Stopped),
-                again = backoff.wait() => if !again {
+                again = outage.wait() => if !again {
                     return Err(Trouble::Outage(error));
                 },
             }
@@ -315,16 +316,21 @@ impl EffectContext {
     }
 }
 
-/// Waits that double, up to ten seconds each, for a bounded time in all.
-struct Backoff {
-    next: Duration,
+/// Waits for something that does not answer, for a bounded time in all.
+struct Outage {
+    failed: u32,
     left: Duration,
 }
 
-impl Backoff {
+impl Outage {
+    const BACKOFF: Backoff = Backoff {
+        first: Duration::from_millis(50),
+        longest: Duration::from_secs(10),
+    };
+
     fn new(total: Duration) -> Self {
         Self {
-            next: Duration::from_millis(50),
+            failed: 0,
             left: total,
         }
     }
@@ -334,9 +340,10 @@ impl Backoff {
         if self.left.is_zero() {
             return false;
         }
-        let wait = self.next.min(self.left);
+        self.failed += 1;
+        let wait = Self::BACKOFF.wait(self.failed, fastrand::f64());
+        let wait = wait.min(self.left);
         self.left -= wait;
-        self.next = (self.next * 2).min(Duration::from_secs(10));
         tokio::time::sleep(wait).await;
         true
     }

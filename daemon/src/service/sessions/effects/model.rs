@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::{EffectContext, Trouble};
 use crate::{
     domain::{
+        backoff::Backoff,
         recovery::{Catalogue, End, FoundIn, Signs},
         session::{
             event::AfterModelFailure,
@@ -21,9 +22,11 @@ use crate::{
     service::sessions::Progress,
 };
 
-/// The wait after the first failure in a row; it doubles with each, up to the
-/// second.
-const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Waits between calls that failed in a row.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+};
 
 /// Asks once.
 pub(super) async fn ask(
@@ -32,12 +35,7 @@ pub(super) async fn ask(
 ) -> Result<Outcome, Trouble> {
     let failures = context.state.model_failures;
     if failures > 0 {
-        let jitter = 0.9 + 0.2 * fastrand::f64();
-        let wait = WAIT
-            .0
-            .saturating_mul(1 << (failures - 1).min(16))
-            .min(WAIT.1);
-        let wait = wait.mul_f64(jitter) / context.patience.haste;
+        let wait = BACKOFF.wait(failures, fastrand::f64()) / context.patience.haste;
         let notice = format!("asking again in {:.1} s", wait.as_secs_f64());
         let _ = context.progress.send(Progress::Notice(notice));
         tokio::select! {

@@ -5,8 +5,6 @@
 //! run, a commit that is there is found, branches and pull requests are looked
 //! up by name before they are made.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -62,9 +60,8 @@ pub(super) async fn run(
     attempt: u32,
 ) -> Result<Outcome, Trouble> {
     if attempt > 1 {
-        let backoff_ms = workflow::retries(context.state.stage).backoff_ms;
-        let backoff = Duration::from_millis(backoff_ms) / context.patience.haste;
-        let wait = backoff * 2_u32.saturating_pow(attempt.min(10) - 2);
+        let backoff = workflow::retries(context.state.stage).backoff;
+        let wait = backoff.wait(attempt - 1, fastrand::f64()) / context.patience.haste;
         tokio::select! {
             () = context.cancel.cancelled() => return Err(Trouble::Stopped),
             () = tokio::time::sleep(wait) => {}
