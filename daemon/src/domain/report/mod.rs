@@ -8,6 +8,7 @@
 
 mod cargo;
 mod go;
+mod jest;
 mod junit;
 mod mocha;
 mod node;
@@ -112,7 +113,7 @@ impl Framework {
             Self::Unittest => unittest::parse(output),
             Self::Cargo => cargo::parse(output),
             Self::Go => go::parse(output),
-            Self::Jest => node::parse_jest(output),
+            Self::Jest => jest::parse(output),
             Self::Mocha => mocha::parse(output),
             Self::Tap => node::parse_tap(output),
         }

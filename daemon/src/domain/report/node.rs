@@ -1,4 +1,4 @@
-//! jest, vitest, TAP and node's own runner.
+//! TAP, and node's own runner.
 
 use std::sync::LazyLock;
 
@@ -9,63 +9,6 @@ use super::{
     outline::{Outline, indent},
     pattern,
 };
-
-/// jest's `Tests: ...` line, or vitest's.
-pub(super) fn parse_jest(output: &str) -> Option<TestReport> {
-    static TESTS: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"(?m)^ *Tests:? +((?:\d+ \w+(?:, | \| )?)+)(?: ?\(\d+\))?$"));
-    static SUITES: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"(?m)^ *Test (?:Suites|Files):? +(\d+) failed"));
-    static NONE: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"(?m)^No tests? (?:files )?found, exiting with code \d"));
-    let mut report = TestReport::empty(Framework::Jest);
-    let tests = TESTS.captures_iter(output).last();
-    let suites = SUITES.captures_iter(output).last();
-    if tests.is_none() && suites.is_none() && !NONE.is_match(output) {
-        return None;
-    }
-    let counts = tests.map(|found| found[1].to_owned()).unwrap_or_default();
-    for part in counts.split([',', '|']) {
-        let Some((count, word)) = part.trim().split_once(' ') else {
-            continue;
-        };
-        match word {
-            "passed" => add(&mut report.passed, number(count)),
-            "failed" => add(&mut report.failed, number(count)),
-            "skipped" | "todo" => add(&mut report.skipped, number(count)),
-            _ => {}
-        }
-    }
-    // A file that cannot be loaded fails as a suite and has no tests.
-    if report.failed == 0 {
-        report.errors = suites.map_or(0, |found| number(&found[1]));
-    }
-    note_jest_names(output, &mut report);
-    Some(report)
-}
-
-fn note_jest_names(output: &str, report: &mut TestReport) {
-    static FILE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:PASS|FAIL) +(\S+)"));
-    static TEST: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"^ +(✓|✕|×|○|✎|↓) (?:skipped |todo )?(.+?)(?: \(?\d+(?:\.\d+)? ?m?s\)?)?$")
-    });
-    let mut outline = Outline::default();
-    for line in output.lines() {
-        if let Some(file) = FILE.captures(line) {
-            outline.enter(0, &file[1]);
-        } else if let Some(test) = TEST.captures(line) {
-            let outcome = match &test[1] {
-                "✓" => TestOutcome::Passed,
-                "✕" | "×" => TestOutcome::Failed,
-                _ => TestOutcome::Skipped,
-            };
-            let name = outline.name(indent(line), &test[2]);
-            report.note(name, outcome);
-        } else if line.starts_with("  ") && !line.contains('●') {
-            outline.enter(indent(line), line);
-        }
-    }
-}
 
 /// TAP by its test lines; node's runner by its own totals, in both of its
 /// reporters.
@@ -100,9 +43,10 @@ pub(super) fn parse_tap(output: &str) -> Option<TestReport> {
 
 fn read_tap_lines(output: &str, report: &mut TestReport) -> bool {
     static PLAN: LazyLock<Regex> = LazyLock::new(|| pattern(r"^1\.\.(\d+)(?: *#.*)?$"));
-    static TEST: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"^( *)(ok|not ok)\b(?: (\d+))?(?: -)? ?(.*?)(?: # ?((?i:skip|todo)).*)?$")
-    });
+    static TEST: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^( *)(ok|not ok)\b(?: +(\d+))?(?: +-)?(?: (.*))?$"));
+    static DIRECTIVE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)(?:^|\s+)#\s*(?:skip|todo)"));
     let mut outline = Outline::default();
     let mut planned = None;
     let (mut seen, mut bailed, mut version) = (0_u32, false, false);
@@ -117,15 +61,16 @@ fn read_tap_lines(output: &str, report: &mut TestReport) -> bool {
         } else if let Some(plan) = PLAN.captures(line) {
             planned = Some(number(&plan[1]));
         } else if let Some(test) = TEST.captures(line) {
-            let outcome = match (&test[2], test.get(5).is_some()) {
-                (_, true) => TestOutcome::Skipped,
-                ("ok", false) => TestOutcome::Passed,
-                (_, false) => TestOutcome::Failed,
+            let said = test.get(4).map_or("", |said| said.as_str());
+            let directive = DIRECTIVE.find(said);
+            let outcome = match (&test[2], directive) {
+                (_, Some(_)) => TestOutcome::Skipped,
+                ("ok", None) => TestOutcome::Passed,
+                (_, None) => TestOutcome::Failed,
             };
-            let title = if test[4].is_empty() {
-                format!("test {}", test.get(3).map_or("?", |m| m.as_str()))
-            } else {
-                test[4].to_owned()
+            let title = match said[..directive.map_or(said.len(), |found| found.start())].trim() {
+                "" => format!("test {}", test.get(3).map_or("?", |m| m.as_str())),
+                title => title.to_owned(),
             };
             let name = outline.name(indent(line), &title);
             report.note(name, outcome);

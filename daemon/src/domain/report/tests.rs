@@ -1,6 +1,6 @@
 //! Reports as the runners really print them: pytest 9.2, unittest of Python
-//! 3.11, cargo 1.9x, nextest 0.9, node 20. Those of go, jest, vitest and mocha
-//! are written after their documentation.
+//! 3.11, cargo 1.9x, nextest 0.9, node 20, Perl's Test::More. Those of go, jest,
+//! vitest and mocha are written after their documentation.
 
 use super::*;
 
@@ -155,6 +155,49 @@ fn node_is_read_from_both_reporters() {
 }
 
 #[test]
+fn nested_suites_of_node_are_counted_by_their_tests() {
+    let output = include_str!("samples/node_tap_nested.txt");
+    let found = report(None, output, None);
+    assert_eq!(found.framework, Framework::Tap);
+    assert_eq!(counts(&found), (4, 1, 0, 2));
+    for (name, outcome) in [
+        ("sum > adds", TestOutcome::Passed),
+        ("sum > carries", TestOutcome::Failed),
+        ("sum > later", TestOutcome::Skipped),
+        ("sum > rounds", TestOutcome::Skipped),
+        ("sum > deep > works", TestOutcome::Passed),
+        ("alone > inner", TestOutcome::Passed),
+    ] {
+        assert_eq!(found.names[name], outcome, "{name}");
+    }
+}
+
+#[test]
+fn tap_of_other_producers_is_read_with_its_directives_and_subtests() {
+    let found = report(None, include_str!("samples/perl_tap.txt"), None);
+    assert_eq!(found.framework, Framework::Tap);
+    assert_eq!(counts(&found), (2, 2, 0, 3));
+    for (name, outcome) in [
+        ("adds", TestOutcome::Passed),
+        ("carries", TestOutcome::Failed),
+        ("rounds", TestOutcome::Skipped),
+        // A skip without a name is no pass.
+        ("test 4", TestOutcome::Skipped),
+        ("words > second", TestOutcome::Failed),
+        ("test 7", TestOutcome::Passed),
+    ] {
+        assert_eq!(found.names[name], outcome, "{name}");
+    }
+    let nothing = "1..0 # SKIP nothing to do\n";
+    assert_eq!(judged(0, None, nothing), RunVerdict::NoTests);
+    let hash = "1..1\nok 1 - takes the #3 item\n";
+    assert_eq!(
+        report(None, hash, None).names["takes the #3 item"],
+        TestOutcome::Passed
+    );
+}
+
+#[test]
 fn tap_counts_missing_tests_as_broken() {
     let whole = "TAP version 13\nok 1 - a\nnot ok 2 - b\nok 3 - c # SKIP no\n1..3\n";
     let found = report(None, whole, None);
@@ -206,6 +249,45 @@ fn jest_vitest_and_mocha_are_read() {
         (Framework::Mocha, (1, 1, 0, 1))
     );
     assert_eq!(found.names["sum > carries"], TestOutcome::Failed);
+}
+
+#[test]
+fn the_document_of_jest_gives_names_and_hides_nothing() {
+    let both = include_str!("samples/jest_json.txt");
+    let json = both.lines().last().unwrap();
+    for output in [both, json] {
+        let found = report(None, output, None);
+        assert_eq!(found.framework, Framework::Jest);
+        assert_eq!(counts(&found), (2, 1, 1, 2), "{output}");
+        let file = "/workspace/app/sum.test.js";
+        for (name, outcome) in [
+            ("sum > adds", TestOutcome::Passed),
+            ("sum > of many > adds", TestOutcome::Passed),
+            ("sum > carries", TestOutcome::Failed),
+            ("sum > is quick", TestOutcome::Skipped),
+            ("sum > rounds", TestOutcome::Skipped),
+        ] {
+            assert_eq!(found.names[&format!("{file} > {name}")], outcome, "{name}");
+        }
+        assert_eq!(
+            found.names["/workspace/app/gone.test.js"],
+            TestOutcome::Error
+        );
+        assert!(found.names_all);
+    }
+    // What is printed beside it counts as well, and so does its own verdict.
+    let passing = json
+        .replace("\"numFailedTests\":1", "\"numFailedTests\":0")
+        .replace(
+            "\"numRuntimeErrorTestSuites\":1",
+            "\"numRuntimeErrorTestSuites\":0",
+        );
+    let beside = format!("Tests:       1 failed, 4 passed, 5 total\n{passing}\n");
+    assert!(report(None, &beside, None).failed == 1);
+    assert!(matches!(judged(0, None, &passing), RunVerdict::Disagree(_)));
+    let none = "{\"numFailedTests\":0,\"numPassedTests\":0,\"numPendingTests\":0,\"numTotalTests\":0,\"success\":false,\"testResults\":[]}\n";
+    assert_eq!(judged(1, None, none), RunVerdict::NoTests);
+    assert_eq!(judged(0, None, none), RunVerdict::NoTests);
 }
 
 #[test]
