@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 
-use super::{FailureType, RecoveryAction};
+use super::{Failure, FailureType, RecoveryAction, literals::Literals};
 
 /// The entries that come with the daemon.
 const BUILT_IN: &str = include_str!("catalogue.toml");
 /// Bytes of an output that are looked at: its start and its end, half each.
 const LOOKED_AT_BYTES: usize = 1 << 20;
+/// Patterns that are asked one by one, at most.
+const ASKED_ALONE_MAX: usize = 8;
 /// Bytes of a catalogue's patterns, compiled.
 const COMPILED_MAX_BYTES: usize = 64 << 20;
 
@@ -64,19 +66,6 @@ pub struct Signs<'a> {
     pub end: End,
     /// What it said.
     pub output: &'a [u8],
-}
-
-/// A failure that was recognised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The entry: "python.import".
-    pub id: String,
-    /// What kind it is.
-    pub kind: FailureType,
-    /// What follows.
-    pub action: RecoveryAction,
-    /// What to do, for a model.
-    pub advice: String,
 }
 
 /// Why a catalogue cannot be used.
@@ -167,7 +156,9 @@ pub struct Catalogue {
 /// The patterns of one place, and the entries they belong to.
 #[derive(Debug)]
 struct Look {
-    patterns: RegexSet,
+    literals: Literals,
+    patterns: Vec<Regex>,
+    all: RegexSet,
     entries: Vec<usize>,
 }
 
@@ -217,31 +208,26 @@ impl Catalogue {
     pub fn detect(&self, signs: &Signs<'_>) -> Option<Failure> {
         let look = self.looks.get(&signs.found_in)?;
         let ends =
-            |entry: &&Entry| entry.found_in.contains(&signs.found_in) && entry.exit.fits(signs.end);
-        if !self.entries.iter().any(|entry| ends(&entry)) {
+            |entry: &Entry| entry.found_in.contains(&signs.found_in) && entry.exit.fits(signs.end);
+        if !self.entries.iter().any(ends) {
             return None;
         }
-        let mut found = vec![false; self.entries.len()];
-        for part in ends_of(signs.output) {
-            for index in look.patterns.matches(part) {
-                found[look.entries[index]] = true;
-            }
-        }
-        self.entries
-            .iter()
-            .zip(found)
-            .find(|(entry, found)| ends(entry) && (*found || entry.pattern.is_none()))
-            .map(|(entry, _)| Failure {
-                id: entry.id.clone(),
-                kind: entry.kind,
-                action: entry.action,
-                advice: entry.advice.clone(),
-            })
+        let matching = look.first_match(signs.output, |index| ends(&self.entries[index]));
+        let by_status = |entry: &Entry| entry.pattern.is_none() && ends(entry);
+        let by_status = self.entries.iter().position(by_status);
+        let first = matching.into_iter().chain(by_status).min()?;
+        let entry = &self.entries[first];
+        Some(Failure {
+            id: entry.id.clone(),
+            kind: entry.kind,
+            action: entry.action,
+            advice: entry.advice.clone(),
+        })
     }
 }
 
 /// Start and end of an output, whole when it is short.
-fn ends_of(output: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn ends_of(output: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     let half = LOOKED_AT_BYTES / 2;
     let (start, end) = if output.len() <= LOOKED_AT_BYTES {
         (output, &[][..])
@@ -263,9 +249,42 @@ impl Look {
                 patterns.push(pattern.as_str());
             }
         }
-        let patterns =
-            compiled(&patterns).map_err(|error| CatalogueError::Malformed(error.to_string()))?;
-        Ok(Self { patterns, entries })
+        let malformed =
+            |error: &dyn std::fmt::Display| CatalogueError::Malformed(error.to_string());
+        let each = patterns.iter().map(|pattern| {
+            RegexBuilder::new(pattern)
+                .unicode(false)
+                .size_limit(COMPILED_MAX_BYTES)
+                .build()
+                .map_err(|error| malformed(&error))
+        });
+        Ok(Self {
+            literals: Literals::of(&patterns).map_err(|error| malformed(&error))?,
+            all: compiled(&patterns).map_err(|error| malformed(&error))?,
+            patterns: each.collect::<Result<_, _>>()?,
+            entries,
+        })
+    }
+
+    /// The first of the entries asked for whose pattern matches. Few patterns
+    /// that may match are asked one by one, which stops at the first; many
+    /// together, so that no output takes long.
+    fn first_match(&self, output: &[u8], asked: impl Fn(usize) -> bool) -> Option<usize> {
+        let may = self.literals.may_match(ends_of(output));
+        let candidates: Vec<usize> = (0..self.patterns.len())
+            .filter(|index| may[*index] && asked(self.entries[*index]))
+            .collect();
+        let first = if candidates.len() > ASKED_ALONE_MAX {
+            let parts = ends_of(output);
+            let matching: Vec<_> = parts.map(|part| self.all.matches(part)).collect();
+            let matches = |index: &usize| matching.iter().any(|set| set.matched(*index));
+            candidates.into_iter().find(matches)
+        } else {
+            let matches =
+                |index: &usize| ends_of(output).any(|part| self.patterns[*index].is_match(part));
+            candidates.into_iter().find(matches)
+        };
+        first.map(|index| self.entries[index])
     }
 }
 

@@ -5,9 +5,10 @@
 //! pure.
 
 mod catalogue;
+mod literals;
 pub mod stuck;
 
-pub use self::catalogue::{Catalogue, CatalogueError, End, Failure, FoundIn, Signs};
+pub use self::catalogue::{Catalogue, CatalogueError, End, FoundIn, Signs};
 
 use serde::{Deserialize, Serialize};
 
@@ -154,4 +155,39 @@ pub enum RecoveryAction {
     Skip,
     /// A person is needed.
     Escalate,
+}
+
+/// A failure with its type, as the log keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The entry of the catalogue: "python.import"; empty where none fits.
+    pub id: String,
+    /// What kind it is.
+    pub kind: FailureType,
+    /// What follows.
+    pub action: RecoveryAction,
+    /// What to do, for a model; empty where nothing is known.
+    pub advice: String,
+}
+
+impl Failure {
+    /// One that no entry of the catalogue fits.
+    #[must_use]
+    pub fn of(kind: FailureType) -> Self {
+        Self {
+            id: String::new(),
+            kind,
+            action: RecoveryAction::Fix,
+            advice: String::new(),
+        }
+    }
+
+    /// As it is told: "[DISK_FULL: The disk is full. ...]".
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self.advice.trim() {
+            "" => format!("[{}]", self.kind.name()),
+            advice => format!("[{}: {advice}]", self.kind.name()),
+        }
+    }
 }
