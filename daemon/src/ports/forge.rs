@@ -92,7 +92,10 @@ pub enum ForgeError {
         message: String,
     },
     /// The branch on the forge has commits that would be lost.
-    #[error("the branch {branch} on the forge has commits that this would lose")]
+    #[error(
+        "the forge rejects the push of {branch}: the branch has commits there that this would \
+         lose (non-fast-forward)"
+    )]
     PushRejected {
         /// The branch.
         branch: String,

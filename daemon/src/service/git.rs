@@ -57,6 +57,36 @@ impl CommitOutcome {
     }
 }
 
+/// What a session's branch is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchName {
+    wanted: String,
+    /// Where a branch called as the first part of the wanted name is in its way.
+    otherwise: String,
+}
+
+impl BranchName {
+    /// `compy/<task>-<end of the session's id>`.
+    #[must_use]
+    pub fn of(session: &SessionId, task: &str) -> Self {
+        let id = session.as_str();
+        let name = format!("{}-{}", slug(task), &id[id.len().saturating_sub(8)..]);
+        Self {
+            wanted: format!("compy/{name}"),
+            otherwise: format!("compy-{name}"),
+        }
+    }
+
+    /// That of a branch that is there.
+    #[must_use]
+    pub fn known(name: &str) -> Self {
+        Self {
+            wanted: name.to_owned(),
+            otherwise: name.to_owned(),
+        }
+    }
+}
+
 /// A file of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FileAt {
@@ -173,30 +203,49 @@ for directory in "$@"; do git ls-tree --name-only -z "$commit:$directory" 2>/dev
         Ok(line(&output))
     }
 
-    /// Makes and checks out the session's branch, or finds it:
-    /// `compy/<task>-<end of the session's id>`. Uncommitted changes come
-    /// along. Returns the name.
+    /// Makes and checks out the session's branch, or finds it. Uncommitted
+    /// changes come along. A second try takes another name where a branch is in
+    /// the way of the first. Returns the name.
     pub async fn ensure_branch(
         &self,
         step: &StepContext,
-        session: &SessionId,
-        task: &str,
+        name: &BranchName,
+        attempt: u32,
     ) -> Result<String, GitError> {
-        let id = session.as_str();
-        let name = format!("compy/{}-{}", slug(task), &id[id.len().saturating_sub(8)..]);
         let script = r#"set -e
-[ "$(git branch --show-current)" = "$1" ] && exit 0
-if git show-ref --verify --quiet "refs/heads/$1"; then git checkout --quiet "$1"
-else git checkout --quiet -b "$1"; fi"#;
-        self.script(
-            "checkout",
-            step.exec("git-branch"),
-            script,
-            &[&name],
-            &step.cancel,
-        )
-        .await?;
-        Ok(name)
+name=$1
+if [ "$3" -gt 1 ] && git show-ref --verify --quiet "refs/heads/${1%%/*}"; then name=$2; fi
+# After a merge whose files were mended and not added no branch can be checked out.
+if [ -n "$(git ls-files --unmerged)" ]; then git read-tree HEAD; fi
+if [ "$(git branch --show-current)" = "$name" ]; then :
+elif git show-ref --verify --quiet "refs/heads/$name"; then git checkout --quiet "$name"
+else git checkout --quiet -b "$name"; fi
+printf %s "$name""#;
+        let output = self
+            .script(
+                "checkout",
+                step.exec("git-branch"),
+                script,
+                &[&name.wanted, &name.otherwise, &attempt.to_string()],
+                &step.cancel,
+            )
+            .await?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
+    }
+
+    /// Files that a merge could not put together and that still hold its
+    /// markers.
+    pub async fn unmerged(&self) -> Result<Vec<String>, GitError> {
+        let script = r#"export GIT_OPTIONAL_LOCKS=0
+git diff --name-only --diff-filter=U -z |
+  xargs -0 -r grep -lE --null -e '^(<<<<<<<|>>>>>>>) ' -- || true"#;
+        let files = self.ask_plain_script("diff", script, &[]).await?;
+        let names = files
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty());
+        Ok(names
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect())
     }
 
     /// Files that differ from HEAD or are new, ignored ones left out.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use super::{
     criteria::CriterionResult,
+    recovery::Failure,
     session::{
         options::{SessionOptions, WorkflowKind},
         state::SessionState,
@@ -229,6 +230,18 @@ fn floor_boundary(text: &str, mut index: usize) -> usize {
         index -= 1;
     }
     index
+}
+
+/// What is known of failures, a line each after what they are said of; nothing
+/// where nothing is.
+#[must_use]
+pub fn told(failures: &[Failure]) -> String {
+    let known = failures
+        .iter()
+        .filter(|failure| !failure.advice.trim().is_empty());
+    known
+        .map(|failure| format!("\n{}", failure.told()))
+        .collect()
 }
 
 /// Each criterion and what was found.

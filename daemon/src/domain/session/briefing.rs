@@ -142,8 +142,18 @@ fn text(body: &EventBody) -> String {
                 argv => format!("begins: {}{tries}: {}", work.name(), argv.join(" ")),
             }
         }
-        EventBody::WorkEnded { work, result, .. } => {
-            format!("{}: {}", work.name(), result_line(result))
+        EventBody::WorkEnded {
+            work,
+            result,
+            failures,
+            ..
+        } => {
+            let kinds: Vec<&str> = failures.iter().map(|failure| failure.kind.name()).collect();
+            let (name, line) = (work.name(), result_line(result));
+            match kinds.as_slice() {
+                [] => format!("{name}: {line}"),
+                kinds => format!("{name} ({}): {line}", kinds.join(", ")),
+            }
         }
         EventBody::CircleFound(found) => format!("turns in circles: {}", first_line(&found.text)),
         EventBody::StateChanged { to, reason } => match reason.trim() {
@@ -240,6 +250,7 @@ pub fn result_line(result: &WorkResult) -> String {
         }
         WorkResult::Failed { error, again } => match again {
             Again::MayHelp => format!("could not be done: {}", flat(error)),
+            Again::NeedsPerson => format!("needs a person: {}", flat(error)),
             Again::IsUseless => format!("cannot be done: {}", flat(error)),
         },
     }

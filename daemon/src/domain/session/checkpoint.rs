@@ -198,6 +198,7 @@ fn close(state: &SessionState) -> Vec<EventBody> {
                     error: error(),
                     again: Again::MayHelp,
                 },
+                failures: Vec::new(),
                 artifacts: Vec::new(),
             },
         });

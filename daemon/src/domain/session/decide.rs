@@ -336,6 +336,10 @@ fn after_failed_work(state: &SessionState, failed: &FailedWork) -> Next {
     let tries_max = workflow::retries(state.stage).tries_max;
     match failed.again {
         Again::IsUseless => fail(state, &format!("{what}: {error}")),
+        Again::NeedsPerson => change(
+            Condition::Paused,
+            format!("{what}: {error}; resume when that is mended"),
+        ),
         Again::MayHelp if failed.attempt < tries_max => Next::Record(vec![started(
             state,
             failed.work.clone(),

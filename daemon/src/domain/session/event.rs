@@ -17,7 +17,7 @@ use crate::domain::{
     compaction::Cause,
     conversation::{AssistantTurn, StopReason, ToolCall, ToolDefinition, Usage},
     ids::{ArtifactId, RepositoryName, SessionId, StepId, WorkspaceId, WorkspaceName},
-    recovery::{FailureType, RecoveryAction, stuck::Intervention},
+    recovery::{Failure, FailureType, RecoveryAction, stuck::Intervention},
     stage::Stage,
     todo::Todo,
 };
@@ -148,6 +148,9 @@ pub enum EventBody {
         work: Work,
         /// What came of it.
         result: WorkResult,
+        /// What failed, where something did: each kind once.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failures: Vec<Failure>,
         /// Artifacts made by it.
         artifacts: Vec<ArtifactId>,
     },

@@ -16,7 +16,8 @@ use crate::domain::{
     cognition::{CognitiveEvent, Hint},
     conversation::{AssistantTurn, StopReason, ToolCall, Usage},
     ids::ArtifactId,
-    prompts,
+    prompts::{self, told},
+    recovery::Failure,
     stage::Stage,
     todo::{Evidence, Judge, TodoState},
     tools::{Tool, ToolRequest},
@@ -42,6 +43,8 @@ pub enum Outcome {
     Work {
         /// The result.
         result: WorkResult,
+        /// What failed, where something did.
+        failures: Vec<Failure>,
         /// Artifacts made on the way.
         artifacts: Vec<ArtifactId>,
     },
@@ -87,7 +90,11 @@ pub fn events(state: &SessionState, open: &Open, outcome: Outcome) -> Vec<EventB
         Outcome::Reply(reply) => model_answered(state, open.intent, reply),
         Outcome::NoReply { error, then, free } => no_reply(state, open.intent, error, then, free),
         Outcome::Tool(answer) => tool_ended(open, answer),
-        Outcome::Work { result, artifacts } => work_ended(state, open, result, artifacts),
+        Outcome::Work {
+            result,
+            failures,
+            artifacts,
+        } => work_ended(state, open, result, failures, artifacts),
     }
 }
 
@@ -203,6 +210,7 @@ fn work_ended(
     state: &SessionState,
     open: &Open,
     result: WorkResult,
+    failures: Vec<Failure>,
     artifacts: Vec<ArtifactId>,
 ) -> Vec<EventBody> {
     let work = match &open.effect {
@@ -210,7 +218,7 @@ fn work_ended(
         Effect::AskModel | Effect::RunTool { .. } => Work::Validate,
     };
     let follows = match &result {
-        WorkResult::TodoChecked(check) => todo_checked(state, check),
+        WorkResult::TodoChecked(check) => todo_checked(state, check, &failures),
         WorkResult::RolledBack { .. } => rolled_back(state, &work),
         WorkResult::BaseRun(_)
         | WorkResult::StartSnapshot { .. }
@@ -228,6 +236,7 @@ fn work_ended(
         intent,
         work,
         result,
+        failures,
         artifacts,
     }];
     events.extend(follows);
@@ -247,7 +256,7 @@ fn rolled_back(state: &SessionState, work: &Work) -> Vec<EventBody> {
 
 /// What follows a check of a todo: its new state, and the answer to the claim
 /// that asked for it, where one did.
-fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
+fn todo_checked(state: &SessionState, check: &TodoCheck, failures: &[Failure]) -> Vec<EventBody> {
     let Some(todo) = state.todo(check.todo) else {
         return Vec::new();
     };
@@ -283,7 +292,7 @@ fn todo_checked(state: &SessionState, check: &TodoCheck) -> Vec<EventBody> {
         let id = todo.id;
         let mut events = vec![EventBody::TodoChanged { todo }];
         events.extend(claim.map(|call| {
-            let text = format!("Todo {id} is rejected: {reason}");
+            let text = format!("Todo {id} is rejected: {reason}{}", told(failures));
             answered(call, ToolOutcome::Error, text, ToolEffect::None)
         }));
         return events;

@@ -21,7 +21,7 @@ use crate::domain::{
     ids::{ArtifactId, SessionId, SnapshotId, StepId},
     prompts,
     proof::Proof,
-    recovery::stuck::Trail,
+    recovery::{Failure, stuck::Trail},
     stage::Stage,
     todo::{Todo, TodoState},
     tools::{Tool, path_key},
@@ -463,6 +463,7 @@ impl SessionState {
             EventBody::WorkEnded {
                 work,
                 result,
+                failures,
                 artifacts,
                 ..
             } => {
@@ -472,6 +473,7 @@ impl SessionState {
                     Some(Effect::AskModel | Effect::RunTool { .. }) | None => 1,
                 };
                 self.end_work(work, result, attempt);
+                self.note_failures(failures);
             }
             // The trail keeps it.
             EventBody::CircleFound(_) => {}
@@ -643,6 +645,21 @@ impl SessionState {
         self.attempt.snapshotted = true;
         let checkpoint = Checkpoint::of(self, snapshot.clone());
         self.checkpoints.push(Arc::new(checkpoint));
+    }
+
+    /// What is known of failures goes to whoever is told of them.
+    fn note_failures(&mut self, failures: &[Failure]) {
+        if failures.is_empty() {
+            return;
+        }
+        let known = prompts::told(failures);
+        match (&mut self.failed_work, &mut self.last_failure) {
+            (Some(failed), _) => failed.error.push_str(&known.replace('\n', " ")),
+            (None, Some(failure)) => {
+                *failure = format!("{}{known}", prompts::bounded(failure));
+            }
+            (None, None) => {}
+        }
     }
 
     fn set_todo(&mut self, id: u32, change: impl Fn(&Todo) -> Todo) {

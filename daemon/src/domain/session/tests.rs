@@ -29,6 +29,7 @@ use crate::domain::{
     forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
     ids::{SessionId, SnapshotId},
     proof::{ChangedJudge, Proof, TestRun},
+    recovery::{Failure, FailureType},
     report::RunVerdict,
     stage::Stage,
     todo::{Judge, TodoState},
@@ -120,6 +121,8 @@ struct World {
     ci: Vec<bool>,
     /// Work that cannot be done.
     broken: Option<(Work, Again)>,
+    /// What it is known by whatever fails.
+    known: Vec<Failure>,
     changed_judges: Vec<ChangedJudge>,
     lint: Vec<CheckResult>,
     base_lint: Vec<CheckResult>,
@@ -135,6 +138,7 @@ impl Default for World {
             proofs: vec![true],
             ci: vec![true],
             broken: None,
+            known: vec![],
             changed_judges: vec![],
             lint: vec![],
             base_lint: vec![],
@@ -186,7 +190,38 @@ impl World {
         id
     }
 
+    /// What comes of a piece of work, with what is known of its failure.
     fn work(&mut self, state: &SessionState, work: &Work) -> Outcome {
+        let mut outcome = self.come_of(state, work);
+        let Outcome::Work {
+            result, failures, ..
+        } = &mut outcome
+        else {
+            return outcome;
+        };
+        let failed = match result {
+            WorkResult::Validated(validation) => {
+                validation.checks.iter().any(|check| !check.passed())
+            }
+            WorkResult::TodoChecked(check) => !check.holds,
+            WorkResult::Proved(proof) => !proof.proved,
+            WorkResult::CiEnded(ci) => !ci.passed,
+            WorkResult::Failed { .. } => true,
+            WorkResult::BaseRun(_)
+            | WorkResult::StartSnapshot { .. }
+            | WorkResult::StageSnapshot { .. }
+            | WorkResult::RolledBack { .. }
+            | WorkResult::Committed(_)
+            | WorkResult::Published { .. }
+            | WorkResult::PullRequestOpened(_) => false,
+        };
+        if failed {
+            failures.clone_from(&self.known);
+        }
+        outcome
+    }
+
+    fn come_of(&mut self, state: &SessionState, work: &Work) -> Outcome {
         if let Some((broken, again)) = &self.broken
             && broken == work
         {
@@ -326,6 +361,7 @@ impl World {
 fn done(result: WorkResult) -> Outcome {
     Outcome::Work {
         result,
+        failures: vec![],
         artifacts: vec![],
     }
 }
@@ -660,6 +696,87 @@ fn failed_validation_leads_through_debug_and_the_output_goes_to_the_model() {
         |message| matches!(message, Message::User { text } if text.contains("output of tests")),
     );
     assert!(told);
+}
+
+#[test]
+fn what_a_failure_is_known_by_goes_to_the_model_with_it() {
+    let known = |advice: &str| {
+        vec![Failure {
+            advice: advice.into(),
+            ..Failure::of(FailureType::DiskFull)
+        }]
+    };
+    for failing in [
+        World {
+            validations: vec![false, true],
+            ..World::default()
+        },
+        World {
+            criteria: vec![false, true],
+            ..World::default()
+        },
+        World {
+            proofs: vec![false, true],
+            ..World::default()
+        },
+        World {
+            ci: vec![false, true],
+            ..World::default()
+        },
+    ] {
+        let world = World {
+            known: known("Make room."),
+            ..failing
+        };
+        let play = play(options(), world);
+        let told = serde_json::to_string(play.context.messages()).unwrap();
+        assert_eq!(told.matches("[DISK_FULL: Make room.]").count(), 1, "{told}");
+        let kept = play
+            .events()
+            .filter(|event| String::from_utf8_lossy(&event.encode()).contains("DISK_FULL"));
+        assert!(kept.count() >= 1);
+    }
+    // What nobody knows anything of is recorded and not told.
+    let world = World {
+        validations: vec![false, true],
+        known: known(""),
+        ..World::default()
+    };
+    let play = play(options(), world);
+    let told = serde_json::to_string(play.context.messages()).unwrap();
+    assert!(!told.contains("DISK_FULL"), "{told}");
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_asked_for_at_once_with_all_that_is_known() {
+    let world = World {
+        broken: Some((Work::Publish, Again::NeedsPerson)),
+        known: vec![Failure {
+            advice: "Look at the branch.".into(),
+            ..Failure::of(FailureType::PushRejected)
+        }],
+        ..World::default()
+    };
+    let mut play = play(options(), world);
+    assert_eq!(play.state.condition, Condition::Paused);
+    for part in ["no way", "[PUSH_REJECTED: Look at the branch.]", "resume"] {
+        assert!(play.state.reason.contains(part), "{}", play.state.reason);
+    }
+    let tries = play.events().filter(|event| {
+        matches!(
+            event.body,
+            EventBody::WorkStarted {
+                work: Work::Publish,
+                ..
+            }
+        )
+    });
+    assert_eq!(tries.count(), 1);
+    play.world.broken = None;
+    let reason = "mended".to_owned();
+    play.ask(Request::Resume { reason }).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
 }
 
 #[test]

@@ -126,6 +126,8 @@ pub enum WorkResult {
 pub enum Again {
     /// It can, later.
     MayHelp,
+    /// It can, once a person has done something.
+    NeedsPerson,
     /// It cannot.
     IsUseless,
 }

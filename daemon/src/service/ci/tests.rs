@@ -5,6 +5,7 @@ use crate::{
     adapters::forge::local::LocalForge,
     domain::{checks::CheckKind, forge::PullRequestDraft},
     ports::forge::Publication,
+    service::git::BranchName,
     service::testing::{Bench, argv},
 };
 
@@ -91,7 +92,7 @@ impl Fixture {
         let (git, step) = (bench.git(), bench.step(1));
         let base = base(&bench).await;
         let head = git
-            .ensure_branch(&step, &bench.session, "answer")
+            .ensure_branch(&step, &BranchName::of(&bench.session, "answer"), 1)
             .await
             .unwrap();
         bench.write("answer.py", source);

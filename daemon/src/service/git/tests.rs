@@ -4,7 +4,10 @@ use futures_util::StreamExt;
 
 use super::*;
 use crate::{
-    domain::artifact::ArtifactKind,
+    domain::{
+        artifact::ArtifactKind,
+        recovery::{Catalogue, End, FailureType, FoundIn, Signs},
+    },
     ports::forge::BUNDLED_BASE,
     service::testing::{Bench, host_git},
 };
@@ -16,20 +19,64 @@ async fn a_branch_is_made_once_and_takes_the_work_along() {
     let git = bench.git();
     assert_eq!(git.current_branch().await.unwrap().as_deref(), Some("main"));
     let session = &bench.session;
-    let name = git
-        .ensure_branch(&bench.step(1), session, "Fix it!")
-        .await
-        .unwrap();
+    let wanted = BranchName::of(session, "Fix it!");
+    let name = git.ensure_branch(&bench.step(1), &wanted, 1).await.unwrap();
     let end = &session.as_str()[session.as_str().len() - 8..];
     assert_eq!(name, format!("compy/fix-it-{end}"));
     bench.host_git(&["stash", "--quiet"]);
     bench.host_git(&["checkout", "--quiet", "main"]);
-    let again = git
-        .ensure_branch(&bench.step(2), session, "Fix it!")
-        .await
-        .unwrap();
+    let again = git.ensure_branch(&bench.step(2), &wanted, 1).await.unwrap();
     assert_eq!(git.current_branch().await.unwrap(), Some(again.clone()));
     assert_eq!(again, name);
+}
+
+#[tokio::test]
+async fn a_branch_that_is_in_the_way_costs_one_try() {
+    let bench = Bench::new(&[("a.txt", "a\n")]);
+    bench.host_git(&["branch", "compy"]);
+    let git = bench.git();
+    let wanted = BranchName::of(&bench.session, "Fix it!");
+    let refused = git.ensure_branch(&bench.step(1), &wanted, 1).await;
+    let signs = refused.unwrap_err().to_string();
+    let failure = Catalogue::with(None).unwrap().detect(&Signs {
+        found_in: FoundIn::Git,
+        end: End::Failed,
+        output: signs.as_bytes(),
+    });
+    let kind = failure.map(|failure| failure.kind);
+    assert_eq!(kind, Some(FailureType::BranchExists), "{signs}");
+    let name = git.ensure_branch(&bench.step(2), &wanted, 2).await.unwrap();
+    assert!(name.starts_with("compy-fix-it-"), "{name}");
+    let known = BranchName::known(&name);
+    assert_eq!(
+        git.ensure_branch(&bench.step(3), &known, 1).await.unwrap(),
+        name
+    );
+}
+
+#[tokio::test]
+async fn files_with_the_markers_of_a_merge_are_unmerged_until_they_are_gone() {
+    let bench = Bench::new(&[("a b.txt", "a\n")]);
+    bench.host_git(&["checkout", "--quiet", "-b", "other"]);
+    bench.write("a b.txt", "theirs\n");
+    bench.host_git(&["commit", "--quiet", "-am", "theirs"]);
+    bench.host_git(&["checkout", "--quiet", "main"]);
+    bench.write("a b.txt", "ours\n");
+    bench.host_git(&["commit", "--quiet", "-am", "ours"]);
+    let git = bench.git();
+    assert_eq!(git.unmerged().await.unwrap(), Vec::<String>::new());
+    let merge = "alias.try=!git merge --quiet other || true";
+    bench.host_git(&["-c", merge, "try"]);
+    assert_eq!(git.unmerged().await.unwrap(), ["a b.txt"]);
+    bench.write("a b.txt", "both\n");
+    assert_eq!(git.unmerged().await.unwrap(), Vec::<String>::new());
+    // Nobody added it; it can be committed all the same.
+    let step = bench.step(1);
+    let wanted = BranchName::of(&bench.session, "merge");
+    git.ensure_branch(&step, &wanted, 1).await.unwrap();
+    let committed = git.commit_all(&step, "merge").await.unwrap();
+    let content = bench.host_git(&["show", &format!("{}:a b.txt", committed.commit())]);
+    assert_eq!(content, "both");
 }
 
 #[tokio::test]
@@ -149,7 +196,7 @@ async fn a_bundle_on_the_host_has_the_branch_and_the_commit_it_began_from() {
     let git = bench.git();
     let base = git.head_commit().await.unwrap();
     let name = git
-        .ensure_branch(&bench.step(1), &bench.session, "x")
+        .ensure_branch(&bench.step(1), &BranchName::of(&bench.session, "x"), 1)
         .await
         .unwrap();
     bench.write("a.txt", "b\n");

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     domain::report::{RunVerdict, TestOutcome},
+    service::git::BranchName,
     service::testing::{Bench, argv},
 };
 
@@ -73,7 +74,11 @@ impl Case {
     async fn plan(&self, allow_test_changes: bool) -> ProofPlan {
         let (git, step) = (self.bench.git(), self.bench.step(2));
         let branch = git
-            .ensure_branch(&step, &self.bench.session, "Fix the slug")
+            .ensure_branch(
+                &step,
+                &BranchName::of(&self.bench.session, "Fix the slug"),
+                1,
+            )
             .await
             .unwrap();
         let commit = git.commit_all(&step, "fix: the slug").await.unwrap();

@@ -18,6 +18,7 @@ use crate::{
         model_name::{ModelName, ModelNameError},
         prompts,
         proof::{Proof, TestRun},
+        recovery::Failure,
         report::RunVerdict,
         session::{
             briefing,
@@ -563,6 +564,8 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             content: ended.content.clone(),
             artifact_id: id(ended.artifact.as_ref()),
             duration_ms: ended.duration_ms,
+            failure: (ended.failure.as_ref())
+                .map_or_else(String::new, |failure| failure.kind.name().to_owned()),
         }),
         EventBody::Cognition(cognitive) => Wire::CognitionNoted(cognition::noted(cognitive)),
         EventBody::TodoChanged { todo: changed } => Wire::TodoChanged(wire::TodoChanged {
@@ -577,8 +580,9 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             intent,
             work,
             result,
+            failures,
             artifacts,
-        } => work_ended(step(*intent), work, result, artifacts),
+        } => work_ended(step(*intent), work, result, failures, artifacts),
         EventBody::StateChanged { to, reason } => Wire::StateChanged(wire::StateChanged {
             state: condition_to_wire(*to).into(),
             reason: reason.clone(),
@@ -602,9 +606,14 @@ fn work_ended(
     step_id: String,
     work: &Work,
     result: &WorkResult,
+    failures: &[Failure],
     artifacts: &[ArtifactId],
 ) -> wire::session_event::Event {
     use wire::session_event::Event as Wire;
+    let failures = failures
+        .iter()
+        .map(|failure| failure.kind.name().to_owned())
+        .collect();
     let passed = match result {
         WorkResult::Committed(commit) => {
             return Wire::Committed(wire::Committed {
@@ -616,6 +625,7 @@ fn work_ended(
         WorkResult::Proved(made) => {
             return Wire::ProofMade(wire::ProofMade {
                 proof: Some(proof(made)),
+                failures,
             });
         }
         WorkResult::PullRequestOpened(opened) => {
@@ -640,6 +650,7 @@ fn work_ended(
         passed,
         summary: briefing::result_line(result),
         artifact_ids: ids(artifacts),
+        failures,
     })
 }
 

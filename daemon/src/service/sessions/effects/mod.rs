@@ -22,8 +22,9 @@ use crate::{
         backoff::Backoff,
         checks::Site,
         context::Context,
+        exec::ExitStatus,
         ids::{ArtifactId, StepId},
-        recovery::Catalogue,
+        recovery::{Catalogue, End},
         session::{
             outcome::Outcome,
             pull_request,
@@ -375,6 +376,18 @@ fn command_trouble(error: &CommandError) -> Option<Trouble> {
         CommandError::Workspace(WorkspaceAccessError::Unavailable(_))
         | CommandError::Agent(_)
         | CommandError::Lost { .. } => None,
+    }
+}
+
+/// How a command ended that did not do what it should.
+fn end_of(status: &ExitStatus) -> End {
+    match status {
+        // Judged by what it says.
+        ExitStatus::Code(0) => End::Failed,
+        ExitStatus::Code(code) => End::Exit(*code),
+        ExitStatus::Signal(signal) => End::Exit(128 + signal),
+        ExitStatus::TimedOut(_) => End::TimedOut,
+        ExitStatus::NotStarted(_) | ExitStatus::Unknown(_) => End::Failed,
     }
 }
 

@@ -5,12 +5,12 @@ mod edits;
 
 use std::{fmt::Write as _, time::Instant};
 
-use super::{EffectContext, Trouble, command_trouble, with_output};
+use super::{EffectContext, Trouble, command_trouble, end_of, with_output};
 use crate::{
     domain::{
         artifact::ArtifactKind,
         conversation::ToolCall,
-        exec::{ExecSpec, ExitStatus, Leftovers},
+        exec::{ExecSpec, Leftovers},
         files::{FileInfo, FileKind, FileText, GlobQuery, GrepQuery, Listing, ReadRange},
         recovery::{Catalogue, End, FailureType, FoundIn, RecoveryAction, Signs},
         session::{
@@ -74,12 +74,7 @@ impl Brought {
     fn advised(mut self, catalogue: &Catalogue, signs: &Signs<'_>) -> Self {
         self.failure = Some(match catalogue.detect(signs) {
             Some(failure) => {
-                let _ = write!(
-                    self.content,
-                    "\n[{}: {}]",
-                    failure.kind.name(),
-                    failure.advice
-                );
+                let _ = write!(self.content, "\n{}", failure.told());
                 KnownFailure {
                     id: failure.id,
                     kind: failure.kind,
@@ -409,13 +404,10 @@ async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought
         artifact,
         ..Brought::ok(content, ToolEffect::CommandRan)
     };
-    let end = match &outcome.exit.status {
-        status if status.is_success() => return Ok(brought),
-        ExitStatus::Code(code) => End::Exit(*code),
-        ExitStatus::Signal(signal) => End::Exit(128 + signal),
-        ExitStatus::TimedOut(_) => End::TimedOut,
-        ExitStatus::NotStarted(_) | ExitStatus::Unknown(_) => End::Failed,
-    };
+    if outcome.exit.status.is_success() {
+        return Ok(brought);
+    }
+    let end = end_of(&outcome.exit.status);
     let catalogue = context.world.catalogue.clone();
     let output = outcome.output;
     let advised = tokio::task::spawn_blocking(move || {

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 mod clean_copy;
+mod failures;
+mod merge;
 mod stage_snapshot;
+mod undone;
 
-use super::{
-    EffectContext, Trouble, command_trouble, git_trouble, proof_trouble, setup_file, site,
-    with_output,
-};
+use self::undone::{Done, Undone, again, done, judged, useless};
+use super::{EffectContext, Trouble, setup_file, site, with_output};
 use crate::{
     domain::{
         artifact::ArtifactKind,
@@ -28,30 +29,21 @@ use crate::{
             outcome::Outcome,
             pull_request,
             work::{
-                Again, BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
+                BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
                 WorkResult,
             },
         },
         workflow::{self, is_excused},
     },
-    ports::forge::{ForgeError, ForgeRepository, Publication},
+    ports::forge::{ForgeRepository, Publication},
     service::{
-        checks::{self, CheckError, GivenChecks},
-        ci::{CiError, CiRequest},
+        checks::{self, GivenChecks},
+        ci::CiRequest,
         commands::CommandError,
-        git::{FileAt, Git, GitError},
+        git::{BranchName, FileAt, Git, GitError},
         proof::{ProofError, ProofPlan},
     },
 };
-
-/// A result and the artifacts made on the way.
-type Done = (WorkResult, Vec<ArtifactId>);
-
-/// Why a piece of work has no result.
-enum Undone {
-    Trouble(Trouble),
-    Failed { error: String, again: Again },
-}
 
 /// Does a piece of work; a try after a failed one waits first.
 pub(super) async fn run(
@@ -74,7 +66,7 @@ pub(super) async fn run(
         Work::RollBack { snapshot, .. } => stage_snapshot::roll_back(context, snapshot).await,
         Work::Validate => validate(context, output).await,
         Work::VerifyTodo { todo } => verify_todo(context, output, *todo).await,
-        Work::Commit => commit(context, output).await,
+        Work::Commit => commit(context, output, attempt).await,
         Work::Prove => prove(context, output).await,
         Work::Publish => publish(context).await,
         Work::OpenPullRequest => open_pull_request(context, output).await,
@@ -82,9 +74,14 @@ pub(super) async fn run(
     })
     .await;
     match done {
-        Ok((result, artifacts)) => Ok(Outcome::Work { result, artifacts }),
+        Ok(done) => Ok(Outcome::Work {
+            result: done.result,
+            failures: done.failures,
+            artifacts: done.artifacts,
+        }),
         Err(Undone::Trouble(trouble)) => Err(trouble),
         Err(Undone::Failed { error, again }) => Ok(Outcome::Work {
+            failures: vec![failures::of_error(&context.world.catalogue, work, &error)],
             result: WorkResult::Failed { error, again },
             artifacts: Vec::new(),
         }),
@@ -191,7 +188,7 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         knowledge,
         libraries,
     };
-    Ok((WorkResult::BaseRun(Box::new(base)), artifacts))
+    done(WorkResult::BaseRun(Box::new(base)), artifacts)
 }
 
 /// What the project declares at a commit.
@@ -240,14 +237,17 @@ async fn validate(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
     // is checked with.
     let step = context.step(output);
     let site = site(&context.state);
-    let checks = checks::validate(&context.world.commands, &site, &step, &base.plan).await?;
+    let mut checks = checks::validate(&context.world.commands, &site, &step, &base.plan).await?;
+    checks.extend(merge::unmerged(git.unmerged().await?));
     let artifacts = artifacts_of(&checks);
     let validation = Validation {
         tree,
         changed_files,
         checks,
     };
-    Ok((WorkResult::Validated(validation), artifacts))
+    let failed = workflow::blocking(base, &validation);
+    let failures = failures::of_checks(&context.world.catalogue, failed);
+    judged(WorkResult::Validated(validation), failures, artifacts)
 }
 
 async fn verify_todo(
@@ -279,17 +279,24 @@ async fn verify_todo(
         results: verification.results,
         artifact: Some(artifact.clone()),
     };
-    Ok((WorkResult::TodoChecked(check), vec![artifact]))
+    let failures = failures::of_todo(&context.world.catalogue, &check);
+    judged(WorkResult::TodoChecked(check), failures, vec![artifact])
 }
 
-async fn commit(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
+async fn commit(
+    context: &EffectContext,
+    output: mpsc::Sender<Bytes>,
+    attempt: u32,
+) -> Result<Done, Undone> {
     let base = base(context)?;
     let git = context.git();
     let step = context.step(output);
     let created = &context.state.created;
-    let branch = git
-        .ensure_branch(&step, &created.session, &created.task)
-        .await?;
+    let name = match &context.state.commit {
+        Some(commit) => BranchName::known(&commit.branch),
+        None => BranchName::of(&created.session, &created.task),
+    };
+    let branch = git.ensure_branch(&step, &name, attempt).await?;
     let message = pull_request::commit_message(&context.state);
     let outcome = git.commit_all(&step, &message).await?;
     let changed_files = paths(git.changed_files(&base.commit).await?);
@@ -301,7 +308,7 @@ async fn commit(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
         subject: pull_request::subject(&created.task),
         changed_files,
     };
-    Ok((WorkResult::Committed(commit), vec![diff]))
+    done(WorkResult::Committed(commit), vec![diff])
 }
 
 async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
@@ -344,7 +351,8 @@ async fn prove(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<D
     }
     let mut artifacts: Vec<ArtifactId> = proof.runs.iter().flat_map(artifacts_of_run).collect();
     artifacts.extend(proof.evidence.clone());
-    Ok((WorkResult::Proved(Box::new(proof)), artifacts))
+    let failures = failures::of_proof(context, &proof).await;
+    judged(WorkResult::Proved(Box::new(proof)), failures, artifacts)
 }
 
 /// A proof that says no before anything ran.
@@ -400,7 +408,7 @@ async fn publish(context: &EffectContext) -> Result<Done, Undone> {
         .publish(&forge_repository(context), &publication, &bundle)
         .await?;
     let commit = commit.commit.clone();
-    Ok((WorkResult::Published { commit }, Vec::new()))
+    done(WorkResult::Published { commit }, Vec::new())
 }
 
 async fn open_pull_request(
@@ -423,7 +431,7 @@ async fn open_pull_request(
         pull_request,
         diff: Some(diff.clone()),
     };
-    Ok((WorkResult::PullRequestOpened(opened), vec![diff]))
+    done(WorkResult::PullRequestOpened(opened), vec![diff])
 }
 
 async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<Done, Undone> {
@@ -445,10 +453,15 @@ async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
     };
     let step = context.step(output);
     let outcome = context.world.ci.run(&step, &request).await?;
-    let view: Vec<String> = outcome
-        .results
-        .iter()
-        .filter(|check| !check.passed() && !is_excused(base, check))
+    let failed = || {
+        let results = outcome.results.iter();
+        results.filter(|check| !check.passed() && !is_excused(base, check))
+    };
+    let failures = match outcome.passed {
+        true => Vec::new(),
+        false => failures::of_ci(&context.world.catalogue, failed()),
+    };
+    let view: Vec<String> = failed()
         .map(|check| {
             let argv = check.command.argv.join(" ");
             format!("$ {argv}\n{}\n({})", check.view, check.summary)
@@ -465,7 +478,7 @@ async fn run_ci(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Result<
             .filter_map(|check| Some((check.command.name.clone(), check.artifact.clone()?)))
             .collect(),
     };
-    Ok((WorkResult::CiEnded(result), artifacts))
+    judged(WorkResult::CiEnded(result), failures, artifacts)
 }
 
 /// The lint command that the base's setup file names, where one does: the
@@ -540,88 +553,5 @@ fn run_summary(run: &TestRun) -> String {
             | RunVerdict::TimedOut
             | RunVerdict::Broken(_)),
         ) => verdict.to_string(),
-    }
-}
-
-fn useless(error: impl Into<String>) -> Undone {
-    Undone::Failed {
-        error: error.into(),
-        again: Again::IsUseless,
-    }
-}
-
-fn again(error: impl Into<String>) -> Undone {
-    Undone::Failed {
-        error: error.into(),
-        again: Again::MayHelp,
-    }
-}
-
-fn undone(trouble: Option<Trouble>, error: &dyn std::fmt::Display) -> Undone {
-    trouble.map_or_else(|| again(error.to_string()), Undone::Trouble)
-}
-
-impl From<Trouble> for Undone {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
-    }
-}
-
-impl From<CommandError> for Undone {
-    fn from(error: CommandError) -> Self {
-        undone(command_trouble(&error), &error)
-    }
-}
-
-impl From<GitError> for Undone {
-    fn from(error: GitError) -> Self {
-        match error {
-            GitError::TooMuch { .. } | GitError::BundleTooLarge { .. } => {
-                useless(error.to_string())
-            }
-            GitError::Refused { .. }
-            | GitError::Unexpected { .. }
-            | GitError::Command(_)
-            | GitError::Host { .. } => undone(git_trouble(&error), &error),
-        }
-    }
-}
-
-impl From<ProofError> for Undone {
-    fn from(error: ProofError) -> Self {
-        undone(proof_trouble(&error), &error)
-    }
-}
-
-impl From<ForgeError> for Undone {
-    fn from(error: ForgeError) -> Self {
-        match &error {
-            ForgeError::BundleInvalid { .. }
-            | ForgeError::PushRejected { .. }
-            | ForgeError::Missing(_) => useless(error.to_string()),
-            ForgeError::Failed { .. } => again(error.to_string()),
-        }
-    }
-}
-
-impl From<CheckError> for Undone {
-    fn from(error: CheckError) -> Self {
-        match error {
-            CheckError::Command(error) => error.into(),
-            CheckError::Git(error) => error.into(),
-        }
-    }
-}
-
-impl From<CiError> for Undone {
-    fn from(error: CiError) -> Self {
-        match error {
-            CiError::Workspace(error) => CommandError::from(error).into(),
-            CiError::Forge(error) => error.into(),
-            CiError::Command(error) => error.into(),
-            CiError::Check(error) => error.into(),
-            CiError::Proof(error) => error.into(),
-            CiError::Host(_) => again(error.to_string()),
-        }
     }
 }

@@ -1,19 +1,19 @@
 //! Snapshots that a session takes of its workspace, and going back to one.
 
-use super::{super::EffectContext, super::Trouble, Done, Undone, useless};
+use super::{super::EffectContext, super::Trouble, Done, Undone, done, useless};
 use crate::domain::{ids::SnapshotId, session::work::WorkResult, snapshot::SnapshotReason};
 
 /// Takes the snapshot that clean copies are made of; the same step again finds
 /// it.
 pub(super) async fn start(context: &EffectContext) -> Result<Done, Undone> {
     let snapshot = take(context).await?;
-    Ok((WorkResult::StartSnapshot { snapshot }, Vec::new()))
+    done(WorkResult::StartSnapshot { snapshot }, Vec::new())
 }
 
 /// Takes the snapshot of what a stage begins with; the same step again finds it.
 pub(super) async fn stage(context: &EffectContext) -> Result<Done, Undone> {
     let snapshot = take(context).await?;
-    Ok((WorkResult::StageSnapshot { snapshot }, Vec::new()))
+    done(WorkResult::StageSnapshot { snapshot }, Vec::new())
 }
 
 async fn take(context: &EffectContext) -> Result<SnapshotId, Undone> {
@@ -50,7 +50,7 @@ pub(super) async fn roll_back(context: &EffectContext, to: &SnapshotId) -> Resul
         Err(trouble) => return Err(trouble.into()),
     }
     let to = to.clone();
-    Ok((WorkResult::RolledBack { to, kept }, Vec::new()))
+    done(WorkResult::RolledBack { to, kept }, Vec::new())
 }
 
 /// An id that is the step's own and sorts by time, as all of them do.
