@@ -549,7 +549,8 @@ fn sessions(
 ) -> Sessions {
     let store: Arc<dyn StorePort> = parts.store.clone();
     let artifacts = Artifacts::new(store.clone(), parts.blobs.clone(), parts.clock.clone());
-    let commands = Commands::new(Arc::new(workspaces.clone()), artifacts);
+    let commands = Commands::new(Arc::new(workspaces.clone()), artifacts)
+        .with_check_timeout(settings.session.check_timeout);
     let forge: Arc<dyn ForgePort> = Arc::new(LocalForge::new(
         settings.data_dir.join("forge"),
         store.clone(),

@@ -304,6 +304,11 @@ pub(super) const KEYS: &[Key] = &[
         "Size of what is brought from a workspace to be published: a branch with its history.",
     ),
     key(
+        "session.check_timeout",
+        Default::Fixed("30m"),
+        "How long a run of tests, lint or types may take; longer is a failure.",
+    ),
+    key(
         "budget.tokens",
         Default::Unset,
         "Tokens, input and output, that a session may take; unset: as many as it needs.",

@@ -380,6 +380,7 @@ impl Merged {
             values::number(text, 0, 1_000_000, "0 to 1000000")
         });
         let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
+        let check_timeout = self.one("session.check_timeout", values::duration);
         let patterns_file = self.optional("recovery.patterns_file", values::path);
         let overlays = self.one("snapshots.overlays", values::yes_or_no);
         let copies_max_bytes = self.one("snapshots.copies_max", values::bytes);
@@ -401,6 +402,7 @@ impl Merged {
             max_time: max_time?,
             rules_tokens: rules_tokens?,
             bundle_max_bytes: bundle_max_bytes?,
+            check_timeout: check_timeout?,
             patterns_file: patterns_file?,
         };
         Some(Settings {

@@ -186,6 +186,8 @@ pub struct SessionSettings {
     pub rules_tokens: u32,
     /// Bytes of what is brought from a workspace to be published.
     pub bundle_max_bytes: u64,
+    /// How long a run of tests, lint or types may take.
+    pub check_timeout: Duration,
     /// A person's own entries of the catalogue of failures.
     pub patterns_file: Option<PathBuf>,
 }

@@ -232,6 +232,7 @@ const BAD: &[(&str, &str)] = &[
     ("session.max_time", "long"),
     ("session.rules_tokens", "all"),
     ("session.bundle_max", "much"),
+    ("session.check_timeout", "long"),
     ("budget.tokens", "0"),
     ("budget.money", "5 dollars"),
     ("budget.day_tokens", "many"),

@@ -92,7 +92,11 @@ pub struct CommandOutcome {
 pub struct Commands {
     workspaces: Arc<dyn WorkspacesPort>,
     artifacts: Artifacts,
+    check_timeout: Duration,
 }
+
+/// How long a check may take when nobody says otherwise.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 impl Commands {
     /// Commands in these workspaces, their outputs kept here.
@@ -101,7 +105,21 @@ impl Commands {
         Self {
             workspaces,
             artifacts,
+            check_timeout: CHECK_TIMEOUT,
         }
+    }
+
+    /// With another time for a check.
+    #[must_use]
+    pub fn with_check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
+        self
+    }
+
+    /// How long a run of tests, lint or types may take.
+    #[must_use]
+    pub fn check_timeout(&self) -> Duration {
+        self.check_timeout
     }
 
     /// The artifacts that outputs are kept in.

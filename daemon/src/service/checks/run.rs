@@ -15,8 +15,6 @@ use super::super::{
     step::StepContext,
 };
 
-/// How long a check may take, in milliseconds.
-const CHECK_TIMEOUT_MS: u64 = 30 * 60 * 1_000;
 /// How long bringing a report may take, in milliseconds.
 const REPORT_TIMEOUT_MS: u64 = 30_000;
 /// Bytes of a JUnit file at most; a larger one is not read.
@@ -137,7 +135,8 @@ async fn run(
     let mut spec = ExecSpec::new(argv);
     spec.cwd = Some(site.directory.clone());
     spec.environment = environment;
-    spec.timeout_ms = Some(CHECK_TIMEOUT_MS);
+    let timeout = commands.check_timeout().as_millis();
+    spec.timeout_ms = Some(u64::try_from(timeout).unwrap_or(u64::MAX));
     // A background child must not touch the files of the next run.
     spec.leftovers = Leftovers::Kill;
     let request = CommandRequest {
