@@ -445,6 +445,61 @@ async fn an_answer_reaches_the_session() {
 }
 
 #[tokio::test]
+async fn a_todo_is_verified_or_rejected_only_when_it_is_asked_about() {
+    let daemon = FakeDaemon::start().await;
+    let todo = |id, state: TodoState| Todo {
+        id,
+        state: state.into(),
+        ..Todo::default()
+    };
+    daemon.set_session(Session {
+        todos: vec![todo(1, TodoState::Pending), todo(2, TodoState::Verifying)],
+        question: Some(Question {
+            id: "q7".to_owned(),
+            text: "Do you accept it?".to_owned(),
+            todo_id: 2,
+        }),
+        ..session(SessionState::Waiting)
+    });
+    let verify = async |words: &[&str]| {
+        let arguments = [&["session", "verify", "se-1"], words].concat();
+        let output = run(&daemon, &arguments).await;
+        (code(&output), stderr(&output))
+    };
+    let (left, said) = verify(&["3"]).await;
+    assert_eq!(left, 2, "{said}");
+    assert!(
+        said.contains("no todo 3") && said.contains("1, 2"),
+        "{said}"
+    );
+    let (left, said) = verify(&["1"]).await;
+    assert_eq!(left, 1, "{said}");
+    for part in ["is pending", "session verify se-1 2"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(verify(&["2", "--reject", ""]).await.0, 2);
+    let both = ["2", "--note", "x", "--reject", "y"];
+    assert_eq!(verify(&both).await.0, 2);
+    assert!(daemon.answer().is_none(), "nothing was answered yet");
+
+    let (left, said) = verify(&["2", "--reject", "no run shows it"]).await;
+    assert_eq!(left, 0, "{said}");
+    let answer = daemon.answer().unwrap();
+    assert_eq!(
+        (
+            answer.question_id.as_str(),
+            answer.accept,
+            answer.text.as_str()
+        ),
+        ("q7", false, "no run shows it")
+    );
+    let (left, said) = verify(&["2", "--note", "seen"]).await;
+    assert_eq!(left, 0, "{said}");
+    let answer = daemon.answer().unwrap();
+    assert_eq!((answer.accept, answer.text.as_str()), (true, "seen"));
+}
+
+#[tokio::test]
 async fn nobody_at_the_endpoint_exits_5() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("nobody.sock");

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use compyd_proto::v1::{
     AnswerSessionRequest, CancelSessionRequest, ListSessionsRequest, PauseSessionRequest,
-    SessionState, TodoState, Verify, WatchSessionRequest, session_event::Event,
-    watch_session_response::Item,
+    SessionEvent, SessionState, TodoState, Verify, WatchSessionRequest, Workflow,
+    session_event::Event, watch_session_response::Item,
 };
 use compyd_tests::{
     daemon::{Daemon, Options},
     repository::{Repository, sample_script},
     request_id,
-    script::Script,
+    script::{Script, call},
     sessions::{request, story},
 };
 use serde_json::json;
@@ -243,4 +243,93 @@ async fn watching_from_any_number_misses_nothing_and_repeats_nothing() {
     let tail = daemon.events(&id, whole.len() as u64 - 3).await;
     assert_eq!(tail, whole[whole.len() - 3..]);
     assert_eq!(daemon.events(&id, whole.len() as u64).await, []);
+}
+
+#[tokio::test]
+async fn a_todo_that_nothing_can_check_is_verified_by_a_person_who_sees_its_evidence() {
+    let Some(daemon) = prepared().await else {
+        return;
+    };
+    let claim = |evidence: &str| call("todo_claim", json!({"id": 1, "evidence": evidence}));
+    let think = |what: &str| {
+        call(
+            "think",
+            json!({"content": format!("{what} textkit/slug.py")}),
+        )
+    };
+    let run = || call("run_command", json!({"command": "python -m pytest -q"}));
+    let script = Script::new()
+        .calls([
+            call("todo_add", json!({"items": [{"text": "the words of a slug read well"}]})),
+            call("read_file", json!({"path": "textkit/slug.py"})),
+            think("an off-by-one in"),
+        ])
+        .tool(
+            "edit_file",
+            json!({"path": "textkit/slug.py", "replacements": [
+                {"old_text": "len(longer) >= max_length", "new_text": "len(longer) > max_length"}]}),
+        )
+        .calls([run(), think("the tests pass with"), claim("")])
+        .calls([claim("it reads well")])
+        .calls([run(), think("what a person said of"), claim("pytest: 13 passed")])
+        .tool("advance", json!({"summary": "done"}));
+    let mut start = request("w", &script.write(daemon.directory()));
+    if let Some(options) = &mut start.options {
+        options.workflow = Workflow::None.into();
+    }
+    let id = daemon.start_session(start).await;
+    let verify = async |words: &[&str]| {
+        let arguments = [&["session", "verify", &id], words].concat();
+        daemon.compyctl(&arguments).await
+    };
+    let session = daemon.rested(&id).await;
+    let events = daemon.events(&id, 0).await;
+    assert_eq!(session.state(), SessionState::Waiting, "{}", story(&events));
+    let question = session.question.unwrap();
+    assert!(question.text.contains("it reads well"), "{}", question.text);
+    let claims = |events: &[SessionEvent]| -> Vec<String> {
+        let ended = events.iter().filter_map(|event| match &event.event {
+            Some(Event::ToolEnded(ended)) if ended.name == "todo_claim" => Some(ended),
+            _ => None,
+        });
+        ended.map(|ended| ended.content.clone()).collect()
+    };
+    // Without evidence nobody was asked.
+    let answers = claims(&events);
+    assert!(
+        matches!(answers.as_slice(), [refused] if refused.contains("claim it with `evidence`")),
+        "{answers:?}"
+    );
+    assert_eq!(verify(&["2"]).await.code, 2);
+
+    let _ = verify(&["1", "--reject", "which run shows it?"])
+        .await
+        .expect_code(0);
+    let session = daemon
+        .session_when(&id, "ask again", |session| {
+            let open = session.question.as_ref();
+            open.is_some_and(|asked| asked.id != question.id)
+        })
+        .await;
+    let question = session.question.unwrap();
+    assert!(question.text.contains("13 passed"), "{}", question.text);
+    let answers = claims(&daemon.events(&id, 0).await);
+    assert!(
+        answers[1].contains("rejected") && answers[1].contains("which run shows it?"),
+        "the reason goes to the model: {answers:?}"
+    );
+
+    let _ = verify(&["1", "--note", "that one"]).await.expect_code(0);
+    let session = daemon.rested(&id).await;
+    let events = daemon.events(&id, 0).await;
+    assert_eq!(
+        session.state(),
+        SessionState::Verified,
+        "{}",
+        story(&events)
+    );
+    let answers = claims(&events);
+    assert!(answers[2].contains("that one"), "{answers:?}");
+    // What is settled cannot be verified again.
+    assert_eq!(verify(&["1"]).await.code, 1);
 }

@@ -256,6 +256,20 @@ pub(crate) struct QuestionView {
     pub(crate) todo_id: Option<u32>,
 }
 
+impl QuestionView {
+    /// The command that answers it.
+    pub(crate) fn answered_by(&self, session_id: &str) -> String {
+        match self.todo_id {
+            Some(todo) => format!(
+                "compyctl session verify {session_id} {todo} [--note TEXT] | --reject REASON"
+            ),
+            None => {
+                format!("compyctl session answer {session_id} --yes | --no [--text WORDS]")
+            }
+        }
+    }
+}
+
 /// The daemon's proof in JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct ProofView {

@@ -8,6 +8,7 @@ mod pause;
 mod resume;
 mod rollback;
 mod show;
+mod verify;
 mod watch;
 
 use clap::Subcommand;
@@ -43,6 +44,8 @@ pub(crate) enum SessionVerb {
     Cancel(cancel::CancelArguments),
     /// Answers what a session waits for
     Answer(answer::AnswerArguments),
+    /// Verifies a todo that the daemon cannot check, or rejects it with a reason
+    Verify(verify::VerifyArguments),
 }
 
 impl SessionVerb {
@@ -57,6 +60,7 @@ impl SessionVerb {
             SessionVerb::Pause(arguments) => arguments.run(context).await,
             SessionVerb::Cancel(arguments) => arguments.run(context).await,
             SessionVerb::Answer(arguments) => arguments.run(context).await,
+            SessionVerb::Verify(arguments) => arguments.run(context).await,
         }
     }
 }

@@ -115,10 +115,7 @@ fn detail(session: &SessionView) -> String {
             "waits for a person",
             [
                 question.text.clone(),
-                format!(
-                    "answer: compyctl session answer {} --yes | --no [--text WORDS]",
-                    session.id
-                ),
+                format!("answer: {}", question.answered_by(&session.id)),
             ],
         );
     }

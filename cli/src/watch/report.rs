@@ -58,10 +58,8 @@ fn next_steps(session: &SessionView, exit: Exit) -> Vec<String> {
         "waiting" => {
             if let Some(question) = &session.question {
                 lines.push(format!("it asks: {}", question.text));
+                lines.push(format!("  answer:  {}", question.answered_by(id)));
             }
-            lines.push(format!(
-                "  answer:  compyctl session answer {id} --yes | --no [--text WORDS]"
-            ));
         }
         "paused" | "interrupted" => lines.push(format!("  go on:   compyctl session resume {id}")),
         _ => {}
