@@ -26,6 +26,7 @@ mod metrics;
 mod model_http;
 mod model_trouble;
 mod overlays;
+mod proof;
 mod prune;
 mod published_library;
 mod random_chain;
