@@ -1,6 +1,7 @@
 //! Figures of the real daemon beside what a user would otherwise do, measured
 //! in the same run, turn by turn. No test fails by them.
 
+pub mod context;
 pub mod create;
 pub mod edits;
 pub mod exec;
@@ -8,6 +9,7 @@ pub mod idle;
 pub mod memory;
 pub mod proof;
 pub mod snapshots;
+pub mod steps;
 pub mod store;
 pub mod streams;
 pub mod tunnel;

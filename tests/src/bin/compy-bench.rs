@@ -15,13 +15,15 @@ use compyd_tests::{
     world::World,
 };
 
-const GROUPS: [&str; 10] = [
+const GROUPS: [&str; 12] = [
     "edits",
+    "context",
     "memory",
     "idle",
     "exec",
     "streams",
     "create",
+    "steps",
     "store",
     "tunnel",
     "snapshots",
@@ -60,8 +62,18 @@ async fn main() -> anyhow::Result<ExitCode> {
             bench::edits::measure(&mut report);
             continue;
         }
+        if group == "context" {
+            bench::context::measure(&mut report);
+            continue;
+        }
         let own = World::own_address();
         let mut options = Options::default();
+        let provider = (group == "steps").then(bench::steps::Provider::start);
+        if let Some(provider) = &provider {
+            options = options
+                .set("model.openai_base_url", provider.base_url())
+                .env("OPENAI_API_KEY", "none");
+        }
         if let Some(own) = own {
             options = options.set("egress.allow_networks", own.to_string());
         }
@@ -80,6 +92,11 @@ async fn main() -> anyhow::Result<ExitCode> {
                 None => eprintln!("tunnel: this machine has no address but loopback"),
             },
             "proof" => bench::proof::measure(&field, &mut report).await,
+            "steps" => {
+                if let Some(provider) = &provider {
+                    bench::steps::measure(&field, provider, &mut report).await;
+                }
+            }
             _ => bench::snapshots::measure(&field, &mut report).await,
         }
     }

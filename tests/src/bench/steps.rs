@@ -1,0 +1,215 @@
+//! What a step costs beside the model: the daemon's own part of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use compyd_proto::v1::Workflow;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Better, Field, Measured, Report};
+use crate::{repository::Repository, sessions::request};
+
+/// Sessions that work at once.
+const MANY: usize = 20;
+/// Steps of a session; a stage takes 80 that act.
+const STEPS: usize = 70;
+/// How long the model thinks: a quick one, so that the daemon has much to do.
+const THINKING: Duration = Duration::from_millis(250);
+
+/// A provider on this machine whose replies read one line of a file, and who
+/// measures what passes between a reply and the next request of a session.
+#[derive(Clone)]
+pub struct Provider {
+    port: u16,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// For each session: its requests, and when it had its last reply.
+    sessions: HashMap<String, (usize, Instant)>,
+    between_ms: Vec<f64>,
+}
+
+impl Provider {
+    /// Serves on a thread of its own until the program ends.
+    ///
+    /// # Panics
+    /// When this machine has no port left.
+    #[must_use]
+    pub fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let seen = Arc::<Mutex<Seen>>::default();
+        let provider = Self { port, seen };
+        let serving = provider.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime can be made");
+            runtime.block_on(serving.serve(listener));
+        });
+        provider
+    }
+
+    /// Where it is, as `model.openai_base_url` has it.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://127.0.0.1:{}/v1", self.port)
+    }
+
+    async fn serve(self, listener: std::net::TcpListener) {
+        listener.set_nonblocking(true).expect("sockets can");
+        let listener = TcpListener::from_std(listener).expect("it is bound");
+        while let Ok((connection, _)) = listener.accept().await {
+            let provider = self.clone();
+            tokio::spawn(async move { provider.answer_all(connection).await });
+        }
+    }
+
+    /// Answers what comes over one connection, until it is closed.
+    async fn answer_all(self, connection: TcpStream) -> std::io::Result<()> {
+        connection.set_nodelay(true)?;
+        let mut connection = BufReader::new(connection);
+        loop {
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if connection.read_line(&mut line).await? == 0 {
+                    return Ok(());
+                }
+                let line = line.trim().to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap_or(0);
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            connection.read_exact(&mut body).await?;
+            let asked_at = Instant::now();
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let model = body["model"].as_str().unwrap_or_default().to_owned();
+            let number = self.asked(&model, asked_at);
+            tokio::time::sleep(THINKING).await;
+            let reply = reply(number);
+            let reply = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{reply}",
+                reply.len()
+            );
+            connection.write_all(reply.as_bytes()).await?;
+            if let Some(session) = self.seen().sessions.get_mut(&model) {
+                session.1 = Instant::now();
+            }
+        }
+    }
+
+    /// Notes a request and gives its number.
+    fn asked(&self, model: &str, at: Instant) -> usize {
+        let mut seen = self.seen();
+        let Some((requests, replied_at)) = seen.sessions.get_mut(model) else {
+            seen.sessions.insert(model.to_owned(), (1, at));
+            return 0;
+        };
+        let (number, passed) = (*requests, at.duration_since(*replied_at));
+        *requests += 1;
+        seen.between_ms.push(passed.as_secs_f64() * 1e3);
+        number
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was measured since the last time.
+    fn take(&self) -> Vec<f64> {
+        std::mem::take(&mut *self.seen()).between_ms
+    }
+}
+
+/// A reply that asks for one line of a file, and after the last step for
+/// nothing.
+fn reply(number: usize) -> String {
+    let (delta, finish) = if number < STEPS {
+        let arguments =
+            json!({"path": "textkit/slug.py", "first_line": number + 1, "line_count": 1});
+        let function = json!({"name": "read_file", "arguments": arguments.to_string()});
+        let call = json!({"index": 0, "id": format!("call_{number}"), "type": "function", "function": function});
+        (
+            json!({"role": "assistant", "tool_calls": [call]}),
+            "tool_calls",
+        )
+    } else {
+        (
+            json!({"role": "assistant", "content": "That is all."}),
+            "stop",
+        )
+    };
+    let choice = json!([{"index": 0, "delta": delta, "finish_reason": finish}]);
+    let usage = json!({"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020});
+    format!(
+        "data: {}\n\ndata: {}\n\ndata: [DONE]\n\n",
+        json!({"choices": choice}),
+        json!({"choices": [], "usage": usage})
+    )
+}
+
+/// Measures steps of one session and of many, in a daemon that asks `provider`.
+pub async fn measure(field: &Field, provider: &Provider, report: &mut Report) {
+    let repository = Repository::sample(field.directory.join("textkit"));
+    for (count, name) in [
+        (1, "own part of a step, 1 session (it reads a line)"),
+        (MANY, "own part of a step, 20 sessions at once"),
+    ] {
+        let sessions: Vec<(String, String)> = (0..count)
+            .map(|index| {
+                (
+                    format!("step-{count}-{index}"),
+                    format!("openai:{count}-{index}"),
+                )
+            })
+            .collect();
+        for (workspace, _) in &sessions {
+            let daemon = &field.daemon;
+            daemon
+                .workspace(workspace, &["--repo", repository.arg()])
+                .await;
+        }
+        let _ = provider.take();
+        join_all(sessions.iter().map(async |(workspace, model)| {
+            let mut start = request(workspace, model);
+            if let Some(options) = &mut start.options {
+                options.workflow = Workflow::None.into();
+            }
+            let id = field.daemon.start_session(start).await;
+            field.daemon.rested(&id).await;
+        }))
+        .await;
+        let ours = provider.take();
+        assert!(ours.len() >= count * STEPS, "{} steps", ours.len());
+        for (workspace, _) in &sessions {
+            let delete = ["workspace", "delete", workspace, "--yes"];
+            let _ = field.daemon.compyctl(&delete).await.expect_code(0);
+        }
+        let measured = Measured {
+            name,
+            unit: "ms",
+            better: Better::Less,
+            ours,
+            theirs: Vec::new(),
+        };
+        report.add(measured, "p50 under 3, p99 under 10 ms", |ours, _| {
+            ours.p50 < 3.0 && ours.p99 < 10.0
+        });
+    }
+}
