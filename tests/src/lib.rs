@@ -15,6 +15,7 @@ pub mod exec;
 pub mod lossy;
 pub mod programs;
 pub mod published;
+pub mod recovery;
 pub mod repository;
 pub mod script;
 pub mod second_engine;
