@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long the daemon's own checks may take in these sessions.
-pub const CHECK_TIMEOUT: &str = "15s";
+pub const CHECK_TIMEOUT: &str = "60s";
 
 /// What has to come of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +51,9 @@ pub struct Outcome {
 
 /// Brings every fault about and gives each outcome to `each` as it comes.
 pub async fn bring_about(daemon: &Daemon, provider: &Provider, mut each: impl FnMut(Outcome)) {
-    commands::bring_about(daemon, &mut each).await;
     own_work::bring_about(daemon, &mut each).await;
     provider.bring_about(daemon, &mut each).await;
+    commands::bring_about(daemon, &mut each).await;
 }
 
 /// A workspace of its own for a repository with these files.
