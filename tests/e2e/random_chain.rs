@@ -122,7 +122,10 @@ async fn random_trees_are_the_same_after_every_step_of_the_chain() {
         skip::skip("the engine's volumes are not on this host");
         return;
     }
-    grow(work, &mut TestRunner::deterministic());
+    // It takes a while, and who is connected must go on answering.
+    let work = work.to_owned();
+    let grown = move || grow(&work, &mut TestRunner::deterministic());
+    tokio::task::spawn_blocking(grown).await.unwrap();
     // Files that change while they are read: a tree must be what it is all the
     // same, whichever moment of them it has.
     let writers = format!(
