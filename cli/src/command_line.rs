@@ -7,7 +7,9 @@ use compyd_proto::endpoint::default_socket_path;
 use crate::connection::{Daemon, DaemonEndpoint};
 use crate::exit::{EXIT_CODES_HELP, Exit, Failure};
 use crate::output::Format;
-use crate::{artifact, run, session, setup, snapshot, system, workspace};
+use crate::{
+    approval, artifact, audit, credential, policy, run, session, setup, snapshot, system, workspace,
+};
 
 /// Gives tasks to coding agents and looks after the machines they work in.
 #[derive(Debug, Parser)]
@@ -51,12 +53,24 @@ enum Noun {
     /// Setup files of repositories, `compy.toml`
     #[command(subcommand)]
     Setup(setup::SetupVerb),
+    /// What sessions wait for a person to approve
+    #[command(subcommand)]
+    Approval(approval::ApprovalVerb),
+    /// What sessions may do alone, ask for, or not do
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
     /// What workspaces were at one moment
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotVerb),
     /// What sessions leave behind
     #[command(subcommand)]
     Artifact(artifact::ArtifactVerb),
+    /// Who asked for what, what was done, what was decided
+    #[command(subcommand)]
+    Audit(audit::AuditVerb),
+    /// Keys and passwords that commands in workspaces may use
+    #[command(subcommand)]
+    Credential(credential::CredentialVerb),
     /// Removes everything that Compy made and nothing needs any more
     Gc(system::gc::GcArguments),
     /// Checks engine, images, disk and configuration, and says what to do
@@ -99,8 +113,12 @@ impl CommandLine {
             Noun::Run(arguments) => arguments.run(&context).await,
             Noun::Session(verb) => verb.run(&context).await,
             Noun::Setup(verb) => verb.run(&context).await,
+            Noun::Approval(verb) => verb.run(&context).await,
+            Noun::Policy(verb) => verb.run(&context).await,
             Noun::Snapshot(verb) => verb.run(&context).await,
             Noun::Artifact(verb) => verb.run(&context).await,
+            Noun::Audit(verb) => verb.run(&context).await,
+            Noun::Credential(verb) => verb.run(&context).await,
             Noun::Gc(arguments) => arguments.run(&context).await,
             Noun::Doctor => system::doctor::run(&context).await,
             Noun::Version => system::version::run(&context).await,
@@ -161,6 +179,17 @@ mod tests {
             ],
             vec!["compyctl", "workspace", "kill", "w", "id", "--tree"],
             vec!["compyctl", "workspace", "attach", "w"],
+            vec!["compyctl", "credential", "set", "npm"],
+            vec![
+                "compyctl",
+                "credential",
+                "set",
+                "npm",
+                "--global",
+                "--workspace",
+                "w",
+            ],
+            vec!["compyctl", "credential", "set", "npm", "value", "--global"],
             vec!["compyctl", "run"],
             vec!["compyctl", "run", "task"],
             vec!["compyctl", "run", "task", "--repo", ".", "--max-steps", "0"],

@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 
 use compyd_proto::link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES};
 use compyd_proto::v1::activity_service_client::ActivityServiceClient;
+use compyd_proto::v1::approval_service_client::ApprovalServiceClient;
 use compyd_proto::v1::artifact_service_client::ArtifactServiceClient;
+use compyd_proto::v1::audit_service_client::AuditServiceClient;
+use compyd_proto::v1::credential_service_client::CredentialServiceClient;
+use compyd_proto::v1::policy_service_client::PolicyServiceClient;
 use compyd_proto::v1::session_service_client::SessionServiceClient;
 use compyd_proto::v1::setup_service_client::SetupServiceClient;
 use compyd_proto::v1::snapshot_service_client::SnapshotServiceClient;
@@ -113,6 +117,18 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn approvals(&self) -> ApprovalServiceClient<Channel> {
+        ApprovalServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn policies(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
     pub(crate) fn workspaces(&self) -> WorkspaceServiceClient<Channel> {
         WorkspaceServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -145,6 +161,16 @@ impl Daemon {
         ArtifactServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
+        CredentialServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn system(&self) -> SystemServiceClient<Channel> {

@@ -2,11 +2,15 @@
 //! verb, turns its outcome into an exit code. Talks `compy.v1` and nothing
 //! else; knows nothing of the daemon's insides.
 
+mod approval;
 mod artifact;
+mod audit;
 mod command_line;
 mod connection;
+mod credential;
 mod exit;
 mod output;
+mod policy;
 mod run;
 mod session;
 mod setup;

@@ -74,6 +74,21 @@ pub(crate) fn ask(question: &str) -> io::Result<Option<String>> {
     Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
+/// Asks as [`ask`] does, without showing what is typed. Blocks.
+pub(crate) fn ask_unseen(question: &str) -> io::Result<Option<String>> {
+    use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+    let before = tcgetattr(io::stdin())?;
+    let mut unseen = before.clone();
+    unseen.local_flags.remove(LocalFlags::ECHO);
+    tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &unseen)?;
+    let answer = ask(question);
+    let restored = tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &before);
+    // The line end that was typed was not shown either.
+    eprintln!();
+    restored?;
+    answer
+}
+
 /// Asks for a yes before something is lost; `instead` is the command line that
 /// needs none.
 pub(crate) fn confirmed(question: &str, instead: &str) -> Result<bool, Failure> {

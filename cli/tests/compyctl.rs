@@ -320,6 +320,7 @@ async fn run_exits_by_the_sessions_end_and_only_verified_is_0() {
                 id: "q".into(),
                 text: "is it good?".into(),
                 todo_id: 1,
+                approval: None,
             });
         }
         daemon.set_session(ended);
@@ -458,6 +459,7 @@ async fn a_todo_is_verified_or_rejected_only_when_it_is_asked_about() {
             id: "q7".to_owned(),
             text: "Do you accept it?".to_owned(),
             todo_id: 2,
+            approval: None,
         }),
         ..session(SessionState::Waiting)
     });

@@ -30,12 +30,14 @@ use crate::adapters::forge::lossy::LossyForge;
 use crate::{
     adapters::{
         agent::{LinkHub, LinkHubOptions},
+        audit::{AuditOptions, FileAudit},
         blobs::FileBlobs,
         chunks::FileChunks,
         clock::SystemClock,
         disk_space,
         docker::{DockerImages, DockerOptions, DockerRuntime},
         forge::local::LocalForge,
+        master_key::{MasterKeySource, SystemMasterKey},
         model,
         sled::{SledOptions, SledStore},
         world::SystemWorld,
@@ -43,7 +45,10 @@ use crate::{
     api::{
         grpc::{
             activity::ActivityApi,
+            approval::ApprovalApi,
             artifact::ArtifactApi,
+            credential::CredentialApi,
+            policy::PolicyApi,
             requests::Requests,
             server::{self, Services},
             session::{SessionApi, SessionDefaults},
@@ -54,10 +59,12 @@ use crate::{
         },
         metrics,
     },
-    config::Settings,
+    config::{KeySource, Settings},
+    domain::audit::Kind,
     domain::recovery::{Catalogue, CatalogueError},
     domain::session::options::SessionLimits,
     ports::{
+        audit::AuditError,
         blobs::{BlobError, BlobPort},
         chunks::{ChunkError, ChunkPort},
         clock::ClockPort,
@@ -69,8 +76,10 @@ use crate::{
     },
     service::{
         artifacts::Artifacts,
+        audit::Audit,
         ci::LocalCi,
         commands::Commands,
+        credentials::{CredentialError, Credentials, Lost},
         doctor::{Doctor, Keys, Subjects},
         egress::{Egress, EgressOptions},
         events::record_connections,
@@ -78,8 +87,12 @@ use crate::{
         git::BundleSpace,
         idle::stop_idle_workspaces,
         observation::{Observation, Watched},
+        policies::{Policies, PoliciesError},
         proof::Prover,
-        sessions::{ModelFactory, Patience, SessionError, SessionSettings, Sessions, World},
+        redaction::Redactions,
+        sessions::{
+            Gatekeeper, ModelFactory, Patience, SessionError, SessionSettings, Sessions, World,
+        },
         snapshots::{Snapshots, SnapshotsOptions, archive::Archives},
         stats::Stats,
         workspaces::{
@@ -122,6 +135,13 @@ pub enum AppError {
     /// The content of snapshots cannot be opened.
     #[error(transparent)]
     Chunks(#[from] ChunkError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The stored credentials cannot be opened, so that nothing could be kept from
+    /// showing them.
+    #[error("cannot open the stored credentials: {0}")]
+    Credentials(#[from] CredentialError),
     /// Sessions of the past cannot be listed.
     #[error("cannot bring sessions back: {0}")]
     Sessions(#[from] SessionError),
@@ -136,6 +156,9 @@ pub enum AppError {
     /// The failures in it cannot be used.
     #[error("{0}; mend it in the file that recovery.patterns_file names")]
     Catalogue(#[from] CatalogueError),
+    /// The policy file cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PoliciesError),
     /// Serving failed.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
@@ -151,6 +174,7 @@ pub struct Prepared {
     lock: DataDirLock,
     sockets: Vec<BoundSocket>,
     metrics: Option<TcpListener>,
+    redactions: Redactions,
 }
 
 impl Prepared {
@@ -173,7 +197,16 @@ impl Prepared {
             lock,
             sockets,
             metrics,
+            redactions: Redactions::default(),
         })
+    }
+
+    /// With redactions that somebody else uses as well, as the logs do: the daemon
+    /// tells them of its credentials.
+    #[must_use]
+    pub fn with_redactions(mut self, redactions: Redactions) -> Self {
+        self.redactions = redactions;
+        self
     }
 
     /// Where clients are served, with the ports that the kernel chose.
@@ -188,8 +221,11 @@ struct Parts {
     store: Arc<SledStore>,
     blobs: Arc<FileBlobs>,
     chunks: Arc<dyn ChunkPort>,
+    audit: Audit,
     runtime: Arc<DockerRuntime>,
     clock: Arc<dyn ClockPort>,
+    credentials: Credentials,
+    redactions: Redactions,
     /// Work that outlives its request; waited for at shutdown.
     tasks: TaskTracker,
     /// Told at shutdown; whoever works stops at the next safe point.
@@ -208,13 +244,27 @@ pub async fn run(
     for warning in &settings.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    let parts = open(&settings).await?;
+    let parts = open(&settings, prepared.redactions.clone()).await?;
     let addresses = prepared.addresses();
     let Prepared {
         lock,
         sockets,
         metrics,
+        redactions: _,
     } = prepared;
+    // What is on record from now on was done by this daemon.
+    let started = parts.audit.entry(Kind::Daemon, "daemon");
+    let started = started
+        .with("event", "started")
+        .with("version", env!("CARGO_PKG_VERSION"))
+        .with("pid", std::process::id())
+        .with("listen", addresses.clone());
+    match parts.audit.record_durably(started).await {
+        Err(error) if !error.is_disk_full() => return Err(error.into()),
+        // It is refused later what may not be done without a record.
+        Err(error) => tracing::warn!(%error, "the start is not on record"),
+        Ok(_) => {}
+    }
     let (services, observation) = services(&settings, &parts).await?;
     if let Some(listener) = metrics {
         // On cancel: what is being told is cut.
@@ -251,6 +301,9 @@ pub async fn run(
     // The sockets' files go before the lock, so that the next daemon never
     // removes ours or finds ours in its way.
     drop(guards);
+    let stopped = parts.audit.entry(Kind::Daemon, "daemon");
+    parts.audit.record(stopped.with("event", "stopped"));
+    parts.audit.log().close().await;
     parts.store.close().await;
     drop(lock);
     tracing::info!("compyd has stopped");
@@ -287,7 +340,7 @@ async fn drain(
     serving.await
 }
 
-async fn open(settings: &Settings) -> Result<Parts, AppError> {
+async fn open(settings: &Settings, redactions: Redactions) -> Result<Parts, AppError> {
     let low_water_bytes = settings.disk.low_water_bytes;
     let store = SledOptions {
         low_water_bytes,
@@ -309,23 +362,57 @@ async fn open(settings: &Settings) -> Result<Parts, AppError> {
         }
     }
     make_private_dir(&scratch)?;
+    let clock: Arc<dyn ClockPort> = Arc::new(SystemClock);
+    let audit = AuditOptions::below(&settings.data_dir, low_water_bytes, clock.clone());
     let opened = tokio::task::spawn_blocking(move || -> Result<_, AppError> {
         Ok((
             SledStore::open(store)?,
             FileBlobs::open(blobs, low_water_bytes)?,
             FileChunks::open(chunks, low_water_bytes)?,
+            FileAudit::open(audit)?,
         ))
     });
-    let (store, blobs, chunks) = opened.await.map_err(AppError::Bug)??;
+    let (store, blobs, chunks, audit) = opened.await.map_err(AppError::Bug)??;
+    let (store, clock) = (Arc::new(store), Arc::new(SystemClock));
+    let told = redactions.clone();
+    // For tests that show what would be found.
+    #[cfg(feature = "test-util")]
+    let told = match settings.data_dir.join("redaction-off").exists() {
+        true => Redactions::default(),
+        false => told,
+    };
+    let audit = Audit::new(Arc::new(audit), clock.clone(), redactions.clone());
+    let credentials = Credentials::open(
+        store.clone(),
+        Arc::new(SystemMasterKey::new(key_source(settings))),
+        clock.clone(),
+        audit.clone(),
+        told,
+        match settings.credentials.forget_lost {
+            true => Lost::Forget,
+            false => Lost::Refuse,
+        },
+    );
     Ok(Parts {
-        store: Arc::new(store),
+        credentials: credentials.await?,
+        redactions,
+        store,
         blobs: Arc::new(blobs),
         chunks: Arc::new(chunks),
+        audit,
         runtime: Arc::new(runtime),
-        clock: Arc::new(SystemClock),
+        clock,
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
     })
+}
+
+fn key_source(settings: &Settings) -> MasterKeySource {
+    match settings.credentials.key.clone() {
+        KeySource::File(file) => MasterKeySource::File(file),
+        KeySource::Given(text) => MasterKeySource::Given(text),
+        KeySource::Command(argv) => MasterKeySource::Command(argv),
+    }
 }
 
 /// Every service, from the parts; what runs by itself is started.
@@ -337,6 +424,12 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
     parts.tasks.spawn(forget_requests(remembering, stop));
     let (tunnels, links) = tokio::sync::mpsc::channel(LINKS_WAITING);
     let workspaces = workspaces(settings, parts, tunnels).await?;
+    workspaces.events().set_audit(parts.audit.clone());
+    let (audit, upkeep, stop) = (parts.audit.clone(), settings.audit, parts.stop.clone());
+    // On cancel: what is due is done by the next start.
+    parts
+        .tasks
+        .spawn(async move { audit.run_upkeep(upkeep, stop).await });
     let egress = Egress::new(
         EgressOptions {
             allow_networks: settings.egress.allow_networks.clone(),
@@ -347,6 +440,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
         parts.clock.clone(),
         parts.tasks.clone(),
     );
+    egress.set_audit(parts.audit.clone());
     let (gateway, stop) = (egress.clone(), parts.stop.clone());
     parts
         .tasks
@@ -390,7 +484,14 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
         .spawn(async move { collector.run_collector(gc.every, gc.grace, stop).await });
 
     let catalogue = Arc::new(catalogue(settings)?);
-    let sessions = sessions(settings, catalogue, parts, &workspaces);
+    let policies = Policies::open(settings.session.policy_file.clone())?;
+    let (watched, audit, stop) = (policies.clone(), parts.audit.clone(), parts.stop.clone());
+    // On cancel: nothing is under way that matters.
+    parts
+        .tasks
+        .spawn(async move { watched.reload_when_changed(audit, stop).await });
+    let gatekeeper = Gatekeeper::new(policies.clone());
+    let sessions = sessions(settings, catalogue, gatekeeper, parts, &workspaces);
     workspaces.set_users(Arc::new(sessions.clone()));
     sessions.resume_all().await?;
 
@@ -410,13 +511,27 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
         default_image: settings.workspace.image.clone(),
     };
     let services = Services {
+        audit: parts.audit.clone(),
         system: SystemApi::new(
             info,
             Arc::new(doctor_of(settings, parts.runtime.clone())),
             garbage,
             requests.clone(),
         ),
+        approval: ApprovalApi::new(
+            sessions.clone(),
+            requests.clone(),
+            parts.tasks.clone(),
+            parts.stop.clone(),
+        ),
         artifact: ArtifactApi::new(store.clone(), blobs),
+        policy: PolicyApi::new(policies),
+        credential: CredentialApi::new(
+            parts.credentials.clone(),
+            workspaces.clone(),
+            parts.clock.clone(),
+            requests.clone(),
+        ),
         setup: SetupApi::new(workspaces.clone(), requests.clone()),
         snapshot: SnapshotApi::new(
             snapshots.clone(),
@@ -451,7 +566,9 @@ fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Sna
         #[cfg(feature = "test-util")]
         hold_file: Some(settings.data_dir.join("hold")),
     };
-    Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options)
+    let snapshots = Snapshots::new(workspaces.clone(), runtime, parts.chunks.clone(), options);
+    snapshots.set_redactions(parts.redactions.clone());
+    snapshots
 }
 
 fn archives(settings: &Settings, parts: &Parts, snapshots: Snapshots) -> Archives {
@@ -495,6 +612,7 @@ async fn workspaces(
         LinkHubOptions {
             dir: settings.data_dir.join("links"),
             environment,
+            secrets: Some(Arc::new(parts.credentials.clone())),
             spool: settings.exec,
             tunnels: Some(tunnels),
         },
@@ -508,6 +626,7 @@ async fn workspaces(
         idle_stop: settings.workspace.idle_stop,
         extra_ca_file,
         default_egress: settings.egress.default.clone(),
+        redactions: parts.redactions.clone(),
         git: GitSourceOptions {
             scratch_dir: Some(settings.data_dir.join("scratch")),
             allow_file_urls: settings.repository.allow_file_urls,
@@ -544,11 +663,13 @@ fn catalogue(settings: &Settings) -> Result<Catalogue, AppError> {
 fn sessions(
     settings: &Settings,
     catalogue: Arc<Catalogue>,
+    gatekeeper: Gatekeeper,
     parts: &Parts,
     workspaces: &Workspaces,
 ) -> Sessions {
     let store: Arc<dyn StorePort> = parts.store.clone();
-    let artifacts = Artifacts::new(store.clone(), parts.blobs.clone(), parts.clock.clone());
+    let artifacts = Artifacts::new(store.clone(), parts.blobs.clone(), parts.clock.clone())
+        .with_redactions(parts.redactions.clone());
     let commands = Commands::new(Arc::new(workspaces.clone()), artifacts)
         .with_check_timeout(settings.session.check_timeout);
     let forge: Arc<dyn ForgePort> = Arc::new(LocalForge::new(
@@ -572,11 +693,13 @@ fn sessions(
         ci: LocalCi::new(commands, forge, bundles.clone()),
         bundles,
         catalogue,
+        audit: parts.audit.clone(),
+        gatekeeper,
     };
     Sessions::new(
         parts.clock.clone(),
         world,
-        model_factory(settings),
+        model_factory(settings, parts.redactions.clone()),
         SessionSettings {
             of_a_day: settings.budget.of_a_day,
             patience: Patience {
@@ -611,7 +734,7 @@ fn session_defaults(settings: &Settings) -> SessionDefaults {
 }
 
 /// Models are made once for each session, and recorded in a file of its own.
-fn model_factory(settings: &Settings) -> ModelFactory {
+fn model_factory(settings: &Settings, redactions: Redactions) -> ModelFactory {
     let ours = settings.model.clone();
     let mut base = model::ModelSettings {
         openai_base_url: ours.openai_base_url,
@@ -620,6 +743,9 @@ fn model_factory(settings: &Settings) -> ModelFactory {
         anthropic_api_key: ours.anthropic_api_key,
         idle_timeout: ours.idle_timeout,
         extra_ca_file: settings.workspace.extra_ca_file.clone(),
+        stored: model::StoredCredentials::new(move |text| {
+            redactions.current().text(text).into_owned()
+        }),
         ..model::ModelSettings::default()
     };
     base.retry.max_tries = ours.retries + 1;

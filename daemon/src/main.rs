@@ -9,6 +9,7 @@ use compyd::{
     app::{self, Prepared, logs, report, signals},
     arguments::{Arguments, Command},
     config::{self, Settings, Surroundings},
+    service::redaction::Redactions,
 };
 
 fn main() -> ExitCode {
@@ -48,9 +49,10 @@ async fn start(settings: Settings, command: Option<Command>) -> anyhow::Result<E
         print!("{}", report::table(&checks));
         return Ok(report::exit_code(&checks));
     }
-    logs::install(&settings.log);
+    let redactions = Redactions::default();
+    logs::install(&settings.log, redactions.clone());
     let shutdown = signals::shutdown().context("cannot listen for signals")?;
-    let prepared = Prepared::new(&settings).await?;
+    let prepared = Prepared::new(&settings).await?.with_redactions(redactions);
     app::run(settings, prepared, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

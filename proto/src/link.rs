@@ -48,6 +48,8 @@ pub const LINK_SOCKET: &str = "/run/compy/link/daemon.sock";
 pub const AGENT_DIR: &str = "/.compy";
 /// The agent's binary in that volume.
 pub const AGENT_BINARY: &str = "/.compy/compy-agent";
+/// Where commands find files with credentials, on a tmpfs.
+pub const SECRETS_DIR: &str = "/run/compy/secrets";
 /// The volume that holds exec spools and receipts.
 pub const STATE_DIR: &str = "/var/lib/compy";
 /// The volume that holds the repositories.

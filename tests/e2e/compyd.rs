@@ -8,7 +8,7 @@ use compyd_proto::v1::{
 };
 use compyd_tests::{
     daemon::{Daemon, Options},
-    repository::{Repository, sample_script},
+    repository::sample_script,
     script::Script,
     sessions::request,
 };
@@ -97,11 +97,9 @@ async fn health_and_reflection_answer() {
 
 #[tokio::test]
 async fn sigterm_drains_and_leaves_sessions_to_go_on() {
-    let Some(mut daemon) = Daemon::start(Options::default()).await else {
+    let Some(mut daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
-    let repository = Repository::sample(daemon.directory().join("textkit"));
-    daemon.workspace("w", &["--repo", repository.arg()]).await;
     let model = Script::load(&sample_script())
         .slowed(400)
         .write(daemon.directory());

@@ -9,19 +9,12 @@ use compyd_proto::v1::{
 };
 use compyd_tests::{
     daemon::{Daemon, Options},
-    repository::{Repository, sample_script},
+    repository::sample_script,
     request_id,
     script::{Script, call},
     sessions::{request, story},
 };
 use serde_json::json;
-
-async fn prepared() -> Option<Daemon> {
-    let daemon = Daemon::start(Options::default()).await?;
-    let repository = Repository::sample(daemon.directory().join("textkit"));
-    daemon.workspace("w", &["--repo", repository.arg()]).await;
-    Some(daemon)
-}
 
 async fn pause(daemon: &Daemon, id: &str) {
     let pause = PauseSessionRequest {
@@ -43,7 +36,7 @@ async fn states(daemon: &Daemon, state: SessionState) -> Vec<String> {
 
 #[tokio::test]
 async fn a_paused_session_stands_still_over_a_restart_and_goes_on() {
-    let Some(mut daemon) = prepared().await else {
+    let Some(mut daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let model = Script::load(&sample_script())
@@ -77,17 +70,16 @@ async fn a_paused_session_stands_still_over_a_restart_and_goes_on() {
     let code = daemon.compyctl(&["session", "watch", &id]).await.code;
     assert_eq!(code, 4, "a person is needed");
     daemon.resume(&id).await;
-    assert_eq!(daemon.rested(&id).await.state(), SessionState::Verified);
+    daemon.verified(&id).await;
 }
 
 #[tokio::test]
 async fn a_cancelled_session_ends_what_it_runs_and_stays_ended() {
-    let Some(daemon) = prepared().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let script = Script::new().tool("run_command", json!({"command": "sleep 1234"}));
-    let model = script.write(daemon.directory());
-    let id = daemon.start_session(request("w", &model)).await;
+    let id = daemon.play(&script).await;
     daemon
         .event_when(&id, "the command", |event| {
             matches!(&event.event, Some(Event::ToolStarted(_)))
@@ -124,12 +116,12 @@ async fn a_cancelled_session_ends_what_it_runs_and_stays_ended() {
     // Its repository is free for the next one.
     let model = format!("scripted:{}", sample_script().display());
     let next = daemon.start_session(request("w", &model)).await;
-    assert_eq!(daemon.rested(&next).await.state(), SessionState::Verified);
+    daemon.verified(&next).await;
 }
 
 #[tokio::test]
 async fn a_person_verifies_when_the_session_says_so() {
-    let Some(daemon) = prepared().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let model = Script::load(&sample_script());
@@ -183,14 +175,8 @@ async fn a_person_verifies_when_the_session_says_so() {
         .compyctl(&["session", "answer", &id, "--yes", "--text", "fine"])
         .await
         .expect_code(0);
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
+    let events = daemon.verified(&id).await;
+    let session = daemon.session(&id).await;
     assert_eq!(session.todos[0].state(), TodoState::Verified);
     let told = events.iter().any(|event| {
         matches!(&event.event, Some(Event::ToolEnded(ended))
@@ -205,7 +191,7 @@ async fn a_person_verifies_when_the_session_says_so() {
 
 #[tokio::test]
 async fn watching_from_any_number_misses_nothing_and_repeats_nothing() {
-    let Some(daemon) = prepared().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let model = format!("scripted:{}", sample_script().display());
@@ -247,7 +233,7 @@ async fn watching_from_any_number_misses_nothing_and_repeats_nothing() {
 
 #[tokio::test]
 async fn a_todo_that_nothing_can_check_is_verified_by_a_person_who_sees_its_evidence() {
-    let Some(daemon) = prepared().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let claim = |evidence: &str| call("todo_claim", json!({"id": 1, "evidence": evidence}));
@@ -320,14 +306,7 @@ async fn a_todo_that_nothing_can_check_is_verified_by_a_person_who_sees_its_evid
     );
 
     let _ = verify(&["1", "--note", "that one"]).await.expect_code(0);
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
+    let events = daemon.verified(&id).await;
     let answers = claims(&events);
     assert!(answers[2].contains("that one"), "{answers:?}");
     // What is settled cannot be verified again.

@@ -6,11 +6,14 @@
 
 #![allow(clippy::unwrap_used)] // Every line of this crate is a test.
 
+mod approvals;
 mod archives;
 mod arrows;
+mod audit;
 mod cheats;
 mod compyd;
 mod control;
+mod credentials;
 mod diff;
 mod disk;
 mod durability;

@@ -68,7 +68,7 @@ async fn the_main_job_over_http(dialect: WireDialect) {
         .await;
     let scripted = format!("scripted:{}", sample_script().display());
     let again = daemon.start_session(request("again", &scripted)).await;
-    assert_eq!(daemon.rested(&again).await.state(), SessionState::Verified);
+    daemon.verified(&again).await;
     assert_eq!(outline(&events), outline(&daemon.events(&again, 0).await));
 }
 

@@ -1,21 +1,14 @@
 //! Sessions that fail, turn in circles, or find their machine broken; and edits
 //! that land whole or not at all.
 
-use compyd_proto::v1::{SessionEvent, SessionState, ToolEnded, Workflow, session_event::Event};
+use compyd_proto::v1::{SessionState, Workflow, session_event::Event};
 use compyd_tests::{
     daemon::{Daemon, Options},
-    repository::{Repository, sample_script},
+    repository::sample_script,
     script::{Script, call},
-    sessions::{request, story},
+    sessions::{request, story, tools_ended},
 };
 use serde_json::{Value, json};
-
-async fn daemon() -> Option<Daemon> {
-    let daemon = Daemon::start(Options::default()).await?;
-    let repository = Repository::sample(daemon.directory().join("textkit"));
-    daemon.workspace("w", &["--repo", repository.arg()]).await;
-    Some(daemon)
-}
 
 fn turn(tool: &str, arguments: Value) -> Value {
     json!({"tool_calls": [call(tool, arguments)]})
@@ -31,19 +24,9 @@ fn before_the_sample(turns: impl IntoIterator<Item = Value>) -> Script {
         })
 }
 
-fn ended(events: &[SessionEvent]) -> Vec<&ToolEnded> {
-    events
-        .iter()
-        .filter_map(|event| match &event.event {
-            Some(Event::ToolEnded(ended)) => Some(ended),
-            _ => None,
-        })
-        .collect()
-}
-
 #[tokio::test]
 async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
-    let Some(daemon) = daemon().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let run = |command: &str| turn("run_command", json!({"command": command}));
@@ -62,9 +45,7 @@ async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
         .chain([run("no-such-program --help")])
         .chain(again("ls /nowhere"));
     let script = before_the_sample(turns);
-    let id = daemon
-        .start_session(request("w", &script.write(daemon.directory())))
-        .await;
+    let id = daemon.play(&script).await;
     let session = daemon.rested(&id).await;
     let events = daemon.events(&id, 0).await;
     assert_eq!(session.state(), SessionState::Waiting, "{}", story(&events));
@@ -73,7 +54,7 @@ async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
         question.contains("turns in circles") && question.contains("/nowhere"),
         "{question}"
     );
-    let tools = ended(&events);
+    let tools = tools_ended(&events);
     assert!(
         tools[0].content.contains("[COMMAND_NOT_FOUND: "),
         "{}",
@@ -97,14 +78,7 @@ async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
         .compyctl(&["session", "answer", &id, "--yes", "--text", words])
         .await
         .expect_code(0);
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
+    let events = daemon.verified(&id).await;
     let told = events.iter().any(|event| match &event.event {
         Some(Event::MessageAdded(said)) => said.from_person && said.text.contains(words),
         _ => false,
@@ -114,7 +88,7 @@ async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
 
 #[tokio::test]
 async fn a_broken_machine_is_reported_and_waits_for_a_person() {
-    let Some(daemon) = daemon().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let report = |blocking: bool| {
@@ -124,9 +98,7 @@ async fn a_broken_machine_is_reported_and_waits_for_a_person() {
         )
     };
     let script = before_the_sample([report(false), report(true)]);
-    let id = daemon
-        .start_session(request("w", &script.write(daemon.directory())))
-        .await;
+    let id = daemon.play(&script).await;
     let session = daemon.rested(&id).await;
     assert_eq!(session.state(), SessionState::Waiting, "{session:?}");
     let question = session.question.unwrap().text;
@@ -138,15 +110,8 @@ async fn a_broken_machine_is_reported_and_waits_for_a_person() {
         .compyctl(&["session", "answer", &id, "--yes", "--text", "go on without"])
         .await
         .expect_code(0);
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
-    let tools = ended(&events);
+    let events = daemon.verified(&id).await;
+    let tools = tools_ended(&events);
     assert!(
         tools[0].content.contains("Recorded"),
         "{}",
@@ -161,7 +126,7 @@ async fn a_broken_machine_is_reported_and_waits_for_a_person() {
 
 #[tokio::test]
 async fn a_patch_of_several_files_lands_whole_or_not_at_all() {
-    let Some(daemon) = daemon().await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
     let patch = |lines: &str| {
@@ -201,7 +166,7 @@ async fn a_patch_of_several_files_lands_whole_or_not_at_all() {
     let id = daemon.start_session(start).await;
     daemon.rested(&id).await;
     let events = daemon.events(&id, 0).await;
-    let tools = ended(&events);
+    let tools = tools_ended(&events);
     let said: Vec<&str> = tools.iter().map(|ended| ended.content.as_str()).collect();
     let [_, _, made, refused, shape, moved, mended] = said[..] else {
         panic!("{}", story(&events));

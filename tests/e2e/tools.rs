@@ -1,12 +1,11 @@
 //! Tools that misbehave inside a session: what the model sees stays small, what
 //! they wrote is kept, and the session goes on.
 
-use compyd_proto::v1::{SessionState, ToolEnded, ToolOutcome, session_event::Event};
+use compyd_proto::v1::{ToolEnded, ToolOutcome, session_event::Event};
 use compyd_tests::{
     daemon::{Daemon, Options},
     repository::{Repository, sample_script},
     script::{Script, call},
-    sessions::{request, story},
 };
 use serde_json::json;
 
@@ -14,11 +13,9 @@ const HUGE_BYTES: u64 = 200 * 1000 * 1000;
 
 #[tokio::test]
 async fn tools_that_misbehave_cost_the_session_nothing() {
-    let Some(daemon) = Daemon::start(Options::default()).await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
-    let repository = Repository::sample(daemon.directory().join("textkit"));
-    daemon.workspace("w", &["--repo", repository.arg()]).await;
     let run = |command: &str, timeout_s: u64| {
         call(
             "run_command",
@@ -38,17 +35,8 @@ async fn tools_that_misbehave_cost_the_session_nothing() {
         run("kill -9 $$", 10),
     ]});
     let script = Script::load(&sample_script()).before_turn(0, odd);
-    let id = daemon
-        .start_session(request("w", &script.write(daemon.directory())))
-        .await;
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
+    let id = daemon.play(&script).await;
+    let events = daemon.verified(&id).await;
     let ended: Vec<&ToolEnded> = events
         .iter()
         .filter_map(|event| match &event.event {
@@ -129,17 +117,8 @@ async fn paths_that_lead_out_or_nowhere_are_refused_by_name() {
         read("../../etc/passwd"), read("out/passwd"), read("missing.py"), read("blob.bin"), read("textkit"),
     ]});
     let script = Script::load(&sample_script()).before_turn(0, odd);
-    let id = daemon
-        .start_session(request("w", &script.write(daemon.directory())))
-        .await;
-    let session = daemon.rested(&id).await;
-    let events = daemon.events(&id, 0).await;
-    assert_eq!(
-        session.state(),
-        SessionState::Verified,
-        "{}",
-        story(&events)
-    );
+    let id = daemon.play(&script).await;
+    let events = daemon.verified(&id).await;
     let answers: Vec<(ToolOutcome, &str)> = events
         .iter()
         .filter_map(|event| match &event.event {

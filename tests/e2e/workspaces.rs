@@ -677,11 +677,9 @@ async fn workspaces_are_adopted_when_the_store_is_lost() {
 
 #[tokio::test]
 async fn a_workspace_with_a_session_is_deleted_by_force_alone() {
-    let Some(daemon) = Daemon::start(Options::default()).await else {
+    let Some(daemon) = Daemon::with_sample(Options::default()).await else {
         return;
     };
-    let repository = Repository::sample(daemon.directory().join("textkit"));
-    daemon.workspace("w", &["--repo", repository.arg()]).await;
     let model = Script::new()
         .tool("run_command", serde_json::json!({"command": "sleep 600"}))
         .write(daemon.directory());

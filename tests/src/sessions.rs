@@ -4,15 +4,22 @@ use std::time::Duration;
 
 use compyd_proto::v1::{
     GetSessionRequest, ListArtifactsRequest, ResumeSessionRequest, Session, SessionEvent,
-    SessionOptions, SessionState, StartSessionRequest, WatchSessionRequest, Workflow,
+    SessionOptions, SessionState, StartSessionRequest, ToolEnded, WatchSessionRequest, Workflow,
     get_artifact_response, session_event::Event, watch_session_response::Item,
 };
 use serde_json::Value;
 
-use crate::{compyctl::Ran, daemon::Daemon, request_id, wait};
+use crate::{
+    compyctl::Ran,
+    daemon::{Daemon, Options},
+    repository::Repository,
+    request_id,
+    script::Script,
+    wait,
+};
 
 /// How long a session may take on a slow machine.
-pub const SESSION_PATIENCE: Duration = Duration::from_secs(240);
+pub const SESSION_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A request for a session in the only repository of a workspace.
 #[must_use]
@@ -90,7 +97,38 @@ pub fn story(events: &[SessionEvent]) -> String {
         .collect()
 }
 
+/// How the tools of a session ended, in order.
+#[must_use]
+pub fn tools_ended(events: &[SessionEvent]) -> Vec<&ToolEnded> {
+    events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Some(Event::ToolEnded(ended)) => Some(ended),
+            _ => None,
+        })
+        .collect()
+}
+
 impl Daemon {
+    /// A daemon with the sample's repository in workspace `w`; `None` where this
+    /// machine cannot run one.
+    pub async fn with_sample(options: Options) -> Option<Self> {
+        let daemon = Self::start(options).await?;
+        let repository = Repository::sample(daemon.directory().join("textkit"));
+        daemon.workspace("w", &["--repo", repository.arg()]).await;
+        Some(daemon)
+    }
+
+    /// Plays a script in the repository of workspace `w`, and gives the session's
+    /// id.
+    ///
+    /// # Panics
+    /// When the daemon refuses.
+    pub async fn play(&self, script: &Script) -> String {
+        let model = script.write(self.directory());
+        self.start_session(request("w", &model)).await
+    }
+
     /// Starts a session and gives its id.
     ///
     /// # Panics
@@ -128,6 +166,23 @@ impl Daemon {
     pub async fn rested(&self, id: &str) -> Session {
         self.session_when(id, "rest", |session| rests(session.state()))
             .await
+    }
+
+    /// Waits until a session rests, which has to be verified; gives its events.
+    ///
+    /// # Panics
+    /// When it does not rest in time or is not verified; with the session's story.
+    pub async fn verified(&self, id: &str) -> Vec<SessionEvent> {
+        let session = self.rested(id).await;
+        let events = self.events(id, 0).await;
+        assert_eq!(
+            session.state(),
+            SessionState::Verified,
+            "{}\n{}",
+            session.state_reason,
+            story(&events)
+        );
+        events
     }
 
     /// Waits until a session fits.

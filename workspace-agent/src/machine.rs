@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,21 @@ pub(crate) fn prepare(workspace_id: &str, root: &Path) {
         return;
     };
     let file = root.join("etc/machine-id");
-    let has_it = std::fs::read_to_string(&file).is_ok_and(|found| found.trim() == machine_id);
-    if has_it || !root.join("etc").is_dir() {
+    if !root.join("etc").is_dir() {
         return;
     }
+    let has_it = std::fs::read_to_string(&file).is_ok_and(|found| found.trim() == machine_id);
     // The id last: cut off before, all of it is done again. Keys that cannot be
     // made are missing, and no reason to go by another machine's id.
-    if let Err(error) = renew_host_keys(root) {
+    let keys = match has_it {
+        true => finish_host_keys(root),
+        false => renew_host_keys(root),
+    };
+    if let Err(error) = keys {
         eprintln!("compy-agent: could not give the machine host keys of its own: {error}");
+    }
+    if has_it {
+        return;
     }
     if let Err(error) = write_id(&file, machine_id) {
         eprintln!("compy-agent: could not give the machine an id of its own: {error}");
@@ -52,22 +59,41 @@ fn write_id(file: &Path, machine_id: &str) -> io::Result<()> {
     std::fs::rename(&unready, file)
 }
 
+/// There while host keys are being made: a machine that has its id already may
+/// have been killed before it had all of them.
+fn unfinished(root: &Path) -> PathBuf {
+    root.join("etc/ssh/.host-keys.compy")
+}
+
 /// Removes ssh host keys, and makes new ones where there were some.
 fn renew_host_keys(root: &Path) -> io::Result<()> {
     let Ok(entries) = std::fs::read_dir(root.join("etc/ssh")) else {
         return Ok(());
     };
-    let mut removed = false;
-    for entry in entries {
-        let entry = entry?;
-        if is_host_key(&entry.file_name()) {
-            std::fs::remove_file(entry.path())?;
-            removed = true;
-        }
+    let entries = entries.collect::<io::Result<Vec<_>>>()?;
+    let old = entries
+        .iter()
+        .filter(|entry| is_host_key(&entry.file_name()));
+    let old: Vec<PathBuf> = old.map(std::fs::DirEntry::path).collect();
+    if old.is_empty() {
+        return finish_host_keys(root);
+    }
+    std::fs::write(unfinished(root), "")?;
+    for key in old {
+        std::fs::remove_file(key)?;
+    }
+    finish_host_keys(root)
+}
+
+/// Makes the host keys that were begun and are missing.
+fn finish_host_keys(root: &Path) -> io::Result<()> {
+    let unfinished = unfinished(root);
+    if !unfinished.exists() {
+        return Ok(());
     }
     let keygen = root.join("usr/bin/ssh-keygen");
-    if !removed || !keygen.is_file() {
-        return Ok(());
+    if !keygen.is_file() {
+        return std::fs::remove_file(unfinished);
     }
     let mut child = Command::new(keygen)
         .args([OsStr::new("-A"), OsStr::new("-f"), root.as_os_str()])
@@ -78,12 +104,12 @@ fn renew_host_keys(root: &Path) -> io::Result<()> {
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > KEYGEN_WAIT {
-            std::thread::spawn(move || child.wait());
-            break;
+            std::thread::spawn(move || child.wait().and_then(|_| std::fs::remove_file(unfinished)));
+            return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+    std::fs::remove_file(unfinished)
 }
 
 fn is_host_key(name: &OsStr) -> bool {
@@ -135,6 +161,26 @@ mod tests {
         let id = std::fs::read_to_string(root.path().join("etc/machine-id")).unwrap();
         assert_eq!(id, "0123456789abcdef0123456789abcdef\n");
         assert!(!ssh.join("ssh_host_rsa_key").exists());
+    }
+
+    #[test]
+    fn keys_that_a_kill_kept_from_being_made_are_made_at_the_next_start() {
+        let root = tempfile::tempdir().unwrap();
+        let (ssh, programs) = (root.path().join("etc/ssh"), root.path().join("usr/bin"));
+        std::fs::create_dir_all(&ssh).unwrap();
+        std::fs::create_dir_all(&programs).unwrap();
+        let keygen = programs.join("ssh-keygen");
+        let script = "#!/bin/sh\n: > \"$3/etc/ssh/ssh_host_ed25519_key\"\n";
+        std::fs::write(&keygen, script).unwrap();
+        std::fs::set_permissions(&keygen, Permissions::from_mode(0o755)).unwrap();
+        prepare(ID, root.path());
+        let key = ssh.join("ssh_host_ed25519_key");
+        assert!(!key.exists(), "there were none");
+
+        std::fs::write(unfinished(root.path()), "").unwrap();
+        prepare(ID, root.path());
+        assert!(key.exists());
+        assert!(!unfinished(root.path()).exists());
     }
 
     #[test]

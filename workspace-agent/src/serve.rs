@@ -132,6 +132,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         accounts,
         default_user: user.clone(),
         work_dir: roots[0].clone(),
+        secrets_dir: link::SECRETS_DIR.into(),
         environment: inherited_environment(),
         is_init,
     };

@@ -6,6 +6,7 @@
 //! an empty list or an empty string. Times are RFC 3339 in UTC.
 
 pub(crate) mod artifact;
+pub(crate) mod credential;
 pub(crate) mod exec;
 pub(crate) mod session;
 pub(crate) mod snapshot;

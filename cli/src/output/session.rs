@@ -42,6 +42,10 @@ pub(crate) struct SessionView {
     pub(crate) lint_command: String,
     /// Whether tests that exist may change.
     pub(crate) allow_test_changes: bool,
+    /// `read`, `write` or `admin`.
+    pub(crate) level: String,
+    /// 0 to 3.
+    pub(crate) autonomy: u32,
     /// Todos in order.
     pub(crate) todos: Vec<TodoView>,
     /// Attempts at stages in order.
@@ -254,11 +258,18 @@ pub(crate) struct QuestionView {
     pub(crate) text: String,
     /// Todo in question; `null` when it is about none.
     pub(crate) todo_id: Option<u32>,
+    /// The approval in question, by id; `null` when it is about none.
+    pub(crate) approval_id: Option<String>,
 }
 
 impl QuestionView {
     /// The command that answers it.
     pub(crate) fn answered_by(&self, session_id: &str) -> String {
+        if let Some(id) = &self.approval_id {
+            return format!(
+                "compyctl approval approve {id} [--for session|project] | deny {id} [--text WORDS]"
+            );
+        }
         match self.todo_id {
             Some(todo) => format!(
                 "compyctl session verify {session_id} {todo} [--note TEXT] | --reject REASON"
@@ -342,6 +353,8 @@ impl From<Session> for SessionView {
                 Verify::Manual => "manual",
             }
             .to_owned(),
+            level: crate::policy::level_name(options.level()).to_owned(),
+            autonomy: options.autonomy(),
             model: options.model,
             test_command: options.test_command,
             lint_command: options.lint_command,
@@ -459,6 +472,7 @@ impl From<Question> for QuestionView {
             id: question.id,
             text: question.text,
             todo_id: (question.todo_id != 0).then_some(question.todo_id),
+            approval_id: question.approval.map(|approval| approval.id),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::command_line::Context;
 use crate::connection::{Daemon, request_id};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, session::RunResult};
+use crate::policy::LevelName;
 use crate::values;
 use crate::watch::{self, Watch};
 use crate::workspace::create::{MachineOptions, create};
@@ -97,6 +98,14 @@ pub(crate) struct RunArguments {
     /// Money at most, in the currency of the daemon's prices: 2.50.
     #[arg(long, value_name = "MONEY")]
     budget_money: Option<String>,
+    /// The most that it may do: look, change the workspace, or act beyond it as far
+    /// as the policy lets it.
+    #[arg(long, value_enum, default_value = "admin")]
+    level: LevelName,
+    /// How far it goes without a person: 0 every act is approved, 1 it looks alone,
+    /// 2 what is of low risk, 3 all but what is of high risk.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=3), default_value = "3", value_name = "N")]
+    autonomy: u32,
     /// Start the session and leave; prints its id.
     #[arg(short, long)]
     detach: bool,
@@ -227,6 +236,8 @@ impl RunArguments {
             max_time_ms: self.max_time.map_or(0, values::milliseconds),
             budget_tokens: self.budget_tokens.unwrap_or(0),
             budget_money: self.budget_money.clone().unwrap_or_default(),
+            level: self.level.to_wire().into(),
+            autonomy: Some(self.autonomy),
         }
     }
 

@@ -97,7 +97,7 @@ pub(crate) async fn model_calls(
 }
 
 /// Prints what a change did: the whole session as JSON, a line for people.
-fn print_changed(context: &Context, session: Option<Session>) -> Result<Exit, Failure> {
+pub(crate) fn print_changed(context: &Context, session: Option<Session>) -> Result<Exit, Failure> {
     let view = SessionView::from(session.unwrap_or_default());
     match context.format {
         Format::Json => print_json(&view)?,

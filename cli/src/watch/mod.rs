@@ -219,6 +219,17 @@ impl Watch<'_> {
                     Ok(Some(session))
                 }
             }
+            // It may be answered elsewhere, and expires; what is waited for was said.
+            (SessionState::Waiting, Some(question)) if question.approval.is_some() => {
+                let id = question
+                    .approval
+                    .as_ref()
+                    .map_or("", |approval| &approval.id);
+                screen.say(&format!(
+                    "        waits for an approval: compyctl approval approve {id} | deny {id}"
+                ));
+                Ok(None)
+            }
             (SessionState::Waiting | SessionState::Paused | SessionState::Interrupted, _) => {
                 Ok(Some(session))
             }

@@ -15,7 +15,10 @@ const DETACHED: Exit = Exit(130);
 /// Prints the end of a followed session.
 pub(crate) fn report(format: Format, outcome: &Outcome) -> Result<Exit, Failure> {
     let (session, exit) = match outcome {
-        Outcome::Settled(session) => (session, exit_of(session.state())),
+        Outcome::Settled(session) => {
+            let unanswered = session.approvals_expired > 0;
+            (session, exit_of(session.state(), unanswered))
+        }
         Outcome::Detached(session) => (session, DETACHED),
     };
     let view = SessionView::from(session.clone());
@@ -37,9 +40,11 @@ pub(crate) fn report(format: Format, outcome: &Outcome) -> Result<Exit, Failure>
     Ok(exit)
 }
 
-/// The exit code of a session that was followed to where it stands.
-fn exit_of(state: SessionState) -> Exit {
+/// The exit code of a session that was followed to where it stands. One that
+/// ended unverified after nobody had answered an approval needed a person.
+fn exit_of(state: SessionState, unanswered: bool) -> Exit {
     match state {
+        SessionState::Failed if unanswered => Exit::PERSON_NEEDED,
         SessionState::Verified => Exit::OK,
         SessionState::Failed | SessionState::Cancelled => Exit::UNVERIFIED,
         SessionState::Waiting | SessionState::Paused | SessionState::Interrupted => {
@@ -134,7 +139,7 @@ mod tests {
             (SessionState::Unspecified, 1),
         ];
         for (state, code) in table {
-            assert_eq!(exit_of(state), Exit(code), "{state:?}");
+            assert_eq!(exit_of(state, false), Exit(code), "{state:?}");
         }
     }
 }

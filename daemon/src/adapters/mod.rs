@@ -1,6 +1,7 @@
 //! The ports made real. Only `app` names these types.
 
 pub mod agent;
+pub mod audit;
 pub mod blobs;
 pub mod chunks;
 pub mod clock;
@@ -10,6 +11,7 @@ pub mod events;
 pub mod forge;
 #[cfg(any(test, feature = "test-util"))]
 pub mod local_agent;
+pub mod master_key;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod model;

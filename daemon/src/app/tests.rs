@@ -179,7 +179,7 @@ async fn artifacts_are_listed_filtered_and_fetched_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     make_private_dir(&settings.data_dir).unwrap();
-    let parts = open(&settings).await.unwrap();
+    let parts = open(&settings, Redactions::default()).await.unwrap();
     let session = SessionId::from_uuid(uuid::Uuid::from_u128(1));
     let content = bytes::Bytes::from(vec![7; (2 << 20) + 3]);
     let hash = parts.blobs.put(content.clone()).await.unwrap();

@@ -56,6 +56,12 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Where the engine is.
+pub(super) const ENGINE_HOST: &str = "engine.host";
+
+/// Says where the engine is to whoever uses it, where no key does.
+pub(super) const DOCKER_HOST_VARIABLE: &str = "DOCKER_HOST";
+
 /// Sets the base URL of the default model's provider.
 pub(super) const BASE_URL_VARIABLE: &str = "COMPY_MODEL_BASE_URL";
 
@@ -189,9 +195,9 @@ pub(super) const KEYS: &[Key] = &[
         )
     },
     key(
-        "engine.host",
+        ENGINE_HOST,
         Default::Unset,
-        "The engine's socket, unix:///PATH; unset means its own default.",
+        "The engine's socket, unix:///PATH; unset means DOCKER_HOST, and without that the engine's own default.",
     ),
     Key {
         values: Values::Many,
@@ -279,9 +285,37 @@ pub(super) const KEYS: &[Key] = &[
         "Where each session's model replies are written, as transcripts that scripted:FILE plays.",
     ),
     key(
+        "credentials.key_file",
+        Default::Unset,
+        "The file with the master key of stored credentials, made at the first start. Default: credentials.key in the data directory.",
+    ),
+    Key {
+        shown: Shown::Hidden,
+        ..key(
+            "credentials.key",
+            Default::Unset,
+            "The master key itself, 64 hex digits, instead of a file. Better in the environment than here.",
+        )
+    },
+    key(
+        "credentials.key_command",
+        Default::Unset,
+        "A program with arguments that prints the master key, instead of a file: \"pass show compy\".",
+    ),
+    key(
+        "credentials.forget_lost",
+        Default::Fixed("false"),
+        "Whether credentials are deleted whose master key is lost. Otherwise the daemon does not start without it.",
+    ),
+    key(
         "recovery.patterns_file",
         Default::Unset,
         "Failures that the daemon knows beside its own, in the format of its catalogue.toml.",
+    ),
+    key(
+        "policy.file",
+        Default::Unset,
+        "Rules on what sessions may do alone, ask for or not do; before the daemon's own. Read again when it changes.",
     ),
     key(
         "session.max_steps",
@@ -385,6 +419,21 @@ pub(super) const KEYS: &[Key] = &[
         "metrics.listen",
         Default::Unset,
         "Where metrics are served for Prometheus, at /metrics: PORT on loopback, or IP:PORT.",
+    ),
+    key(
+        "audit.keep",
+        Default::Fixed("365d"),
+        "How long records of the audit log are kept.",
+    ),
+    key(
+        "audit.max",
+        Default::Fixed("4GiB"),
+        "What the audit log may take; the oldest records go beyond it.",
+    ),
+    key(
+        "audit.checkpoint_every",
+        Default::Fixed("1h"),
+        "At least how often new records of the audit log are signed.",
     ),
     key(
         "gc.every",

@@ -9,15 +9,20 @@ use std::{
 use compyd_proto::endpoint::default_socket_path;
 
 use super::{
-    BudgetSettings, ConfigError, DiskSettings, EgressSettings, EngineSettings, GcSettings,
-    LogSettings, Mistake, ModelSettings, Origin, RepositorySettings, SessionSettings, Settings,
-    SnapshotsSettings, Source, WorkspaceSettings,
-    keys::{self, BASE_URL_VARIABLE, CLIENT_VARIABLES, Default, KEYS, Key, Shown, Values},
+    BudgetSettings, ConfigError, CredentialsSettings, DiskSettings, EgressSettings, EngineSettings,
+    GcSettings, KeySource, LogSettings, Mistake, ModelSettings, Origin, RepositorySettings,
+    SessionSettings, Settings, SnapshotsSettings, Source, WorkspaceSettings,
+    keys::{
+        self, BASE_URL_VARIABLE, CLIENT_VARIABLES, DOCKER_HOST_VARIABLE, Default, ENGINE_HOST,
+        KEYS, Key, Shown, Values,
+    },
     values,
 };
 use crate::domain::{
+    audit::AuditUpkeep,
     budget::{self, Marks, Money, NotAPrice, NotMoney},
     compaction::NotAWindow,
+    credential::seal::MasterKey,
     edits::EditFormats,
     egress::{HostPattern, Network, Policy},
     exec::SpoolLimits,
@@ -186,6 +191,7 @@ impl Merged {
             "snapshots",
             "repository",
             "disk",
+            "audit",
             "gc",
             "metrics",
         ];
@@ -226,6 +232,15 @@ impl Merged {
             let key = keys::find(name).expect("both are in the table");
             let source = Source::Variable(BASE_URL_VARIABLE.to_owned());
             self.set(key, vec![url.clone()], source);
+        }
+        if !self.values.contains_key(ENGINE_HOST)
+            && let Some(host) = environment
+                .get(DOCKER_HOST_VARIABLE)
+                .filter(|host| !host.is_empty())
+        {
+            let key = keys::find(ENGINE_HOST).expect("it is in the table");
+            let source = Source::Variable(DOCKER_HOST_VARIABLE.to_owned());
+            self.set(key, vec![host.clone()], source);
         }
         let variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
         for name in environment.keys().filter(|name| name.starts_with("COMPY_")) {
@@ -369,7 +384,7 @@ impl Merged {
         let workspace = self.parse_workspace();
         let exec = self.parse_exec();
         let egress = self.parse_egress();
-        let host = self.optional("engine.host", values::engine_host);
+        let host = self.optional(ENGINE_HOST, values::engine_host);
         let labels = self.many_or_none("engine.labels", values::label);
         let model = self.parse_model();
         let max_steps = self.one("session.max_steps", |text| {
@@ -382,6 +397,8 @@ impl Merged {
         let bundle_max_bytes = self.one("session.bundle_max", values::bytes);
         let check_timeout = self.one("session.check_timeout", values::duration);
         let patterns_file = self.optional("recovery.patterns_file", values::path);
+        let policy_file = self.optional("policy.file", values::path);
+        let credentials = self.parse_credentials(data_dir.as_deref());
         let overlays = self.one("snapshots.overlays", values::yes_or_no);
         let copies_max_bytes = self.one("snapshots.copies_max", values::bytes);
         let layers_max = self.one("snapshots.layers_max", |text| {
@@ -390,6 +407,9 @@ impl Merged {
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
         let metrics = self.optional("metrics.listen", values::port_or_address);
+        let keep = self.one("audit.keep", values::duration);
+        let max_bytes = self.one("audit.max", values::bytes);
+        let checkpoint_every = self.one("audit.checkpoint_every", values::duration);
         let every = self.one("gc.every", values::duration);
         let grace = self.one("gc.grace", values::duration);
         let budget = self.parse_budget();
@@ -404,6 +424,7 @@ impl Merged {
             bundle_max_bytes: bundle_max_bytes?,
             check_timeout: check_timeout?,
             patterns_file: patterns_file?,
+            policy_file: policy_file?,
         };
         Some(Settings {
             data_dir: data_dir?,
@@ -420,6 +441,7 @@ impl Merged {
             model: model?,
             session,
             budget: budget?,
+            credentials: credentials?,
             snapshots: SnapshotsSettings {
                 overlays: overlays?,
                 copies_max_bytes: copies_max_bytes?,
@@ -432,12 +454,47 @@ impl Merged {
                 low_water_bytes: low_water_bytes?,
             },
             metrics: metrics?,
+            audit: AuditUpkeep {
+                keep: keep?,
+                max_bytes: max_bytes?,
+                checkpoint_every: checkpoint_every?,
+            },
             gc: GcSettings {
                 every: every?,
                 grace: grace?,
             },
             warnings: std::mem::take(&mut self.warnings),
             origins: self.origins(),
+        })
+    }
+
+    fn parse_credentials(&mut self, data_dir: Option<&Path>) -> Option<CredentialsSettings> {
+        let file = self.optional("credentials.key_file", values::path);
+        let given = self.optional("credentials.key", |text| {
+            (MasterKey::parse(text).map(|_| Secret::new(text))).map_err(|error| error.to_string())
+        });
+        let command = self.optional("credentials.key_command", values::command);
+        let forget_lost = self.one("credentials.forget_lost", values::yes_or_no);
+        let key = match (file?, given?, command?) {
+            (Some(file), None, None) => KeySource::File(file),
+            (None, Some(given), None) => KeySource::Given(given),
+            (None, None, Some(command)) => KeySource::Command(command),
+            (None, None, None) => KeySource::File(data_dir?.join("credentials.key")),
+            _ => {
+                let key = "credentials.key_command";
+                let key = match self.values.contains_key(key) {
+                    true => key,
+                    false => "credentials.key",
+                };
+                let (values, source) = self.values.get(key).cloned()?;
+                let problem = "the master key has one place: set one of credentials.key_file, credentials.key and credentials.key_command".to_owned();
+                self.refuse(key, &values, source, problem);
+                return None;
+            }
+        };
+        Some(CredentialsSettings {
+            key,
+            forget_lost: forget_lost?,
         })
     }
 

@@ -20,6 +20,7 @@ pub use self::{
     print::{effective, sample},
 };
 use crate::domain::{
+    audit::AuditUpkeep,
     budget::{self, PriceRule},
     compaction::WindowRule,
     edits::EditFormats,
@@ -58,12 +59,16 @@ pub struct Settings {
     pub budget: BudgetSettings,
     /// Snapshots.
     pub snapshots: SnapshotsSettings,
+    /// Stored credentials.
+    pub credentials: CredentialsSettings,
     /// Repositories.
     pub repository: RepositorySettings,
     /// The disk with the data.
     pub disk: DiskSettings,
     /// Where metrics are served; `None` means nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The audit log.
+    pub audit: AuditUpkeep,
     /// Garbage.
     pub gc: GcSettings,
     /// What is odd and was accepted, for people.
@@ -190,6 +195,28 @@ pub struct SessionSettings {
     pub check_timeout: Duration,
     /// A person's own entries of the catalogue of failures.
     pub patterns_file: Option<PathBuf>,
+    /// A person's own policy.
+    pub policy_file: Option<PathBuf>,
+}
+
+/// Stored credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialsSettings {
+    /// Where the master key is.
+    pub key: KeySource,
+    /// Whether credentials are deleted whose master key is lost.
+    pub forget_lost: bool,
+}
+
+/// Where the master key of stored credentials is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// In a file, which is made when it is not there.
+    File(PathBuf),
+    /// In the configuration or the environment.
+    Given(Secret),
+    /// In what a program prints; its name and its arguments.
+    Command(Vec<String>),
 }
 
 /// What sessions may spend when nobody says otherwise.

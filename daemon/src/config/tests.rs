@@ -99,6 +99,46 @@ fn the_base_url_variable_goes_to_the_default_models_provider() {
 }
 
 #[test]
+fn docker_host_says_where_the_engine_is_unless_the_configuration_does() {
+    let host = |variables: &[(&str, &str)], text: &str| {
+        let (_dir, flags) = file(text);
+        let settings = load(&flags, environment(variables), &surroundings());
+        settings.unwrap().engine.host
+    };
+    let shell = ("DOCKER_HOST", "unix:///shell");
+    assert_eq!(host(&[], ""), None);
+    assert_eq!(host(&[shell], "").as_deref(), Some("unix:///shell"));
+    let own = ("COMPY_ENGINE_HOST", "unix:///own");
+    assert_eq!(host(&[shell, own], "").as_deref(), Some("unix:///own"));
+    let text = "[engine]\nhost = \"unix:///file\"";
+    assert_eq!(host(&[shell], text).as_deref(), Some("unix:///file"));
+}
+
+#[test]
+fn the_master_key_has_one_place() {
+    let settings = |text: &str| {
+        let (_dir, flags) = file(&format!("data_dir = \"/d\"\n[credentials]\n{text}"));
+        load(&flags, environment(&[]), &surroundings()).map(|settings| settings.credentials.key)
+    };
+    let beside = KeySource::File("/d/credentials.key".into());
+    assert_eq!(settings("").unwrap(), beside);
+    let command = vec!["pass".to_owned(), "show".to_owned(), "a b".to_owned()];
+    assert_eq!(
+        settings("key_command = \"pass show 'a b'\"").unwrap(),
+        KeySource::Command(command)
+    );
+    let key = "0f".repeat(32);
+    let given = KeySource::Given(Secret::new(&key));
+    assert_eq!(settings(&format!("key = \"{key}\"")).unwrap(), given);
+    let both = format!("key = \"{key}\"\nkey_file = \"/k\"");
+    let error = settings(&both).unwrap_err().to_string();
+    assert!(
+        error.contains("one place") && !error.contains(&key),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_default_egress_is_a_policy_with_its_hosts() {
     let settings = |text: &str| {
         let (_dir, flags) = file(text);
@@ -227,7 +267,12 @@ const BAD: &[(&str, &str)] = &[
     ("model.retries", "-1"),
     ("model.edit_formats", "gpt-5=patch"),
     ("model.record_dir", "replies"),
+    ("credentials.key_file", "key"),
+    ("credentials.key", "00"),
+    ("credentials.key_command", "'"),
+    ("credentials.forget_lost", "maybe"),
     ("recovery.patterns_file", "patterns.toml"),
+    ("policy.file", "policy.toml"),
     ("session.max_steps", "0"),
     ("session.max_time", "long"),
     ("session.rules_tokens", "all"),
@@ -248,6 +293,9 @@ const BAD: &[(&str, &str)] = &[
     ("repository.allow_file_urls", "maybe"),
     ("disk.low_water", "some"),
     ("metrics.listen", "everywhere"),
+    ("audit.keep", "forever"),
+    ("audit.max", "plenty"),
+    ("audit.checkpoint_every", "often"),
     ("gc.every", "often"),
     ("gc.grace", "long"),
     ("no_such_key", "1"),

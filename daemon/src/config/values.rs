@@ -22,6 +22,15 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Problem> {
     }
 }
 
+/// A program with its arguments, quoted as in a shell.
+pub(super) fn command(text: &str) -> Result<Vec<String>, Problem> {
+    let expected = "write a program and its arguments as in a shell: \"pass show compy\"";
+    match shell_words::split(text) {
+        Ok(words) if words.first().is_some_and(|word| !word.is_empty()) => Ok(words),
+        Ok(_) | Err(_) => Err(expected.to_owned()),
+    }
+}
+
 pub(super) fn not_empty(text: &str) -> Result<String, Problem> {
     if text.trim().is_empty() {
         Err("it must not be empty".to_owned())

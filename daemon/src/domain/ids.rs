@@ -153,6 +153,14 @@ text_id!(
     |text| is_token(text, 100) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
 );
 text_id!(
+    /// What a person calls a credential; unique within its scope. Also the name of
+    /// its file in a workspace, and what stands in its place in redacted output.
+    CredentialName,
+    "a credential name",
+    "names are 1 to 64 characters of letters, digits, `.`, `_`, `-` and start with a letter or digit",
+    |text| is_token(text, 64) && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+);
+text_id!(
     /// Id of a request, made by the client.
     RequestId,
     "a request id",

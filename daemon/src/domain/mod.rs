@@ -3,6 +3,7 @@
 //! Pure: nothing here knows tokio, tonic, bollard, sled, a clock or a network.
 
 pub mod artifact;
+pub mod audit;
 pub mod backoff;
 pub mod budget;
 pub mod changes;
@@ -11,6 +12,7 @@ pub mod cognition;
 pub mod compaction;
 pub mod context;
 pub mod conversation;
+pub mod credential;
 pub mod criteria;
 pub mod disk;
 pub mod edits;
@@ -23,9 +25,11 @@ pub mod ids;
 pub mod judges;
 pub mod model_name;
 pub mod orphans;
+pub mod policy;
 pub mod prompts;
 pub mod proof;
 pub mod recovery;
+pub mod redaction;
 pub mod report;
 pub mod secret;
 pub mod session;

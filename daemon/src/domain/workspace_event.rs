@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     egress::{EgressDecision, EgressOutcome, Protocol},
     ids::{RepositoryName, SnapshotId, WorkspaceId, WorkspaceName},
+    redaction::Redactor,
 };
 
 /// Something that happened to a workspace, as the store keeps it.
@@ -258,6 +259,22 @@ impl EgressSeen {
 }
 
 impl Happening {
+    /// The same without the values of credentials. A value that is so like a word
+    /// of the format that nothing is left of it leaves the event as it is: what
+    /// has such a value in it is a kind and no message.
+    #[must_use]
+    pub fn redacted(self, redactor: &Redactor) -> Self {
+        if redactor.is_empty() {
+            return self;
+        }
+        let value = serde_json::to_value(&self).expect("events have string keys");
+        let clean = redactor.json(value.clone());
+        match clean == value {
+            true => self,
+            false => serde_json::from_value(clean).unwrap_or(self),
+        }
+    }
+
     /// Stable, in lower case: "stopped", "egress_denied".
     #[must_use]
     pub fn kind(&self) -> &'static str {

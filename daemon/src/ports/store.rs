@@ -10,6 +10,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     artifact::Artifact,
+    credential::{CredentialKey, SealedCredential},
     forge::PullRequest,
     ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
     setup::SetupKey,
@@ -159,6 +160,15 @@ pub trait StorePort: Send + Sync {
 
     /// When workspaces were used last, in the order of their ids.
     async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError>;
+
+    /// Adds or replaces credentials, all or none.
+    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError>;
+
+    /// Every credential, in the order of their keys.
+    async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError>;
+
+    /// Forgets a credential; an unknown one is accepted.
+    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError>;
 
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;

@@ -1,9 +1,11 @@
 //! Artifacts: records in the store, content among the blobs.
 //!
+//! Nothing is kept with the value of a credential in it.
+//!
 //! The blob is durable before the record names it, so a record never points at
 //! nothing; a crash in between leaves an unnamed blob.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -12,6 +14,7 @@ use crate::{
     domain::{
         artifact::{Artifact, ArtifactKind},
         ids::{ArtifactId, SessionId, StepId},
+        redaction::RedactionStream,
         stage::Stage,
     },
     ports::{
@@ -19,6 +22,7 @@ use crate::{
         clock::ClockPort,
         store::{StoreError, StorePort},
     },
+    service::redaction::Redactions,
 };
 
 /// What an artifact is recorded with.
@@ -44,6 +48,7 @@ pub struct Artifacts {
     store: Arc<dyn StorePort>,
     blobs: Arc<dyn BlobPort>,
     clock: Arc<dyn ClockPort>,
+    redactions: Redactions,
 }
 
 impl Artifacts {
@@ -58,7 +63,20 @@ impl Artifacts {
             store,
             blobs,
             clock,
+            redactions: Redactions::default(),
         }
+    }
+
+    /// With these values kept out of titles and contents.
+    #[must_use]
+    pub fn with_redactions(mut self, redactions: Redactions) -> Self {
+        self.redactions = redactions;
+        self
+    }
+
+    /// What is kept out.
+    pub(crate) fn redactions(&self) -> &Redactions {
+        &self.redactions
     }
 
     /// The wall clock that records are stamped with.
@@ -72,6 +90,11 @@ impl Artifacts {
         about: ArtifactAbout,
         content: Bytes,
     ) -> Result<Artifact, ArtifactError> {
+        let clean = match self.redactions.current().bytes(&content) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(clean) => Some(Bytes::from(clean)),
+        };
+        let content = clean.unwrap_or(content);
         let size = content.len() as u64;
         let hash = self.blobs.put(content).await?;
         self.record(about, &hash, size).await
@@ -83,6 +106,7 @@ impl Artifacts {
             artifacts: self.clone(),
             about,
             blob: self.blobs.begin().await?,
+            redaction: self.redactions.stream(),
         })
     }
 
@@ -134,7 +158,7 @@ impl Artifacts {
             stage: about.stage,
             step: about.step,
             kind: about.kind,
-            title: about.title,
+            title: self.redactions.current().text(&about.title).into_owned(),
             hash: hash.as_str().to_owned(),
             size_bytes,
             media_type: about.media_type,
@@ -168,16 +192,24 @@ pub struct ArtifactWriter {
     artifacts: Artifacts,
     about: ArtifactAbout,
     blob: Box<dyn BlobWriter>,
+    redaction: RedactionStream,
 }
 
 impl ArtifactWriter {
     /// Adds bytes at the end.
     pub async fn write(&mut self, data: Bytes) -> Result<(), ArtifactError> {
-        Ok(self.blob.write(data).await?)
+        match self.redaction.push(data) {
+            clean if clean.is_empty() => Ok(()),
+            clean => Ok(self.blob.write(clean).await?),
+        }
     }
 
     /// Makes the content durable and records it.
-    pub async fn finish(self) -> Result<Artifact, ArtifactError> {
+    pub async fn finish(mut self) -> Result<Artifact, ArtifactError> {
+        let rest = self.redaction.flush();
+        if !rest.is_empty() {
+            self.blob.write(rest).await?;
+        }
         let (hash, size) = self.blob.finish().await?;
         self.artifacts.record(self.about, &hash, size).await
     }

@@ -13,7 +13,10 @@ use futures_util::{StreamExt, stream::BoxStream};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::artifacts::{ArtifactAbout, ArtifactError, ArtifactWriter, Artifacts};
+use super::{
+    artifacts::{ArtifactAbout, ArtifactError, ArtifactWriter, Artifacts},
+    redaction::Redactions,
+};
 use crate::{
     domain::{
         artifact::Artifact,
@@ -22,6 +25,7 @@ use crate::{
             SignalTarget,
         },
         ids::{ExecId, StepId, WorkspaceId},
+        redaction::RedactionStream,
     },
     ports::{
         agent::{AgentError, AgentPort},
@@ -128,6 +132,12 @@ impl Commands {
         &self.artifacts
     }
 
+    /// What is kept out of outputs.
+    #[must_use]
+    pub fn redactions(&self) -> &Redactions {
+        self.artifacts.redactions()
+    }
+
     /// The workspaces that commands run in.
     #[must_use]
     pub fn workspaces(&self) -> &Arc<dyn WorkspacesPort> {
@@ -150,7 +160,12 @@ impl Commands {
             Some(about) => Some(self.artifacts.begin(about).await?),
             None => None,
         };
-        let mut output = Collector::new(writer, request.apart, request.progress.clone());
+        let mut output = Collector::new(
+            writer,
+            request.apart,
+            request.progress.clone(),
+            self.redactions(),
+        );
         let exit = match self.follow(&request, &mut output, cancel).await {
             Err(CommandError::Cancelled) => {
                 self.end(&request.workspace, &request.exec).await;
@@ -359,6 +374,9 @@ impl Trouble {
 /// Takes a command's output: the whole to the artifact, start and end to memory.
 struct Collector {
     offsets: OutputOffsets,
+    /// Of standard output and of standard error: what passes has no credential in
+    /// it.
+    redactions: [RedactionStream; 2],
     writer: Option<ArtifactWriter>,
     progress: Option<mpsc::Sender<Bytes>>,
     stdout: Option<Apart>,
@@ -393,9 +411,11 @@ impl Collector {
         writer: Option<ArtifactWriter>,
         apart: Option<usize>,
         progress: Option<mpsc::Sender<Bytes>>,
+        redactions: &Redactions,
     ) -> Self {
         Self {
             offsets: OutputOffsets::default(),
+            redactions: [redactions.stream(), redactions.stream()],
             writer,
             progress,
             stdout: apart.map(|max_bytes| Apart {
@@ -417,6 +437,14 @@ impl Collector {
         }
     }
 
+    fn redaction(&mut self, stream: OutputStream) -> &mut RedactionStream {
+        let [stdout, stderr] = &mut self.redactions;
+        match stream {
+            OutputStream::Stdout => stdout,
+            OutputStream::Stderr => stderr,
+        }
+    }
+
     /// Takes bytes at an offset; those that were taken before are dropped.
     async fn take(
         &mut self,
@@ -433,14 +461,27 @@ impl Collector {
         let known = (*at - offset.min(*at)).min(data.len() as u64);
         let data = data.split_off(known as usize);
         *at += data.len() as u64;
+        let data = self.redaction(stream).push(data);
+        self.pass(stream, data).await
+    }
+
+    /// Takes bytes that may be seen.
+    async fn pass(&mut self, stream: OutputStream, data: Bytes) -> Result<(), ArtifactError> {
         if let (OutputStream::Stdout, Some(stdout)) = (stream, &mut self.stdout) {
             stdout.take(&data);
         }
         self.add(stream, data).await
     }
 
+    /// Passes on what was held back: nothing more belongs to it.
+    async fn flush(&mut self, stream: OutputStream) -> Result<(), ArtifactError> {
+        let held = self.redaction(stream).flush();
+        self.pass(stream, held).await
+    }
+
     /// Takes note of bytes that were dropped on the way.
     async fn gap(&mut self, stream: OutputStream, from: u64, to: u64) -> Result<(), ArtifactError> {
+        self.flush(stream).await?;
         let at = self.offset(stream);
         let lost = to.saturating_sub(from.max(*at));
         *at = to.max(*at);
@@ -491,7 +532,13 @@ impl Collector {
         }
     }
 
-    async fn finish(self, exit: Exit, bounds: ViewBounds) -> Result<CommandOutcome, CommandError> {
+    async fn finish(
+        mut self,
+        exit: Exit,
+        bounds: ViewBounds,
+    ) -> Result<CommandOutcome, CommandError> {
+        self.flush(OutputStream::Stdout).await?;
+        self.flush(OutputStream::Stderr).await?;
         let artifact = match self.writer {
             Some(writer) => Some(writer.finish().await?),
             None => None,

@@ -286,6 +286,10 @@ async fn three_hundred_generations_cost_what_one_does() {
         let seen = bash(&daemon, "w", "cat /opt/generation; cd /opt; echo g?*").await;
         assert_eq!(seen, format!("{generation}\ng{generation} generation"));
         taken.push(snapshot);
+        if generation % 25 == 0 {
+            let lately = median(&times[generation - 10..]);
+            eprintln!("generation {generation}: restored in {lately:?}");
+        }
     }
     let (first, last) = (median(&times[..10]), median(&times[GENERATIONS - 10..]));
     eprintln!("restore: {first:?} in the first ten, {last:?} in the last ten");

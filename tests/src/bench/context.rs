@@ -71,6 +71,8 @@ fn created() -> Created {
         prices: None,
         window: Window::default(),
         rules_tokens: RULES_TOKENS,
+        level: Default::default(),
+        autonomy: Default::default(),
     };
     Created {
         session: compyd::domain::ids::SessionId::from_uuid(uuid::Uuid::from_u128(1)),

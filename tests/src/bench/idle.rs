@@ -12,8 +12,10 @@ use super::{Better, Field, Measured, Report};
 use crate::engine::{IMAGE, LABEL};
 
 const WORKSPACES: usize = 100;
+/// How long they are left alone before that: what has just started is not idle.
+const SETTLED: Duration = Duration::from_secs(60);
 /// How long nothing happens while the processor's time is counted.
-const QUIET: Duration = Duration::from_secs(30);
+const QUIET: Duration = Duration::from_secs(60);
 const MB: f64 = 1e6;
 /// Clock ticks a second in `/proc/PID/stat`: the same on every Linux.
 const TICKS: f64 = 100.0;
@@ -64,6 +66,7 @@ pub async fn measure(field: &Field, report: &mut Report) {
         );
     }
 
+    tokio::time::sleep(SETTLED).await;
     let begun = (
         daemon_seconds(field),
         cpu_seconds(field, &agents).await,

@@ -1,6 +1,7 @@
 //! Figures of the real daemon beside what a user would otherwise do, measured
 //! in the same run, turn by turn. No test fails by them.
 
+pub mod audit;
 pub mod context;
 pub mod create;
 pub mod edits;

@@ -17,7 +17,7 @@ use crate::{
     request_id,
 };
 
-const FIRST_ROUNDS: usize = 3;
+const FIRST_ROUNDS: usize = 6;
 const ROUNDS: usize = 6;
 const MB: f64 = 1e6;
 /// 20,000 files of 2 to 65 kB, 670 MB in all, half of each noise.

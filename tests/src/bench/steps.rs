@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use super::{Better, Field, Measured, Report};
@@ -21,8 +22,9 @@ use crate::{repository::Repository, sessions::request};
 const MANY: usize = 20;
 /// Steps of a session; a stage takes 80 that act.
 const STEPS: usize = 70;
-/// How long the model thinks: a quick one, so that the daemon has much to do.
-const THINKING: Duration = Duration::from_millis(250);
+/// How long the model thinks, from and to: a quick one, so that the daemon has
+/// much to do, and never twice as long, so that sessions do not march in step.
+const THINKING_MS: std::ops::Range<u64> = 150..350;
 
 /// A provider on this machine whose replies read one line of a file, and who
 /// measures what passes between a reply and the next request of a session.
@@ -30,6 +32,9 @@ const THINKING: Duration = Duration::from_millis(250);
 pub struct Provider {
     port: u16,
     seen: Arc<Mutex<Seen>>,
+    /// Sessions that have asked once; the first replies wait for all of them, so
+    /// that no step is measured beside the start of a session.
+    begun: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -37,6 +42,8 @@ struct Seen {
     /// For each session: its requests, and when it had its last reply.
     sessions: HashMap<String, (usize, Instant)>,
     between_ms: Vec<f64>,
+    /// Sessions that are to be at once.
+    together: usize,
 }
 
 impl Provider {
@@ -49,7 +56,8 @@ impl Provider {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let seen = Arc::<Mutex<Seen>>::default();
-        let provider = Self { port, seen };
+        let begun = watch::Sender::new(0);
+        let provider = Self { port, seen, begun };
         let serving = provider.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -101,7 +109,13 @@ impl Provider {
             let body: Value = serde_json::from_slice(&body).unwrap_or_default();
             let model = body["model"].as_str().unwrap_or_default().to_owned();
             let number = self.asked(&model, asked_at);
-            tokio::time::sleep(THINKING).await;
+            if number == 0 {
+                let together = self.seen().together;
+                self.begun.send_modify(|begun| *begun += 1);
+                let all = |begun: &usize| *begun >= together;
+                let _ = self.begun.subscribe().wait_for(all).await;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(THINKING_MS))).await;
             let reply = reply(number);
             let reply = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{reply}",
@@ -131,7 +145,16 @@ impl Provider {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was measured since the last time.
+    /// Measures so many sessions at once from now on.
+    fn expect(&self, together: usize) {
+        let _ = self.begun.send_replace(0);
+        *self.seen() = Seen {
+            together,
+            ..Seen::default()
+        };
+    }
+
+    /// What was measured since then.
     fn take(&self) -> Vec<f64> {
         std::mem::take(&mut *self.seen()).between_ms
     }
@@ -185,7 +208,7 @@ pub async fn measure(field: &Field, provider: &Provider, report: &mut Report) {
                 .workspace(workspace, &["--repo", repository.arg()])
                 .await;
         }
-        let _ = provider.take();
+        provider.expect(count);
         join_all(sessions.iter().map(async |(workspace, model)| {
             let mut start = request(workspace, model);
             if let Some(options) = &mut start.options {

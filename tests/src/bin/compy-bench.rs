@@ -15,7 +15,8 @@ use compyd_tests::{
     world::World,
 };
 
-const GROUPS: [&str; 12] = [
+const GROUPS: [&str; 13] = [
+    "audit",
     "edits",
     "context",
     "memory",
@@ -58,6 +59,10 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     // Every group in a daemon that has done nothing else.
     for group in GROUPS.into_iter().filter(|group| wanted(group)) {
+        if group == "audit" {
+            bench::audit::measure(&directory, &mut report).await;
+            continue;
+        }
         if group == "edits" {
             bench::edits::measure(&mut report);
             continue;

@@ -11,7 +11,7 @@ use compyd::domain::recovery::FailureType;
 use compyd_tests::{
     daemon::{Daemon, Options},
     programs::Programs,
-    recovery::{CHECK_TIMEOUT, End, Provider, bring_about},
+    recovery::{CHECK_TIMEOUT, End, POLICY, Provider, bring_about},
 };
 
 /// Share of the recoverable types that have to recover.
@@ -37,6 +37,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let options = Options::default()
         .programs(programs)
         .set("session.check_timeout", CHECK_TIMEOUT)
+        .set("policy.file", POLICY)
         .set("model.openai_base_url", provider.base_url())
         .env("OPENAI_API_KEY", "none");
     let Some(daemon) = Daemon::start(options).await else {

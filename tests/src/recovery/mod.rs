@@ -22,6 +22,8 @@ use crate::{
     sessions::story,
 };
 
+/// A policy under which the faults can be brought about.
+pub const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/recovery/policy.toml");
 /// How long the daemon's own checks may take in these sessions.
 pub const CHECK_TIMEOUT: &str = "60s";
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compyd_proto::agent::exit::How;
-use compyd_proto::agent::{ExecSpec, Exit, Leftovers, NotStarted, TimedOut};
+use compyd_proto::agent::{CommandSecrets, ExecSpec, Exit, Leftovers, NotStarted, TimedOut};
 use nix::errno::Errno;
 use nix::libc;
 use tokio::sync::mpsc;
@@ -50,10 +50,11 @@ pub(super) async fn drive(
     shared: Arc<Shared>,
     command: Arc<Command>,
     spec: Arc<ExecSpec>,
+    secrets: Option<CommandSecrets>,
     wanted: mpsc::Receiver<Wanted>,
 ) {
     let oom_kills_before = memory::oom_kills();
-    let started = match start(&shared, &command, &spec).await {
+    let started = match start(&shared, &command, &spec, secrets).await {
         Ok(started) => started,
         Err(error) => return shared.refuse(&command, error),
     };

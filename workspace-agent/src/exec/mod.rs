@@ -28,6 +28,7 @@ mod progress;
 pub(crate) mod protocol;
 mod quotas;
 mod records;
+mod secrets;
 pub(crate) mod spec;
 pub(crate) mod spool;
 mod start;

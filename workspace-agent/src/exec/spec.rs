@@ -127,16 +127,17 @@ pub(super) fn directory(spec: &ExecSpec, work_dir: &Path) -> Result<PathBuf, Age
     ))
 }
 
-/// The launch of a checked specification.
+/// The launch of a checked specification. `given` is what the container has, and
+/// credentials.
 pub(super) fn launch(
     exec_id: &str,
     spec: &ExecSpec,
     account: &Account,
     directory: &Path,
-    inherited: &[(Vec<u8>, Vec<u8>)],
+    given: [&[(Vec<u8>, Vec<u8>)]; 2],
     set_account: bool,
 ) -> Launch {
-    let environment = environment(exec_id, spec, account, inherited);
+    let environment = environment(exec_id, spec, account, given);
     let path = environment
         .iter()
         .find(|(name, _)| name == b"PATH")
@@ -159,12 +160,13 @@ pub(super) fn launch(
     }
 }
 
-/// The container's own variables, then the account's, then the caller's.
+/// The container's own variables, then the account's, then credentials, then the
+/// caller's.
 fn environment(
     exec_id: &str,
     spec: &ExecSpec,
     account: &Account,
-    inherited: &[(Vec<u8>, Vec<u8>)],
+    [inherited, secrets]: [&[(Vec<u8>, Vec<u8>)]; 2],
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut variables = inherited.to_vec();
     let mut set =
@@ -178,6 +180,9 @@ fn environment(
     set(b"SHELL", account.shell.as_bytes());
     if spec.pty.is_some() {
         set(b"TERM", DEFAULT_TERM);
+    }
+    for (name, value) in secrets {
+        set(name, value);
     }
     for variable in &spec.env {
         set(variable.name.as_bytes(), &variable.value);
@@ -301,6 +306,7 @@ mod tests {
             ("A", "1"),
             ("HOME", "/elsewhere"),
             ("A", "2"),
+            ("TOKEN", "the caller's"),
             (TAG, "other"),
         ] {
             spec.env.push(EnvVar {
@@ -312,7 +318,12 @@ mod tests {
             (b"JAVA_HOME".to_vec(), b"/jdk".to_vec()),
             (b"PATH".to_vec(), b"/p".to_vec()),
         ];
-        let launch = launch("id", &spec, &account(), Path::new("/"), &inherited, true);
+        let secrets = [
+            (b"TOKEN".to_vec(), b"hidden".to_vec()),
+            (b"KEY".to_vec(), b"k".to_vec()),
+        ];
+        let given: [&[_]; 2] = [&inherited, &secrets];
+        let launch = launch("id", &spec, &account(), Path::new("/"), given, true);
         let mut environment: Vec<String> = launch
             .environment
             .iter()
@@ -326,10 +337,12 @@ mod tests {
                 "COMPY_EXEC_ID=id",
                 "HOME=/elsewhere",
                 "JAVA_HOME=/jdk",
+                "KEY=k",
                 "LANG=C.UTF-8",
                 "LOGNAME=dev",
                 "PATH=/p",
                 "SHELL=/bin/zsh",
+                "TOKEN=the caller's",
                 "USER=dev",
             ]
         );

@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use compyd_proto::agent::ExecSpec;
+use compyd_proto::agent::{CommandSecrets, ExecSpec};
 
 use super::command::Command;
 use super::pipe::Streams;
 use super::pool::Supervisor;
 use super::protocol::{Launch, Order, Report};
+use super::secrets;
 use super::spec;
 use super::spool::{ExecFiles, is_full};
 use super::table::Shared;
@@ -36,15 +37,16 @@ pub(super) async fn start(
     shared: &Arc<Shared>,
     command: &Arc<Command>,
     spec: &Arc<ExecSpec>,
+    secrets: Option<CommandSecrets>,
 ) -> Result<Started, AgentError> {
     let exec = command.as_started(ExecSpec::clone(spec));
     let prepared = if spec.user.is_empty() {
         // Nothing that waits for a disk, and a thread would take longer to
         // wake than this takes.
-        prepare(shared, spec, &exec)?
+        prepare(shared, spec, secrets.as_ref(), &exec)?
     } else {
         let (owner, wanted) = (Arc::clone(shared), Arc::clone(spec));
-        tokio::task::spawn_blocking(move || prepare(&owner, &wanted, &exec))
+        tokio::task::spawn_blocking(move || prepare(&owner, &wanted, secrets.as_ref(), &exec))
             .await
             .map_err(|_| AgentError::lost_task("start the command"))??
     };
@@ -105,6 +107,7 @@ struct Prepared {
 fn prepare(
     shared: &Shared,
     spec: &ExecSpec,
+    secrets: Option<&CommandSecrets>,
     exec: &compyd_proto::agent::Exec,
 ) -> Result<Prepared, AgentError> {
     let account: Account = if spec.user.is_empty() {
@@ -117,12 +120,16 @@ fn prepare(
             .map_err(|error| AgentError::new(Reason::UserUnknown, error.to_string()))?
     };
     let directory = spec::directory(spec, &shared.settings.work_dir)?;
+    let given = match secrets {
+        Some(secrets) => secrets::place(&shared.settings.secrets_dir, &account, secrets)?,
+        None => secrets::Variables::new(),
+    };
     let launch = spec::launch(
         &exec.exec_id,
         spec,
         &account,
         &directory,
-        &shared.settings.environment,
+        [&shared.settings.environment, &given],
         nix::unistd::Uid::effective().is_root(),
     );
     let (streams, child_ends) = match &spec.pty {

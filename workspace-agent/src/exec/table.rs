@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use compyd_proto::agent::exit::How;
-use compyd_proto::agent::{AttachExecResponse, Exec, ExecSpec, Exit, PtySize, SpoolLimits};
+use compyd_proto::agent::{
+    AttachExecResponse, CommandSecrets, Exec, ExecSpec, Exit, PtySize, SpoolLimits,
+};
 use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) accounts: Accounts,
     pub(crate) default_user: Account,
     pub(crate) work_dir: PathBuf,
+    /// Where files with credentials are put, on a tmpfs.
+    pub(crate) secrets_dir: PathBuf,
     /// The container's own variables, which every command starts from.
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether this is PID 1, which alone may stop everybody.
@@ -116,11 +120,13 @@ impl ExecTable {
         let _ = tokio::task::spawn_blocking(move || shared.drop_what_is_too_much()).await;
     }
 
-    /// Starts a command or finds it, and waits until it runs.
+    /// Starts a command or finds it, and waits until it runs. Only one that is
+    /// started is given the secrets.
     pub(crate) async fn start(
         &self,
         id: String,
         mut spec: ExecSpec,
+        secrets: Option<CommandSecrets>,
     ) -> Result<(CommandHandle, bool), AgentError> {
         spec::check_id("exec id", &id)?;
         spec::check(&spec)?;
@@ -130,9 +136,8 @@ impl ExecTable {
         if let Some((spec, requests)) = requests {
             let shared = Arc::clone(&self.shared);
             // On cancel: runs on, the call that wanted it may be made again.
-            self.shared
-                .tracker
-                .spawn(driver::drive(shared, Arc::clone(&command), spec, requests));
+            let driven = driver::drive(shared, Arc::clone(&command), spec, secrets, requests);
+            self.shared.tracker.spawn(driven);
         }
         command.started().await?;
         Ok((CommandHandle { command }, started))

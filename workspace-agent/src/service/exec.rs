@@ -22,7 +22,7 @@ pub(super) async fn start(
     request: wire::StartExecRequest,
 ) -> Answer<wire::StartExecResponse> {
     let spec = request.spec.unwrap_or_default();
-    let (command, started) = table.start(request.exec_id, spec).await?;
+    let (command, started) = table.start(request.exec_id, spec, request.secrets).await?;
     Ok(Response::new(wire::StartExecResponse {
         exec: Some(command.describe().await),
         started,
@@ -35,7 +35,7 @@ pub(super) async fn run(
 ) -> Answer<Replies<wire::AttachExecResponse>> {
     let spec = request.spec.unwrap_or_default();
     let is_fed = spec.stdin || spec.pty.is_some();
-    let (command, started) = table.start(request.exec_id, spec).await?;
+    let (command, started) = table.start(request.exec_id, spec, request.secrets).await?;
     if started && !is_fed {
         command.has_news(FIRST_WORD_WITHIN).await;
     }

@@ -358,6 +358,7 @@ pub(crate) fn start_request(id: &str, spec: ExecSpec) -> StartExecRequest {
     StartExecRequest {
         exec_id: id.into(),
         spec: Some(spec),
+        secrets: None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         },
         ids::ExecId,
     },
-    ports::agent::AgentError,
+    ports::{agent::AgentError, command_secrets::CommandSecrets},
 };
 
 /// One for each stream.
@@ -45,6 +45,26 @@ pub(super) fn spec_to_wire(spec: &ExecSpec, base: &Environment) -> wire::ExecSpe
         stdin: spec.stdin,
         pty: spec.terminal.map(size_to_wire),
         leftovers: leftovers.into(),
+    }
+}
+
+pub(super) fn secrets_to_wire(secrets: CommandSecrets) -> wire::CommandSecrets {
+    let variables = secrets.environment.into_iter();
+    let files = secrets.files.into_iter();
+    wire::CommandSecrets {
+        env: variables
+            .map(|(name, value)| wire::EnvVar {
+                name,
+                value: value.into(),
+            })
+            .collect(),
+        files: files
+            .map(|file| wire::SecretFile {
+                name: file.name,
+                content: file.content.into(),
+                variable: file.variable.unwrap_or_default(),
+            })
+            .collect(),
     }
 }
 

@@ -103,7 +103,10 @@ impl ExecStream {
             let message = format!("output continues at {}, not at {next}", output.offset);
             return Err(broken(call, message));
         }
-        *next += output.data.len() as u64;
+        let Some(end) = next.checked_add(output.data.len() as u64) else {
+            return Err(broken(call, "more bytes than there can be"));
+        };
+        *next = end;
         Ok(ExecEvent::Output {
             stream,
             offset: output.offset,

@@ -33,6 +33,7 @@ use crate::{
     domain::{exec::SpoolLimits, ids::WorkspaceId, workspace::NetworkMode},
     ports::{
         agent::AgentPort,
+        command_secrets::CommandSecretsPort,
         links::{LinkError, LinksPort},
         runtime::RuntimePort,
         tunnel::{Linked, TunnelPort},
@@ -52,6 +53,8 @@ pub struct LinkHubOptions {
     pub dir: PathBuf,
     /// Variables of every command, before its own: containers carry none.
     pub environment: Vec<(String, Vec<u8>)>,
+    /// What commands may know besides; `None` means nothing.
+    pub secrets: Option<Arc<dyn CommandSecretsPort>>,
     /// What the output of commands may take in each workspace.
     pub spool: SpoolLimits,
     /// Who is told of each link that can carry tunnels; `None` leaves programs
@@ -310,6 +313,7 @@ impl Reception {
         let definition = container.definition.as_ref();
         let context = LinkContext {
             environment: self.inner.options.environment.clone(),
+            secrets: self.inner.options.secrets.clone(),
             spool: self.inner.options.spool,
             network: definition.map_or(NetworkMode::None, |definition| definition.network),
         };
@@ -392,6 +396,7 @@ mod tests {
         let options = LinkHubOptions {
             dir: dir.path().to_owned(),
             environment: Vec::new(),
+            secrets: None,
             spool: SpoolLimits::default(),
             tunnels: None,
         };

@@ -59,6 +59,7 @@ use crate::{
     },
     ports::{
         agent::{AgentError, AgentPort, Uploaded},
+        command_secrets::CommandSecretsPort,
         trees::TreesPort,
     },
 };
@@ -83,6 +84,8 @@ pub struct AgentLink {
     version: Version,
     boot_id: String,
     environment: Arc<[(String, Vec<u8>)]>,
+    workspace: WorkspaceId,
+    secrets: Option<Arc<dyn CommandSecretsPort>>,
     /// `None` for an agent that does not serve trees.
     trees: Option<Arc<TreeLink>>,
     /// Whether the agent can count the bytes of volumes.
@@ -94,10 +97,12 @@ pub struct AgentLink {
 }
 
 /// What a link needs to know beyond its connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct LinkContext {
     /// Variables of every command, before its own.
     pub(super) environment: Vec<(String, Vec<u8>)>,
+    /// What its commands may know besides.
+    pub(super) secrets: Option<Arc<dyn CommandSecretsPort>>,
     /// What its commands' output may take.
     pub(super) spool: SpoolLimits,
     /// Network of the workspace: one without is given its proxy.
@@ -200,6 +205,8 @@ impl AgentLink {
             version: version.check()?,
             boot_id,
             environment: environment.into(),
+            workspace: workspace.clone(),
+            secrets: context.secrets,
             proxy_port,
             counts_volumes,
             changes_files,
@@ -242,6 +249,30 @@ impl AgentLink {
 
     fn client(&self) -> AgentClient<Channel> {
         self.client.clone()
+    }
+
+    /// A start with what the command may know, as it is when this is awaited.
+    fn start_request(
+        &self,
+        id: &ExecId,
+        spec: &ExecSpec,
+    ) -> impl Future<Output = Result<wire::StartExecRequest, Status>> + Send + 'static {
+        let request = wire::StartExecRequest {
+            exec_id: id.to_string(),
+            spec: Some(convert::spec_to_wire(spec, &self.environment)),
+            secrets: None,
+        };
+        let (secrets, workspace) = (self.secrets.clone(), self.workspace.clone());
+        async move {
+            let Some(secrets) = secrets else {
+                return Ok(request);
+            };
+            let known = secrets.of(&workspace).await.map_err(Status::unavailable)?;
+            Ok(wire::StartExecRequest {
+                secrets: Some(convert::secrets_to_wire(known)),
+                ..request
+            })
+        }
     }
 
     fn exec_stream(
@@ -314,10 +345,8 @@ impl AgentPort for AgentLink {
 
     async fn start(&self, id: &ExecId, spec: &ExecSpec) -> Result<(Exec, bool), AgentError> {
         const CALL: &str = "start";
-        let request = wire::StartExecRequest {
-            exec_id: id.to_string(),
-            spec: Some(convert::spec_to_wire(spec, &self.environment)),
-        };
+        let request = self.start_request(id, spec).await;
+        let request = request.map_err(|status| refusal::read(CALL, &status))?;
         let answer = within(CALL, QUICK_DEADLINE, self.client().start_exec(request)).await?;
         let exec = convert::exec(CALL, answer.exec, Some(id), &self.environment)?;
         Ok((exec, answer.started))
@@ -328,12 +357,9 @@ impl AgentPort for AgentLink {
         id: &ExecId,
         spec: &ExecSpec,
     ) -> BoxStream<'static, Result<ExecEvent, AgentError>> {
-        let request = wire::StartExecRequest {
-            exec_id: id.to_string(),
-            spec: Some(convert::spec_to_wire(spec, &self.environment)),
-        };
+        let request = self.start_request(id, spec);
         let mut client = self.client();
-        let answer = async move { client.run_exec(request).await };
+        let answer = async move { client.run_exec(request.await?).await };
         self.exec_stream("run", id, Default::default(), answer)
     }
 

@@ -12,6 +12,8 @@
 mod admission;
 mod convert;
 mod exec_stream;
+#[cfg(test)]
+mod hostile_tests;
 mod hub;
 mod link;
 mod refusal;

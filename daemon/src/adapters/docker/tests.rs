@@ -117,6 +117,7 @@ impl Machine {
             LinkHubOptions {
                 dir: dir.path().join("links"),
                 environment: vec![("SSL_CERT_FILE".to_owned(), b"/ca".to_vec())],
+                secrets: None,
                 spool: SpoolLimits::default(),
                 tunnels: None,
             },
@@ -524,6 +525,7 @@ async fn a_lost_store_is_made_up_from_the_labels() {
         LinkHubOptions {
             dir: machine.dir.path().join("links"),
             environment: Vec::new(),
+            secrets: None,
             spool: SpoolLimits::default(),
             tunnels: None,
         },

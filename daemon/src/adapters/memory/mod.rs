@@ -1,6 +1,7 @@
 //! The ports in memory, for tests: fakes that pass the same contract suites as
 //! the real adapters, and that can be told to fail like a full disk.
 
+mod audit;
 mod blobs;
 mod chunks;
 mod clock;
@@ -10,8 +11,8 @@ mod runtime;
 mod store;
 
 pub use self::{
-    blobs::MemoryBlobs, chunks::MemoryChunks, clock::ManualClock, images::MemoryImages,
-    links::MemoryLinks, runtime::MemoryRuntime, store::MemoryStore,
+    audit::MemoryAudit, blobs::MemoryBlobs, chunks::MemoryChunks, clock::ManualClock,
+    images::MemoryImages, links::MemoryLinks, runtime::MemoryRuntime, store::MemoryStore,
 };
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         artifact::Artifact,
+        credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
@@ -49,6 +50,7 @@ struct State {
     workspace_events: BTreeMap<u64, WorkspaceEvent>,
     tree_copies: BTreeMap<VolumeRef, TreeCopy>,
     last_uses: BTreeMap<WorkspaceId, i64>,
+    credentials: BTreeMap<CredentialKey, SealedCredential>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -339,6 +341,23 @@ impl StorePort for MemoryStore {
         let state = self.lock();
         let uses = state.last_uses.iter();
         Ok(uses.map(|(id, at_ms)| (id.clone(), *at_ms)).collect())
+    }
+
+    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
+        let new = credentials.iter().cloned();
+        self.writable()?
+            .credentials
+            .extend(new.map(|one| (one.credential.key.clone(), one)));
+        Ok(())
+    }
+
+    async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError> {
+        Ok(self.lock().credentials.values().cloned().collect())
+    }
+
+    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
+        self.writable()?.credentials.remove(key);
+        Ok(())
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

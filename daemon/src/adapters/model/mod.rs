@@ -19,7 +19,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-pub use self::{breaker::Breakers, retrying::RetryPolicy};
+pub use self::{breaker::Breakers, redaction::StoredCredentials, retrying::RetryPolicy};
 use self::{
     metered::MeteredModel, recording::RecordingModel, retrying::RetryingModel,
     scripted::ScriptedModel,
@@ -74,6 +74,8 @@ pub struct ModelSettings {
     pub extra_ca_file: Option<PathBuf>,
     /// File to append each reply to, as a transcript for `scripted:FILE`.
     pub record: Option<PathBuf>,
+    /// What is taken out of it beside keys.
+    pub stored: StoredCredentials,
 }
 
 impl Default for ModelSettings {
@@ -90,6 +92,7 @@ impl Default for ModelSettings {
             breakers: Breakers::default(),
             extra_ca_file: None,
             record: None,
+            stored: StoredCredentials::default(),
         }
     }
 }
@@ -125,12 +128,13 @@ pub fn build(name: &ModelName, settings: &ModelSettings) -> Result<Arc<dyn Model
         None => model,
         Some(file) => {
             let keys = [&settings.openai_api_key, &settings.anthropic_api_key];
-            let keys = keys.into_iter().flatten().cloned().collect();
+            let keys: Vec<Secret> = keys.into_iter().flatten().cloned().collect();
             Arc::new(RecordingModel::new(
                 model,
                 name.to_string(),
                 file.clone(),
-                keys,
+                &keys,
+                settings.stored.clone(),
             ))
         }
     })

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    redaction::Redactor,
+    redaction::{Redactor, StoredCredentials},
     scripted::{CallLine, Header, TurnLine, stop_word},
 };
 use crate::{
@@ -57,13 +57,14 @@ impl RecordingModel {
         inner: Arc<dyn ModelPort>,
         model: String,
         file: PathBuf,
-        keys: Vec<Secret>,
+        keys: &[Secret],
+        stored: StoredCredentials,
     ) -> Self {
         Self {
             inner,
             model,
             file: Mutex::new(file),
-            redactor: Redactor::new(keys),
+            redactor: Redactor::new(keys, stored),
         }
     }
 
@@ -176,7 +177,13 @@ mod tests {
     fn recording(script: &str, file: &Path) -> RecordingModel {
         let inner = ScriptedModel::new("x".into(), Transcript::parse(script).unwrap());
         let keys = vec![Secret::new(KEY)];
-        RecordingModel::new(Arc::new(inner), "openai:m".into(), file.to_owned(), keys)
+        RecordingModel::new(
+            Arc::new(inner),
+            "openai:m".into(),
+            file.to_owned(),
+            &keys,
+            StoredCredentials::default(),
+        )
     }
 
     fn script() -> String {

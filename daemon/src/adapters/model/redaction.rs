@@ -1,12 +1,15 @@
-//! Takes secrets out of what is recorded: the keys in use, and whatever has
-//! the shape of a key.
+//! Takes secrets out of what is recorded: the keys in use in every form that
+//! they are written in, and whatever has the shape of a key.
 
-use std::sync::LazyLock;
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::domain::secret::Secret;
+use crate::domain::{redaction, secret::Secret};
 
 /// What stands where a secret was.
 const REMOVED: &str = "[secret removed]";
@@ -37,23 +40,49 @@ static USER_INFO: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is constant and tested")
 });
 
+/// Takes the values of stored credentials out of a text, as they are at the time.
+#[derive(Clone)]
+pub struct StoredCredentials(Arc<dyn Fn(&str) -> String + Send + Sync>);
+
+impl StoredCredentials {
+    /// What `redacted` takes out.
+    pub fn new(redacted: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        Self(Arc::new(redacted))
+    }
+}
+
+impl Default for StoredCredentials {
+    /// There are none.
+    fn default() -> Self {
+        Self::new(str::to_owned)
+    }
+}
+
+impl fmt::Debug for StoredCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredCredentials(***)")
+    }
+}
+
 /// Replaces secrets by a mark.
-#[derive(Debug)]
 pub(super) struct Redactor {
-    keys: Vec<Secret>,
+    keys: redaction::Redactor,
+    stored: StoredCredentials,
 }
 
 impl Redactor {
-    pub(super) fn new(mut keys: Vec<Secret>) -> Self {
-        keys.retain(|key| !key.is_empty());
-        Self { keys }
+    pub(super) fn new(keys: &[Secret], stored: StoredCredentials) -> Self {
+        let keys = keys.iter().filter(|key| !key.is_empty());
+        let named = keys.map(|key| ("model-key", key.expose().as_bytes()));
+        Self {
+            keys: redaction::Redactor::new(named),
+            stored,
+        }
     }
 
     pub(super) fn text(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for key in &self.keys {
-            text = text.replace(key.expose(), REMOVED);
-        }
+        let text = self.stored.0(text);
+        let text = self.keys.text(&text);
         let text = SHAPES.replace_all(&text, REMOVED);
         USER_INFO
             .replace_all(&text, format!("${{1}}{REMOVED}@"))
@@ -85,10 +114,21 @@ mod tests {
 
     #[test]
     fn keys_in_use_and_shapes_of_keys_are_removed() {
-        let redactor = Redactor::new(vec![Secret::new("my-own-key"), Secret::new("")]);
+        let redactor = Redactor::new(
+            &[Secret::new("my-own-key"), Secret::new("")],
+            StoredCredentials::default(),
+        );
         let tail = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9";
+        // The last character of base64 holds a few bits of the key.
+        for (key, left) in [
+            ("my-own-key", ""),
+            ("bXktb3duLWtleQ==", "Q=="),
+            ("6d792d6f776e2d6b6579", ""),
+        ] {
+            let cleaned = redactor.text(&format!("export A='{key}'"));
+            assert_eq!(cleaned, format!("export A='[redacted:model-key]{left}'"));
+        }
         let shapes = [
-            "my-own-key".to_owned(),
             format!("sk-ant-api03-{tail}"),
             format!("sk-proj-{tail}"),
             format!("gsk_{tail}"),
@@ -117,7 +157,7 @@ mod tests {
 
     #[test]
     fn ordinary_text_stays() {
-        let redactor = Redactor::new(Vec::new());
+        let redactor = Redactor::new(&[], StoredCredentials::default());
         for text in [
             "task-list of the risk-based approach",
             "https://host:8080/path?a=b@c",
@@ -131,15 +171,15 @@ mod tests {
 
     #[test]
     fn every_depth_of_an_object_is_cleaned() {
-        let redactor = Redactor::new(vec![Secret::new("k\"ey")]);
-        let object = serde_json::json!({"a": [{"k\"ey": "x k\"ey y"}], "n": 1});
+        let redactor = Redactor::new(&[Secret::new("k\"ey-in-use")], StoredCredentials::default());
+        let object = serde_json::json!({"a": [{"k\"ey-in-use": "x k\"ey-in-use y"}], "n": 1});
         let Value::Object(object) = object else {
             unreachable!()
         };
         let cleaned = serde_json::to_string(&redactor.object(object)).unwrap();
         assert_eq!(
             cleaned,
-            format!("{{\"a\":[{{\"{REMOVED}\":\"x {REMOVED} y\"}}],\"n\":1}}")
+            r#"{"a":[{"[redacted:model-key]":"x [redacted:model-key] y"}],"n":1}"#
         );
     }
 }

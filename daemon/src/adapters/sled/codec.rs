@@ -68,6 +68,7 @@ pub(super) fn request_at(at_ms: i64) -> [u8; 8] {
 /// Keys: one letter for the kind, `/`, and what identifies the record.
 pub(super) mod key {
     use crate::domain::{
+        credential::{CredentialKey, CredentialScope},
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
@@ -87,6 +88,19 @@ pub(super) mod key {
     pub(in super::super) const WORKSPACE_EVENTS: &[u8] = b"e/";
     pub(in super::super) const TREE_COPIES: &[u8] = b"c/";
     pub(in super::super) const LAST_USES: &[u8] = b"u/";
+
+    pub(in super::super) const CREDENTIALS: &[u8] = b"k/";
+
+    /// A scope may name any project, so the name comes first: it has no `/`.
+    pub(in super::super) fn credential(key: &CredentialKey) -> Vec<u8> {
+        let name = &key.name;
+        match &key.scope {
+            CredentialScope::Global => format!("k/{name}/g"),
+            CredentialScope::Project(url) => format!("k/{name}/p/{url}"),
+            CredentialScope::Workspace(id) => format!("k/{name}/w/{id}"),
+        }
+        .into_bytes()
+    }
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {
         format!("w/{id}").into_bytes()

@@ -44,6 +44,7 @@ use crate::{
     adapters::events::{Journal, JournalReader},
     domain::{
         artifact::Artifact,
+        credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
@@ -477,6 +478,22 @@ impl StorePort for SledStore {
     async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError> {
         self.read_all("read when workspaces were used", key::LAST_USES)
             .await
+    }
+
+    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
+        self.write(Write::PutCredentials(credentials.to_vec()))
+            .await
+    }
+
+    async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError> {
+        let mut all: Vec<SealedCredential> =
+            self.read_all("list credentials", key::CREDENTIALS).await?;
+        all.sort_by(|a, b| a.credential.key.cmp(&b.credential.key));
+        Ok(all)
+    }
+
+    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
+        self.write(Write::RemoveCredential(key.clone())).await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

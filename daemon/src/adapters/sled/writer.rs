@@ -30,6 +30,7 @@ use crate::{
     adapters::events::Journal,
     domain::{
         artifact::Artifact,
+        credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
         ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
         setup::SetupKey,
@@ -87,6 +88,8 @@ pub(super) enum Write {
     PutTreeCopy(TreeCopy),
     RemoveTreeCopy(VolumeRef),
     PutLastUses(Vec<(WorkspaceId, i64)>),
+    PutCredentials(Vec<SealedCredential>),
+    RemoveCredential(CredentialKey),
     PutRequest(RequestId, RequestRecord),
     /// Those that are still of this time.
     ForgetRequests(Vec<(RequestId, i64)>),
@@ -108,6 +111,11 @@ impl Write {
             Self::PutWorkspaceEvents(new, _) => new.len() * RECORD / 4,
             Self::PutTreeCopy(copy) => copy.tree.listing.len() * HASH_AS_TEXT,
             Self::PutLastUses(uses) => uses.len() * RECORD / 16,
+            // A byte of a record takes up to four of JSON.
+            Self::PutCredentials(all) => {
+                let sealed = all.iter().map(|one| 4 * one.sealed.len() + RECORD / 4);
+                sealed.sum()
+            }
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
@@ -116,6 +124,7 @@ impl Write {
             | Self::PutBakedSetup(..)
             | Self::RemoveOperation(_)
             | Self::RemoveTreeCopy(_)
+            | Self::RemoveCredential(_)
             | Self::ForgetRequests(_) => 0,
         };
         (bytes + RECORD) as u64
@@ -375,6 +384,12 @@ impl Writer {
                 uses.map(|used| (key::last_use(&used.0), Some(encode(&used))))
                     .collect()
             }
+            Write::PutCredentials(all) => {
+                let all = all.iter();
+                all.map(|one| (key::credential(&one.credential.key), Some(encode(one))))
+                    .collect()
+            }
+            Write::RemoveCredential(key) => vec![(key::credential(&key), None)],
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }

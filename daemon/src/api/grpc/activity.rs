@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{activity as convert, workspace},
+    convert::{activity as convert, workspace_error},
     shutdown::until,
     status::invalid,
 };
@@ -51,7 +51,7 @@ impl ActivityApi {
         let found = self.workspaces.resolve(name_or_id);
         found
             .map(|workspace| workspace.id.clone())
-            .map_err(|error| workspace::error(&error))
+            .map_err(|error| workspace_error::error(&error))
     }
 }
 
@@ -94,7 +94,7 @@ impl ActivityService for ActivityApi {
         let items = self.workspaces.events().read(query);
         let items = items.map(|item| {
             item.map(convert::event_item)
-                .map_err(|error| workspace::error(&error.into()))
+                .map_err(|error| workspace_error::error(&error.into()))
         });
         Ok(Response::new(until(&self.stop, items.boxed())))
     }
@@ -122,7 +122,7 @@ impl ActivityService for ActivityApi {
         let readings = self.stats.watch(&id, interval).map(|reading| {
             reading
                 .map(|reading| convert::reading(&reading))
-                .map_err(|error| workspace::error(&error))
+                .map_err(|error| workspace_error::error(&error))
         });
         let readings = match request.once {
             true => readings.take(1).boxed(),

@@ -1,9 +1,14 @@
 //! gRPC: one file per service of `compy.v1`, and what they share.
 
 pub mod activity;
+pub mod approval;
 pub mod artifact;
+pub mod audit;
+mod audited;
 pub mod convert;
+pub mod credential;
 mod measure;
+pub mod policy;
 pub mod requests;
 pub mod server;
 pub mod session;

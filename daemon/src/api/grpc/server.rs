@@ -7,9 +7,12 @@ use compyd_proto::{
     link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES},
     v1::{
         activity_service_server::ActivityServiceServer,
-        artifact_service_server::ArtifactServiceServer,
-        session_service_server::SessionServiceServer, setup_service_server::SetupServiceServer,
-        snapshot_service_server::SnapshotServiceServer, system_service_server::SystemServiceServer,
+        approval_service_server::ApprovalServiceServer,
+        artifact_service_server::ArtifactServiceServer, audit_service_server::AuditServiceServer,
+        credential_service_server::CredentialServiceServer,
+        policy_service_server::PolicyServiceServer, session_service_server::SessionServiceServer,
+        setup_service_server::SetupServiceServer, snapshot_service_server::SnapshotServiceServer,
+        system_service_server::SystemServiceServer,
         workspace_service_server::WorkspaceServiceServer,
     },
 };
@@ -25,9 +28,13 @@ use tonic::{
 };
 
 use super::{
-    activity::ActivityApi, artifact::ArtifactApi, measure::Measure, session::SessionApi,
-    setup::SetupApi, snapshot::SnapshotApi, system::SystemApi, workspace::WorkspaceApi,
+    activity::ActivityApi, approval::ApprovalApi, artifact::ArtifactApi, audit::AuditApi,
+    audited::Recorded, credential::CredentialApi, measure::Measure, policy::PolicyApi,
+    session::SessionApi, setup::SetupApi, snapshot::SnapshotApi, system::SystemApi,
+    workspace::WorkspaceApi,
 };
+
+use crate::service::audit::Audit;
 
 /// Bytes of a stream that a client may leave unread: clients copy archives and
 /// watch output, and few of them share a connection.
@@ -36,16 +43,24 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Everything that is served. Adding a service is a field here and a line in
 /// [`routes`](Services::routes).
 pub struct Services {
+    /// Where calls are recorded, and what is served of that.
+    pub audit: Audit,
     /// The daemon itself.
     pub system: SystemApi,
     /// What workspaces are doing and what happened to them.
     pub activity: ActivityApi,
+    /// What sessions wait for.
+    pub approval: ApprovalApi,
     /// What sessions leave behind.
     pub artifact: ArtifactApi,
+    /// Credentials, without their values.
+    pub credential: CredentialApi,
     /// Workspaces and what is done in them.
     pub workspace: WorkspaceApi,
     /// Setup files of repositories.
     pub setup: SetupApi,
+    /// What sessions may do.
+    pub policy: PolicyApi,
     /// Snapshots of workspaces.
     pub snapshot: SnapshotApi,
     /// Tasks given to agents.
@@ -76,7 +91,27 @@ impl Services {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(
+                ApprovalServiceServer::new(self.approval)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
                 ArtifactServiceServer::new(self.artifact)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                AuditServiceServer::new(AuditApi::new(self.audit.log().clone()))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                PolicyServiceServer::new(self.policy)
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                CredentialServiceServer::new(self.credential)
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
@@ -132,12 +167,14 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (health, health_service) = health();
+    let recorded = Recorded::new(services.audit.clone());
     let routes = services.routes(health_service);
     let mut servers = JoinSet::new();
     for listener in listeners {
         let stop = stop.clone();
         let server = Server::builder()
             .layer(Measure)
+            .layer(recorded.clone())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(Some(FRAME_BYTES))

@@ -25,7 +25,7 @@ use crate::{
         session::{
             checkpoint::RollBackTo,
             options::{Budget, RULES_TOKENS, SessionLimits},
-            request::{Answer, RequestRefusal},
+            request::{Answer, RequestRefusal, Scope},
         },
         workspace::Workspace,
     },
@@ -165,13 +165,15 @@ impl SessionApi {
     }
 }
 
-fn session_id(text: &str) -> Result<SessionId, Status> {
+pub(super) fn session_id(text: &str) -> Result<SessionId, Status> {
     text.parse()
         .map_err(|error| invalid_id("SESSION_UNKNOWN", &error))
 }
 
 /// A session as an answer carries it.
-fn answered(result: Result<Published, SessionError>) -> Result<Option<wire::Session>, Status> {
+pub(super) fn answered(
+    result: Result<Published, SessionError>,
+) -> Result<Option<wire::Session>, Status> {
     let published = result.map_err(session_status)?;
     Ok(Some(convert::session(&published, Detail::Whole)))
 }
@@ -377,6 +379,7 @@ impl session_service_server::SessionService for SessionApi {
             question: (!request.question_id.is_empty()).then(|| request.question_id.clone()),
             accepted: request.accept,
             text: request.text.clone(),
+            scope: Scope::Once,
         };
         let work = move |begun: Begun| async move {
             let answer = match sessions.answer(&session, given).await {
@@ -418,6 +421,9 @@ fn options_status(mistake: &OptionsMistake) -> Status {
             message,
             "quote it as a shell would; it runs without a shell",
         ),
+        OptionsMistake::AutonomyInvalid(_) => {
+            invalid("AUTONOMY_INVALID", message, "give 0, 1, 2 or 3")
+        }
         OptionsMistake::MoneyInvalid(_) => invalid(
             "MONEY_INVALID",
             message,
@@ -434,7 +440,7 @@ fn options_status(mistake: &OptionsMistake) -> Status {
 }
 
 /// A session's error on the wire.
-fn session_status(error: SessionError) -> Status {
+pub(super) fn session_status(error: SessionError) -> Status {
     let message = error.to_string();
     let not_found =
         |reason, message, advice| refusal(Code::NotFound, reason, message, advice, Retry::No);

@@ -3,7 +3,11 @@
 use compyd_proto::v1::{self as wire, setup_service_server::SetupService};
 use tonic::{Request, Response, Status};
 
-use super::{convert::workspace as convert, requests::Requests, status::invalid_id};
+use super::{
+    convert::{workspace as convert, workspace_error},
+    requests::Requests,
+    status::invalid_id,
+};
 use crate::{
     domain::setup_file::SetupFile,
     service::workspaces::{Again, Workspaces},
@@ -48,13 +52,16 @@ impl SetupService for SetupApi {
         let (workspaces, of) = (self.workspaces.clone(), request.clone());
         let work = move || async move {
             let found = workspaces.resolve(&of.workspace);
-            let id = found.map_err(|error| convert::error(&error))?.id.clone();
+            let id = found
+                .map_err(|error| workspace_error::error(&error))?
+                .id
+                .clone();
             let done = workspaces
                 .set_up(&id, repository, &of.request_id, again)
                 .await;
-            let notes = done.map_err(|error| convert::error(&error))?;
+            let notes = done.map_err(|error| workspace_error::error(&error))?;
             let view = workspaces.get(&id).await;
-            let view = view.map_err(|error| convert::error(&error))?;
+            let view = view.map_err(|error| workspace_error::error(&error))?;
             Ok(wire::SetUpRepositoryResponse {
                 workspace: Some(convert::view(&view)),
                 notes,

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{diff, snapshot as convert, workspace},
+    convert::{diff, snapshot as convert, workspace, workspace_error},
     requests::{Begun, Requests},
     status::{internal, invalid, invalid_id},
 };
@@ -71,7 +71,7 @@ impl SnapshotApi {
         let found = self.workspaces.resolve(name_or_id);
         found
             .map(|workspace| workspace.id.clone())
-            .map_err(|error| workspace::error(&error))
+            .map_err(|error| workspace_error::error(&error))
     }
 
     /// The same where a workspace that is gone will do: snapshots outlive it,

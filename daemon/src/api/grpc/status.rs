@@ -69,3 +69,12 @@ pub fn internal(cause: &dyn std::fmt::Display) -> Status {
         Retry::No,
     )
 }
+
+/// The code that a refusal carries.
+#[cfg(test)]
+pub(super) fn reason(status: &Status) -> String {
+    use tonic_types::StatusExt as _;
+    let details = status.get_error_details();
+    let info = details.error_info().expect("a refusal says why");
+    info.reason.clone()
+}

@@ -27,6 +27,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nanoseconds_before_the_epoch_count_forwards_too() {
+        let before = Timestamp {
+            seconds: -1,
+            nanos: 999_000_000,
+        };
+        assert_eq!(timestamp(-1), before);
+    }
+
+    #[test]
     fn times_survive_a_round_trip() {
         for ms in [0, 1, 999, 1_780_000_000_123, -1, -1_500] {
             assert_eq!(millis(&timestamp(ms)), ms);

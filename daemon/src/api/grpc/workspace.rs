@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::workspace as convert,
+    convert::{exec, workspace as convert, workspace_error},
     requests::{Begun, Requests},
     shutdown::until,
     status::{invalid, invalid_id},
@@ -75,7 +75,7 @@ impl WorkspaceApi {
 }
 
 fn refused(error: impl Into<WorkspacesError>) -> Status {
-    convert::error(&error.into())
+    workspace_error::error(&error.into())
 }
 
 /// A client stream that does not begin as the contract says.
@@ -320,10 +320,10 @@ impl WorkspaceService for WorkspaceApi {
                 if start.over_limit {
                     over_limit = OverLimit::Allowed;
                 }
-                (start.workspace.clone(), convert::exec_start(start)?)
+                (start.workspace.clone(), exec::start(start)?)
             }
             Some(ExecPart::Attach(attach)) => {
-                let follow = convert::exec_attach(&attach)?;
+                let follow = exec::attach(&attach)?;
                 (attach.workspace, follow)
             }
             Some(ExecPart::Input(_) | ExecPart::Resize(_) | ExecPart::Signal(_)) | None => {
@@ -392,7 +392,7 @@ impl WorkspaceService for WorkspaceApi {
             if !matches!(event, Some(Ok(_))) {
                 guard = None;
             }
-            Poll::Ready(event.map(|event| event.map(convert::exec_event).map_err(refused)))
+            Poll::Ready(event.map(|event| event.map(exec::event).map_err(refused)))
         });
         Ok(Response::new(until(&self.stop, answers)))
     }
@@ -403,10 +403,10 @@ impl WorkspaceService for WorkspaceApi {
     ) -> Result<Response<wire::GetExecResponse>, Status> {
         let request = request.into_inner();
         let id = self.resolve(&request.workspace)?;
-        let exec_id = convert::exec_id(&request.exec_id)?;
+        let exec_id = exec::id(&request.exec_id)?;
         let exec = self.workspaces.exec(&id, &exec_id).await.map_err(refused)?;
         Ok(Response::new(wire::GetExecResponse {
-            exec: Some(convert::exec_info(exec)),
+            exec: Some(exec::info(exec)),
         }))
     }
 
@@ -419,7 +419,7 @@ impl WorkspaceService for WorkspaceApi {
         let agent = self.workspaces.agent(&id).await.map_err(refused)?;
         let execs = agent.list(request.running_only).await.map_err(refused)?;
         Ok(Response::new(wire::ListExecsResponse {
-            execs: execs.into_iter().map(convert::exec_info).collect(),
+            execs: execs.into_iter().map(exec::info).collect(),
         }))
     }
 
@@ -428,8 +428,8 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::SignalExecRequest>,
     ) -> Result<Response<wire::SignalExecResponse>, Status> {
         let request = request.into_inner();
-        let exec = convert::exec_id(&request.exec_id)?;
-        let target = convert::signal(request.what)?;
+        let exec = exec::id(&request.exec_id)?;
+        let target = exec::signal(request.what)?;
         let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
             let id = api.resolve(&name_or_id)?;
@@ -456,7 +456,7 @@ impl WorkspaceService for WorkspaceApi {
         let id = self.resolve(&start.workspace)?;
         // The agent keeps a receipt under the request's id: that is what makes
         // a repeated upload harmless.
-        let step = convert::step_id(&start.request_id)?;
+        let step = exec::step_id(&start.request_id)?;
         let admitted = self.workspaces.admit(&id, None, OverLimit::Refused);
         admitted.await.map_err(refused)?;
         let agent = self.workspaces.agent(&id).await.map_err(refused)?;
@@ -583,13 +583,13 @@ impl Feeder {
             match message.part {
                 Some(ExecPart::Input(input)) => self.feed(input).await?,
                 Some(ExecPart::Resize(size)) => {
-                    let size = convert::terminal_size(size)?;
+                    let size = exec::terminal_size(size)?;
                     let agent = self.workspaces.agent_again(&self.workspace).await;
                     let resized = agent.map_err(refused)?.resize(&self.exec, size).await;
                     resized.map_err(refused)?;
                 }
                 Some(ExecPart::Signal(signal)) => {
-                    let target = SignalTarget::Group(convert::signal_number(signal)?);
+                    let target = SignalTarget::Group(exec::signal_number(signal)?);
                     let agent = self.workspaces.agent_again(&self.workspace).await;
                     let signalled = agent.map_err(refused)?.signal(&self.exec, target).await;
                     signalled.map_err(refused)?;

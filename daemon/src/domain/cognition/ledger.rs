@@ -209,6 +209,7 @@ impl Ledger {
             | WorkResult::CiEnded(_)
             | WorkResult::StartSnapshot { .. }
             | WorkResult::StageSnapshot { .. }
+            | WorkResult::ActSnapshot { .. }
             | WorkResult::RolledBack { .. }
             | WorkResult::TodoChecked(_)
             | WorkResult::Committed(_)

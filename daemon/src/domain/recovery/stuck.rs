@@ -696,6 +696,7 @@ mod tests {
         }
         trail.intervened();
         let answered = EventBody::QuestionAnswered {
+            verdict: None,
             question: "q1".into(),
             accepted: true,
             text: String::new(),

@@ -164,6 +164,11 @@ fn text(body: &EventBody) -> String {
             QuestionAbout::Model | QuestionAbout::Circle => {
                 format!("asks a person: {}", first_line(&question.text))
             }
+            QuestionAbout::Approval(ref approval) => format!(
+                "asks a person to approve ({} risk): {}",
+                approval.tier.name(),
+                first_line(&approval.act)
+            ),
             QuestionAbout::TestChanges { .. } => {
                 format!(
                     "asks a person to accept changes of tests: {}",
@@ -176,6 +181,14 @@ fn text(body: &EventBody) -> String {
                     first_line(&question.text)
                 )
             }
+        },
+        EventBody::QuestionAnswered {
+            text,
+            verdict: Some(verdict),
+            ..
+        } => match text.trim() {
+            "" => format!("the approval is {}", verdict.name()),
+            words => format!("the approval is {}: {}", verdict.name(), first_line(words)),
         },
         EventBody::QuestionAnswered { accepted, text, .. } => {
             let verdict = if *accepted { "yes" } else { "no" };
@@ -192,7 +205,9 @@ fn text(body: &EventBody) -> String {
 pub fn result_line(result: &WorkResult) -> String {
     match result {
         WorkResult::BaseRun(base) => base.summary.clone(),
-        WorkResult::StartSnapshot { snapshot } | WorkResult::StageSnapshot { snapshot } => {
+        WorkResult::StartSnapshot { snapshot }
+        | WorkResult::StageSnapshot { snapshot }
+        | WorkResult::ActSnapshot { snapshot } => {
             format!("kept as {snapshot}")
         }
         WorkResult::RolledBack { to, kept } => {

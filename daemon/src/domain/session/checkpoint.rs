@@ -208,6 +208,7 @@ fn close(state: &SessionState) -> Vec<EventBody> {
             question: question.id.clone(),
             accepted: false,
             text: error(),
+            verdict: None,
         });
     }
     events

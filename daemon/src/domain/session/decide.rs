@@ -10,6 +10,7 @@ use super::{
     event::{
         Condition, EventBody, Question, QuestionAbout, Speaker, ToolEffect, ToolEnded, ToolOutcome,
     },
+    gate::{self, Gate, Passage},
     options::{VerifyMode, WorkflowKind},
     state::{FailedWork, Open, SessionState},
     work::{Again, Work},
@@ -46,15 +47,15 @@ pub enum Next {
 
 /// What comes next in a session.
 #[must_use]
-pub fn decide(state: &SessionState) -> Next {
+pub fn decide(state: &SessionState, gate: &Gate<'_>) -> Next {
     match state.condition {
         Condition::Failed | Condition::Verified | Condition::Cancelled => Next::End,
         Condition::Paused | Condition::Waiting | Condition::Interrupted => Next::Wait,
-        Condition::Running => go_on(state),
+        Condition::Running => go_on(state, gate),
     }
 }
 
-fn go_on(state: &SessionState) -> Next {
+fn go_on(state: &SessionState, gate: &Gate<'_>) -> Next {
     if let Some(open) = &state.open {
         return Next::Perform(open.clone());
     }
@@ -88,7 +89,7 @@ fn go_on(state: &SessionState) -> Next {
         return fail(state, &time_is_up(state));
     }
     if let Some(call) = state.calls.front() {
-        return Next::Record(answer_call(state, call));
+        return Next::Record(answer_call(state, call, gate));
     }
     if state.base.is_none() {
         return begin(state, Work::BaseRun);
@@ -111,7 +112,7 @@ fn go_on(state: &SessionState) -> Next {
         | Stage::Debug
         | Stage::Iterate => model_stage(state),
         Stage::Validate => validate(state),
-        Stage::Pr => pull_request(state),
+        Stage::Pr => pull_request(state, gate),
         Stage::Ci => ci(state),
         Stage::Complete | Stage::Failed => Next::End,
     }
@@ -222,10 +223,10 @@ fn validate(state: &SessionState) -> Next {
     )
 }
 
-fn pull_request(state: &SessionState) -> Next {
-    if state.attempt.commit.is_none() {
+fn pull_request(state: &SessionState, gate: &Gate<'_>) -> Next {
+    let Some(commit) = &state.attempt.commit else {
         return begin(state, Work::Commit);
-    }
+    };
     let Some(proof) = &state.attempt.proof else {
         return begin(state, Work::Prove);
     };
@@ -239,7 +240,13 @@ fn pull_request(state: &SessionState) -> Next {
         WorkflowKind::None => leave(state, Stage::Complete, &proof.reason),
         WorkflowKind::Swe => {
             if state.attempt.published.is_none() {
-                return begin(state, Work::Publish);
+                return match gate.publication(state, commit) {
+                    Passage::Open | Passage::AfterSnapshot => begin(state, Work::Publish),
+                    Passage::Refused(why) => fail(state, &why),
+                    Passage::Ask(approval) => {
+                        Next::Record(ask_with(gate::question(state, approval)))
+                    }
+                };
             }
             match &state.attempt.pull_request {
                 None => begin(state, Work::OpenPullRequest),
@@ -355,7 +362,7 @@ fn after_failed_work(state: &SessionState, failed: &FailedWork) -> Next {
 }
 
 /// Answers a tool call, or begins what will answer it.
-fn answer_call(state: &SessionState, call: &ToolCall) -> Vec<EventBody> {
+fn answer_call(state: &SessionState, call: &ToolCall, gate: &Gate<'_>) -> Vec<EventBody> {
     let request = match ToolRequest::parse(call) {
         Ok(request) => request,
         Err(mistake) => {
@@ -386,9 +393,17 @@ fn answer_call(state: &SessionState, call: &ToolCall) -> Vec<EventBody> {
     // Whoever turns in circles is told more.
     let refusal = state.trail.refusal(call).or(refusal);
     let mut events: Vec<EventBody> = events.into_iter().map(EventBody::Cognition).collect();
-    match refusal {
-        Some(text) => events.push(refused(call, text)),
-        None => events.extend(answer_request(state, call, request)),
+    if let Some(text) = refusal {
+        events.push(refused(call, text));
+        return events;
+    }
+    // What the reasoning was is recorded with the call, and the call is not made
+    // before a person, or a snapshot, lets it.
+    match gate.pass(state, call, &request) {
+        Passage::Open => events.extend(answer_request(state, call, request)),
+        Passage::Refused(text) => events.push(refused(call, text)),
+        Passage::AfterSnapshot => return vec![started(state, Work::SnapshotAct, 1)],
+        Passage::Ask(approval) => return ask_with(gate::question(state, approval)),
     }
     events
 }
@@ -537,11 +552,13 @@ fn claim_todo(state: &SessionState, call: &ToolCall, claim: TodoClaim) -> Vec<Ev
 /// A question to a person, and the session waiting for the answer.
 pub(super) fn ask(state: &SessionState, text: String, about: QuestionAbout) -> Vec<EventBody> {
     let id = format!("q{}", state.questions_asked + 1);
-    let reason = format!("asks: {}", first_line(&text));
+    ask_with(Question { id, text, about })
+}
+
+fn ask_with(question: Question) -> Vec<EventBody> {
+    let reason = format!("asks: {}", first_line(&question.text));
     vec![
-        EventBody::QuestionAsked {
-            question: Question { id, text, about },
-        },
+        EventBody::QuestionAsked { question },
         EventBody::StateChanged {
             to: Condition::Waiting,
             reason,
@@ -611,6 +628,7 @@ fn started(state: &SessionState, work: Work, attempt: u32) -> EventBody {
         Work::BaseRun | Work::Validate | Work::Prove | Work::RunCi => tests(),
         Work::SnapshotStart
         | Work::SnapshotStage
+        | Work::SnapshotAct
         | Work::RollBack { .. }
         | Work::VerifyTodo { .. }
         | Work::Commit

@@ -17,9 +17,12 @@ use crate::domain::{
     compaction::Cause,
     conversation::{AssistantTurn, StopReason, ToolCall, ToolDefinition, Usage},
     ids::{ArtifactId, RepositoryName, SessionId, StepId, WorkspaceId, WorkspaceName},
+    policy::Tier,
     recovery::{Failure, FailureType, RecoveryAction, stuck::Intervention},
+    redaction::Redactor,
     stage::Stage,
     todo::Todo,
+    tools::Tool,
 };
 
 /// One entry of a session's log.
@@ -176,6 +179,9 @@ pub enum EventBody {
         accepted: bool,
         /// The person's words; may be empty.
         text: String,
+        /// Of an approval: what was answered, or that nobody did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<ApprovalVerdict>,
     },
 }
 
@@ -415,6 +421,8 @@ pub enum QuestionAbout {
         /// The commit, in hex.
         commit: String,
     },
+    /// A tool call that a person has to approve.
+    Approval(Box<ApprovalRequest>),
     /// The session turns in circles, and nothing else has helped.
     Circle,
     /// A todo whose criteria hold and which a person has to accept.
@@ -426,6 +434,65 @@ pub enum QuestionAbout {
         /// The evidence.
         artifact: Option<ArtifactId>,
     },
+}
+
+/// What a person is asked to approve: one tool call, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequest {
+    /// Id of the call.
+    pub call: String,
+    /// The tool.
+    pub tool: Tool,
+    /// The command as it would run, or the tool and its files.
+    pub act: String,
+    /// Where it would be done, absolute.
+    pub directory: String,
+    /// What would become of a file, where a file tool changes one; bounded.
+    pub diff: Option<String>,
+    /// Hosts that it names.
+    pub hosts: Vec<String>,
+    /// How much can go wrong.
+    pub tier: Tier,
+    /// What makes it the same as another call, sorted: what was answered for the
+    /// session or the project holds for calls with no other classes.
+    pub classes: Vec<String>,
+    /// Why it is asked.
+    pub why: String,
+    /// What a refusal does.
+    pub refusal: String,
+    /// When it counts as refused, in milliseconds since the Unix epoch.
+    pub expires_at_ms: i64,
+}
+
+/// What was answered to an approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalVerdict {
+    /// This call may be made.
+    Once,
+    /// It and its like may be made in this session.
+    Session,
+    /// It and its like may be made in every session of this project: of the same
+    /// repository in the same workspace.
+    Project,
+    /// It is refused, and so is its like in this session.
+    Denied,
+    /// Nobody answered in time, which refuses it.
+    Expired,
+}
+
+impl ApprovalVerdict {
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Once => "approved once",
+            Self::Session => "approved for this session",
+            Self::Project => "approved for this project",
+            Self::Denied => "refused",
+            Self::Expired => "not answered in time, which refuses it",
+        }
+    }
 }
 
 impl Event {
@@ -441,6 +508,25 @@ impl Event {
         serde_json::to_vec(self).expect("events have string keys and finite numbers")
     }
 
+    /// The same event without the values of credentials, which must not get into
+    /// a log, nor from there to a model.
+    ///
+    /// # Errors
+    /// A value is so like a word of the format that nothing is left of it.
+    pub fn redacted(self, redactor: &Redactor) -> Result<Self, EventError> {
+        if redactor.is_empty() {
+            return Ok(self);
+        }
+        let body =
+            serde_json::to_value(&self.body).expect("events have string keys and finite numbers");
+        let clean = redactor.json(body.clone());
+        if clean == body {
+            return Ok(self);
+        }
+        let body = serde_json::from_value(clean).map_err(|error| EventError(error.to_string()))?;
+        Ok(Self { body, ..self })
+    }
+
     /// As it was stored.
     ///
     /// # Errors
@@ -454,3 +540,36 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an event of the log cannot be read: {0}; was it written by a newer daemon?")]
 pub struct EventError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Event {
+        Event {
+            sequence: 3,
+            at_ms: 5,
+            stage: Stage::Plan,
+            body: EventBody::MessageAdded {
+                text: text.to_owned(),
+                from: Speaker::Person,
+            },
+        }
+    }
+
+    #[test]
+    fn an_event_is_written_without_the_values_of_credentials() {
+        let redactor = Redactor::new([("npm", b"t0ken \"of\" npm".as_slice())]);
+        let clean = said("the token is t0ken \"of\" npm").redacted(&redactor);
+        assert_eq!(clean, Ok(said("the token is [redacted:npm]")));
+        let other = said("there is none");
+        assert_eq!(other.clone().redacted(&redactor), Ok(other));
+    }
+
+    #[test]
+    fn a_value_like_a_word_of_the_format_is_an_error_and_not_a_leak() {
+        let redactor = Redactor::new([("odd", b"message_added".as_slice())]);
+        let error = said("x").redacted(&redactor).unwrap_err();
+        assert!(error.to_string().contains("redacted:odd"), "{error}");
+    }
+}

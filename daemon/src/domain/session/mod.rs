@@ -9,15 +9,17 @@
 //!
 //! Everything here is pure: [`state`] folds the log, [`decide`] says what comes
 //! next, [`outcome`] turns what an effect brought into events, [`request`]
-//! answers people. The driver in `service::sessions` only appends and acts, so
+//! answers people, and [`gate`] is what every tool call passes. The driver in `service::sessions` only appends and acts, so
 //! that a session can be replayed, resumed after any event, and tested without
 //! any part of the world.
 
+pub mod audited;
 pub mod briefing;
 pub mod calls;
 pub mod checkpoint;
 pub mod decide;
 pub mod event;
+pub mod gate;
 pub mod options;
 pub mod outcome;
 pub mod pull_request;

@@ -7,6 +7,7 @@ use crate::domain::{
     compaction::Window,
     edits::EditFormat,
     model_name::ModelName,
+    policy::{Autonomy, Level},
 };
 
 /// Longest task in bytes, after trimming.
@@ -44,6 +45,12 @@ pub struct SessionOptions {
     /// Tokens of the repository's own rules that its model is told at most.
     #[serde(default = "rules_tokens")]
     pub rules_tokens: u32,
+    /// The most that it may do.
+    #[serde(default)]
+    pub level: Level,
+    /// How far it goes without a person.
+    #[serde(default)]
+    pub autonomy: Autonomy,
 }
 
 /// What a model is told of a repository's own rules, when nobody says otherwise.

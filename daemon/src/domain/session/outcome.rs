@@ -223,6 +223,7 @@ fn work_ended(
         WorkResult::BaseRun(_)
         | WorkResult::StartSnapshot { .. }
         | WorkResult::StageSnapshot { .. }
+        | WorkResult::ActSnapshot { .. }
         | WorkResult::Validated(_)
         | WorkResult::Committed(_)
         | WorkResult::Proved(_)

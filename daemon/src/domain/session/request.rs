@@ -6,9 +6,11 @@
 use super::{
     checkpoint::{self, RollBackTo},
     decide::answered,
-    event::{Condition, EventBody, QuestionAbout, Speaker, ToolEffect, ToolOutcome},
+    event::{
+        ApprovalVerdict, Condition, EventBody, QuestionAbout, Speaker, ToolEffect, ToolOutcome,
+    },
     outcome::claim_of,
-    state::SessionState,
+    state::{SessionState, refusal_words},
 };
 use crate::domain::todo::{Evidence, Judge, TodoState};
 
@@ -32,6 +34,11 @@ pub enum Request {
     },
     /// Answer a question.
     Answer(Answer),
+    /// Nobody has answered an approval in time.
+    Expire {
+        /// Id of the question.
+        question: String,
+    },
     /// Put the workspace and the session back to a stage's snapshot, and go on.
     RollBack(RollBackTo),
     /// The daemon ended while it ran.
@@ -50,6 +57,20 @@ pub struct Answer {
     pub accepted: bool,
     /// The person's words; may be empty.
     pub text: String,
+    /// Of an approval that is accepted: for how much.
+    pub scope: Scope,
+}
+
+/// For how much an approval holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// For this call.
+    #[default]
+    Once,
+    /// For the session.
+    Session,
+    /// For the project.
+    Project,
 }
 
 /// What a request comes to.
@@ -137,6 +158,12 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
             Condition::Failed | Condition::Verified | Condition::Cancelled => Response::AlreadySo,
         },
         Request::Answer(answer) => respond_to_answer(state, answer),
+        Request::Expire { question } => match state.approval_in_question() {
+            Some((open, _)) if open.id == *question && state.condition == Condition::Waiting => {
+                answer_approval(state, question, ApprovalVerdict::Expired, "")
+            }
+            Some(_) | None => Response::AlreadySo,
+        },
         Request::RollBack(to) => checkpoint::respond(state, *to),
         Request::Interrupt { reason } => match state.condition {
             Condition::Running => change(Condition::Interrupted, reason),
@@ -155,13 +182,17 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
 fn resume_waiting(state: &SessionState) -> Response {
     let about = state.question.as_ref().map(|question| &question.about);
     if state.todo_in_question().is_some()
-        || matches!(about, Some(QuestionAbout::TestChanges { .. }))
+        || matches!(
+            about,
+            Some(QuestionAbout::TestChanges { .. } | QuestionAbout::Approval(_))
+        )
     {
         return Response::AlreadySo;
     }
     let answer = Answer {
         question: None,
         accepted: false,
+        scope: Scope::Once,
         text: "Nobody answers. Decide yourself, and say what you assumed.".into(),
     };
     respond_to_answer(state, &answer)
@@ -183,10 +214,20 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
         });
     }
     let text = answer.text.trim().to_owned();
+    if let QuestionAbout::Approval(_) = question.about {
+        let verdict = match (answer.accepted, answer.scope) {
+            (false, _) => ApprovalVerdict::Denied,
+            (true, Scope::Once) => ApprovalVerdict::Once,
+            (true, Scope::Session) => ApprovalVerdict::Session,
+            (true, Scope::Project) => ApprovalVerdict::Project,
+        };
+        return answer_approval(state, &question.id, verdict, &text);
+    }
     let mut events = vec![EventBody::QuestionAnswered {
         question: question.id.clone(),
         accepted: answer.accepted,
         text: text.clone(),
+        verdict: None,
     }];
     match &question.about {
         QuestionAbout::Model => {
@@ -202,6 +243,8 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
                     .map(|call| answered(call, ToolOutcome::Ok, words, ToolEffect::None)),
             );
         }
+        // It was answered above.
+        QuestionAbout::Approval(_) => {}
         // The state keeps the verdict; no call of the model's waits for it.
         QuestionAbout::TestChanges { .. } => {}
         QuestionAbout::Circle => {
@@ -255,6 +298,40 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
     events.push(EventBody::StateChanged {
         to: Condition::Running,
         reason: "the question is answered".into(),
+    });
+    Response::Accepted(events)
+}
+
+/// What an answer to an approval, or none in time, comes to. An approved call is
+/// made by what follows.
+fn answer_approval(
+    state: &SessionState,
+    question: &str,
+    verdict: ApprovalVerdict,
+    text: &str,
+) -> Response {
+    let accepted = match verdict {
+        ApprovalVerdict::Once | ApprovalVerdict::Session | ApprovalVerdict::Project => true,
+        ApprovalVerdict::Denied | ApprovalVerdict::Expired => false,
+    };
+    let mut events = vec![EventBody::QuestionAnswered {
+        question: question.to_owned(),
+        accepted,
+        text: text.to_owned(),
+        verdict: Some(verdict),
+    }];
+    if !accepted {
+        let words = refusal_words(verdict, text);
+        events.extend(
+            state
+                .calls
+                .front()
+                .map(|call| answered(call, ToolOutcome::Refused, words, ToolEffect::None)),
+        );
+    }
+    events.push(EventBody::StateChanged {
+        to: Condition::Running,
+        reason: format!("the approval is answered: {}", verdict.name()),
     });
     Response::Accepted(events)
 }

@@ -8,8 +8,8 @@ use std::{
 use super::{
     checkpoint::Checkpoint,
     event::{
-        AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
-        ToolEffect, ToolEnded, ToolOutcome,
+        AfterModelFailure, ApprovalRequest, ApprovalVerdict, Condition, Created, Event, EventBody,
+        Question, QuestionAbout, ToolEffect, ToolEnded, ToolOutcome,
     },
     spending::Spending,
     work::{Again, BaseRun, CiResult, Commit, OpenedPullRequest, Validation, Work, WorkResult},
@@ -61,6 +61,8 @@ pub struct SessionState {
     pub question: Option<Question>,
     /// Questions asked so far.
     pub questions_asked: u32,
+    /// What people have answered to what it may do.
+    pub approvals: Approvals,
     /// Replies without a tool call, in a row.
     pub silent_replies: u32,
     /// The piece of work that could not be done, since nothing else happened.
@@ -108,6 +110,56 @@ pub struct SessionState {
     pub pull_request: Option<OpenedPullRequest>,
     /// Output of the checks of the pull request, by name.
     pub check_artifacts: Vec<(String, ArtifactId)>,
+}
+
+/// What people have answered to what a session may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Approvals {
+    /// The call that was approved and is not made yet.
+    pub once: Option<String>,
+    /// The call before which a snapshot was taken.
+    pub snapshotted: Option<String>,
+    /// Classes that were approved for the session.
+    pub session: BTreeSet<String>,
+    /// Classes that were approved for the project, in this session.
+    pub project: BTreeSet<String>,
+    /// Classes that were refused, with the words for the model.
+    pub refused: BTreeMap<String, String>,
+    /// How many nobody answered in time.
+    pub expired: u32,
+}
+
+impl Approvals {
+    fn answer(&mut self, request: &ApprovalRequest, verdict: ApprovalVerdict, words: &str) {
+        let classes = request.classes.iter().cloned();
+        match verdict {
+            ApprovalVerdict::Once => {}
+            ApprovalVerdict::Session => self.session.extend(classes),
+            ApprovalVerdict::Project => {
+                self.session.extend(classes.clone());
+                self.project.extend(classes);
+            }
+            ApprovalVerdict::Denied | ApprovalVerdict::Expired => {
+                let words = refusal_words(verdict, words);
+                self.refused
+                    .extend(classes.map(|class| (class, words.clone())));
+                self.expired += u32::from(verdict == ApprovalVerdict::Expired);
+                return;
+            }
+        }
+        self.once = Some(request.call.clone());
+    }
+}
+
+/// What the model is told of a refusal.
+pub(super) fn refusal_words(verdict: ApprovalVerdict, words: &str) -> String {
+    match (verdict, words.trim()) {
+        (ApprovalVerdict::Expired, _) => {
+            "nobody answered in time, so it is refused: go on without it".to_owned()
+        }
+        (_, "") => "a person refused it: go on without it".to_owned(),
+        (_, words) => format!("a person refused it: {words}"),
+    }
 }
 
 /// One attempt at a stage.
@@ -250,6 +302,7 @@ impl SessionState {
             calls: VecDeque::new(),
             question: None,
             questions_asked: 0,
+            approvals: Approvals::default(),
             silent_replies: 0,
             failed_work: None,
             last_failure: None,
@@ -490,12 +543,23 @@ impl SessionState {
                 self.questions_asked += 1;
                 self.question = Some(question.clone());
             }
-            EventBody::QuestionAnswered { accepted, .. } => {
-                let about = self.question.take().map(|question| question.about);
-                if let Some(QuestionAbout::TestChanges { commit }) = about {
+            EventBody::QuestionAnswered {
+                accepted,
+                text,
+                verdict,
+                ..
+            } => match self.question.take().map(|question| question.about) {
+                Some(QuestionAbout::TestChanges { commit }) => {
                     self.attempt.test_changes = Some((commit, *accepted));
                 }
-            }
+                Some(QuestionAbout::Approval(request)) => {
+                    if let Some(verdict) = verdict {
+                        self.approvals.answer(&request, *verdict, text);
+                    }
+                }
+                Some(QuestionAbout::Model | QuestionAbout::Circle | QuestionAbout::Todo { .. })
+                | None => {}
+            },
             // The ledger has it.
             EventBody::Cognition(_) => {}
         }
@@ -547,6 +611,8 @@ impl SessionState {
         }
         self.tool_calls += 1;
         self.calls.pop_front();
+        self.approvals.once = None;
+        self.approvals.snapshotted = None;
         self.keep_artifacts(ended.artifact.as_slice());
         match &ended.effect {
             ToolEffect::None | ToolEffect::CommandRan => {}
@@ -583,6 +649,9 @@ impl SessionState {
                 self.keep_checkpoint(snapshot);
             }
             WorkResult::StageSnapshot { snapshot } => self.keep_checkpoint(snapshot),
+            WorkResult::ActSnapshot { .. } => {
+                self.approvals.snapshotted = self.calls.front().map(|call| call.id.clone());
+            }
             WorkResult::RolledBack { to, .. } => {
                 let mut checkpoints = self.checkpoints.iter().rev();
                 let found = checkpoints.find(|known| known.snapshot == *to).cloned();
@@ -680,9 +749,25 @@ impl SessionState {
         match self.question.as_ref().map(|question| &question.about) {
             Some(QuestionAbout::Todo { id, .. }) => Some(*id),
             Some(
-                QuestionAbout::Model | QuestionAbout::Circle | QuestionAbout::TestChanges { .. },
+                QuestionAbout::Model
+                | QuestionAbout::Circle
+                | QuestionAbout::Approval(_)
+                | QuestionAbout::TestChanges { .. },
             )
             | None => None,
+        }
+    }
+
+    /// The approval that the session waits for.
+    #[must_use]
+    pub fn approval_in_question(&self) -> Option<(&Question, &ApprovalRequest)> {
+        let question = self.question.as_ref()?;
+        match &question.about {
+            QuestionAbout::Approval(request) => Some((question, request)),
+            QuestionAbout::Model
+            | QuestionAbout::Circle
+            | QuestionAbout::TestChanges { .. }
+            | QuestionAbout::Todo { .. } => None,
         }
     }
 }

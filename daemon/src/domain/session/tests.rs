@@ -1,5 +1,7 @@
 //! The session's rules, played out against a world of a few lines.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -7,9 +9,10 @@ use super::{
     checkpoint::RollBackTo,
     decide::{Next, decide},
     event::{AfterModelFailure, Condition, Created, Event, EventBody, ToolEffect, ToolOutcome},
+    gate::Gate,
     options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
     outcome::{self, Outcome, Reply, ToolAnswer},
-    request::{Answer, Request, RequestRefusal, Response, respond},
+    request::{Answer, Request, RequestRefusal, Response, Scope, respond},
     state::{Effect, SessionState, StageInput},
     work::{
         Again, BaseRun, CiResult, Commit, OpenedPullRequest, TodoCheck, Validation, Work,
@@ -28,6 +31,7 @@ use crate::domain::{
     exec::{Exit, ExitStatus},
     forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
     ids::{SessionId, SnapshotId},
+    policy::Policy,
     proof::{ChangedJudge, Proof, TestRun},
     recovery::{Failure, FailureType},
     report::RunVerdict,
@@ -36,6 +40,7 @@ use crate::domain::{
     tools::{self, Tool},
 };
 
+mod approvals;
 mod cognition;
 mod rollback;
 
@@ -66,6 +71,8 @@ fn options() -> SessionOptions {
         prices: None,
         window: Window::default(),
         rules_tokens: RULES_TOKENS,
+        level: Default::default(),
+        autonomy: Default::default(),
     }
 }
 
@@ -210,6 +217,7 @@ impl World {
             WorkResult::BaseRun(_)
             | WorkResult::StartSnapshot { .. }
             | WorkResult::StageSnapshot { .. }
+            | WorkResult::ActSnapshot { .. }
             | WorkResult::RolledBack { .. }
             | WorkResult::Committed(_)
             | WorkResult::Published { .. }
@@ -268,6 +276,9 @@ impl World {
                 libraries: Libraries::default(),
             })),
             Work::SnapshotStart => WorkResult::StartSnapshot {
+                snapshot: self.snapshot(),
+            },
+            Work::SnapshotAct => WorkResult::ActSnapshot {
                 snapshot: self.snapshot(),
             },
             Work::SnapshotStage => WorkResult::StageSnapshot {
@@ -463,6 +474,8 @@ struct Play {
     context: Context,
     world: World,
     now_ms: i64,
+    policy: Option<Policy>,
+    project: BTreeSet<String>,
 }
 
 impl Play {
@@ -481,6 +494,8 @@ impl Play {
             context,
             world,
             now_ms: 0,
+            policy: None,
+            project: BTreeSet::new(),
         }
     }
 
@@ -512,7 +527,12 @@ impl Play {
 
     /// One step; `false` when nothing more happens by itself.
     fn step(&mut self, model: &mut dyn FnMut(&SessionState) -> Outcome) -> bool {
-        match decide(&self.state) {
+        let gate = Gate {
+            policy: self.policy.as_ref(),
+            project: &self.project,
+            now_ms: self.now_ms,
+        };
+        match decide(&self.state, &gate) {
             Next::Record(events) => self.append(events),
             Next::Perform(open) => {
                 let outcome = match &open.effect {
@@ -590,7 +610,7 @@ fn an_honest_run_goes_through_every_stage_and_ends_verified() {
     );
     assert_eq!(play.state.condition, Condition::Verified);
     assert!(play.state.todos[0].is_verified());
-    assert_eq!(decide(&play.state), Next::End);
+    assert_eq!(decide(&play.state, &Gate::open()), Next::End);
 }
 
 #[test]
@@ -1113,6 +1133,7 @@ fn a_person_is_asked_for_each_claim_when_a_person_verifies() {
             question: question.map(Into::into),
             accepted,
             text: text.into(),
+            scope: Scope::Once,
         })
     };
     assert!(matches!(
@@ -1177,6 +1198,7 @@ fn a_question_of_the_models_waits_for_its_answer() {
         question: None,
         accepted: true,
         text: "the second".into(),
+        scope: Scope::Once,
     };
     play.ask(Request::Answer(answer)).unwrap();
     play.run(&mut honest);
@@ -1247,7 +1269,7 @@ fn every_prefix_of_a_log_leads_on_the_same_way() {
     for kept in 1..play.batches.len() {
         let state = fold(&play.batches[..kept]);
         let first = &play.batches[kept][0];
-        match decide(&state) {
+        match decide(&state, &Gate::open()) {
             Next::Record(bodies) => {
                 let recorded: Vec<_> = play.batches[kept]
                     .iter()
@@ -1344,7 +1366,7 @@ proptest! {
                 let _ = play.ask(match people.u8(..6) {
                     0 => Request::Pause { reason },
                     1 => Request::Interrupt { reason },
-                    2 => Request::Answer(Answer { question: None, accepted: true, text: String::new() }),
+                    2 => Request::Answer(Answer { question: None, accepted: true, text: String::new(), scope: Scope::Once }),
                     3 => back_to(Stage::Understand),
                     4 => back_to(Stage::Modify),
                     _ => Request::Resume { reason },
@@ -1358,7 +1380,7 @@ proptest! {
                 let reason = "go on".to_owned();
                 let _ = play.ask(Request::Resume { reason });
                 let accepted = people.bool();
-                let _ = play.ask(Request::Answer(Answer { question: None, accepted, text: "well".into() }));
+                let _ = play.ask(Request::Answer(Answer { question: None, accepted, text: "well".into(), scope: Scope::Once }));
             }
             let now = play.context.messages();
             prop_assert!(now.starts_with(&told), "the context changed what it had said");
@@ -1410,6 +1432,7 @@ fn yes() -> Answer {
         question: None,
         accepted: true,
         text: String::new(),
+        scope: Scope::Once,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Work {
     SnapshotStart,
     /// Take a snapshot of what a stage begins with, to be rolled back to.
     SnapshotStage,
+    /// Take a snapshot before an act of high risk that a person has approved.
+    SnapshotAct,
     /// Put the workspace back to such a snapshot.
     RollBack {
         /// The stage that began with it.
@@ -59,6 +61,7 @@ impl Work {
             Self::BaseRun => "tests on the base commit".into(),
             Self::SnapshotStart => "snapshot of the start".into(),
             Self::SnapshotStage => "snapshot of the stage".into(),
+            Self::SnapshotAct => "snapshot before an approved act".into(),
             Self::RollBack { stage, attempt, .. } => format!("rollback to {stage}#{attempt}"),
             Self::Validate => "tests, lint and types".into(),
             Self::VerifyTodo { todo } => format!("criteria of todo {todo}"),
@@ -84,6 +87,11 @@ pub enum WorkResult {
     },
     /// Of [`Work::SnapshotStage`].
     StageSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Of [`Work::SnapshotAct`].
+    ActSnapshot {
         /// The snapshot.
         snapshot: SnapshotId,
     },

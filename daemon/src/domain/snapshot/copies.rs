@@ -15,6 +15,10 @@ use super::{VolumeTree, hash::TreeHash};
 /// and the rest of its last block.
 const ENTRY_BYTES: u64 = 4096;
 
+/// Copies that are kept though nothing lies over them: every restore looks
+/// through all of them, and so does the engine.
+const UNUSED_MAX: usize = 64;
+
 /// A volume by the engine's name for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VolumeRef(pub String);
@@ -47,8 +51,8 @@ pub fn disk_bytes(entries: u64, bytes: u64) -> u64 {
 }
 
 /// The copies that are to go: what no snapshot names, and then the longest
-/// unused until the others take no more than `max_bytes`. One that an overlay
-/// lies over stays.
+/// unused until the others take no more than `max_bytes` and are few. One that
+/// an overlay lies over stays.
 #[must_use]
 pub fn to_evict(
     copies: &[TreeCopy],
@@ -62,8 +66,10 @@ pub fn to_evict(
         .collect();
     unused.sort_by_key(|copy| (named.contains(&copy.tree.hash), copy.used_at_ms));
     let mut evicted = Vec::new();
+    let too_many = unused.len().saturating_sub(UNUSED_MAX);
     for copy in unused {
-        if named.contains(&copy.tree.hash) && total <= max_bytes {
+        let fits = total <= max_bytes && evicted.len() >= too_many;
+        if named.contains(&copy.tree.hash) && fits {
             break;
         }
         total -= copy.disk_bytes();
@@ -111,6 +117,16 @@ mod tests {
         let all = ["a", "b", "c", "d"];
         assert_eq!(evicted(&["b", "c"], &all, 2_500_000), ["a", "d"]);
         assert_eq!(evicted(&all, &[], 0), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn of_many_the_longest_unused_go_whatever_there_is_room_for() {
+        let names: Vec<String> = (0..UNUSED_MAX + 3).map(|n| n.to_string()).collect();
+        let copies: Vec<TreeCopy> = (names.iter().zip(0..)).map(|(n, at)| copy(n, at)).collect();
+        let named = copies.iter().map(|copy| copy.tree.hash).collect();
+        let in_use = HashSet::from([VolumeRef("1".to_owned())]);
+        let evicted = to_evict(&copies, &in_use, &named, u64::MAX);
+        assert_eq!(evicted, ["0", "2"].map(|name| VolumeRef(name.to_owned())));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::{
     domain::{
         artifact::{Artifact, ArtifactKind},
+        credential::{
+            Credential, CredentialKey, CredentialKind, CredentialScope, SealedCredential,
+        },
         egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
         idle::IdleStop,
@@ -49,6 +52,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     workspace_events(&*store).await;
     tree_copies(&*store).await;
     last_uses(&*store).await;
+    credentials(&*store).await;
     requests(&*store).await;
 }
 
@@ -497,6 +501,45 @@ async fn tree_copies(store: &dyn StorePort) {
         .await
         .expect("removing an unknown one is accepted");
     assert_eq!(store.tree_copies().await, Ok(vec![used_again]));
+}
+
+async fn credentials(store: &dyn StorePort) {
+    assert_eq!(store.credentials().await, Ok(Vec::new()));
+    let sealed = |name: &str, scope: CredentialScope, byte: u8| SealedCredential {
+        credential: Credential {
+            key: CredentialKey {
+                scope,
+                name: name.parse().unwrap(),
+            },
+            kind: CredentialKind::Value,
+            environment: Some("A".to_owned()),
+            expires_at_ms: None,
+            created_at_ms: 1,
+            updated_at_ms: 2,
+        },
+        key_id: "00".to_owned(),
+        nonce: vec![byte; 24],
+        sealed: vec![byte; 20],
+    };
+    let project = |url: &str| CredentialScope::Project(url.to_owned());
+    let global = sealed("npm", CredentialScope::Global, 1);
+    let one = sealed("npm", project("https://a/g"), 2);
+    let other = sealed("npm", project("https://a"), 3);
+    let all = [one.clone(), global.clone(), other.clone()];
+    store.put_credentials(&all).await.unwrap();
+    let expected = vec![global.clone(), other.clone(), one.clone()];
+    assert_eq!(store.credentials().await, Ok(expected), "by scope and name");
+    let rotated = [
+        sealed("npm", CredentialScope::Global, 4),
+        sealed("npm", project("https://a"), 5),
+    ];
+    store.put_credentials(&rotated).await.unwrap();
+    store.remove_credential(&one.credential.key).await.unwrap();
+    store
+        .remove_credential(&one.credential.key)
+        .await
+        .expect("removing an unknown one is accepted");
+    assert_eq!(store.credentials().await, Ok(rotated.to_vec()));
 }
 
 async fn last_uses(store: &dyn StorePort) {

@@ -3,7 +3,10 @@
 use futures_util::StreamExt;
 
 use super::*;
-use crate::{domain::artifact::ArtifactKind, service::testing::Bench};
+use crate::{
+    domain::{artifact::ArtifactKind, redaction::Redactor},
+    service::testing::Bench,
+};
 
 fn request(bench: &Bench, name: &str, script: &str) -> CommandRequest {
     let step = bench.step(1);
@@ -220,7 +223,7 @@ async fn a_full_disk_is_said_and_the_command_is_found_again() {
 #[tokio::test]
 async fn memory_is_bounded_by_start_and_end() {
     let bench = Bench::new(&[]);
-    let mut output = Collector::new(None, None, None);
+    let mut output = Collector::new(None, None, None, &Redactions::default());
     let piece = Bytes::from(vec![b'x'; 1 << 20]);
     for number in 0..200_u64 {
         output
@@ -246,7 +249,7 @@ async fn memory_is_bounded_by_start_and_end() {
 
 #[tokio::test]
 async fn dropped_bytes_are_said() {
-    let mut output = Collector::new(None, None, None);
+    let mut output = Collector::new(None, None, None, &Redactions::default());
     output
         .take(OutputStream::Stdout, 0, Bytes::from_static(b"abc"))
         .await
@@ -270,6 +273,32 @@ async fn dropped_bytes_are_said() {
         .unwrap();
     let wanted = "abcd\n… 5 bytes were dropped by the workspace's quota …\nj";
     assert_eq!(outcome.view, wanted);
+}
+
+#[tokio::test]
+async fn a_value_is_hidden_wherever_it_is_cut_and_each_stream_is_one_text() {
+    let redactions = Redactions::default();
+    redactions.replace(Redactor::new([("npm", b"t0ken-of-npm".as_slice())]));
+    let (progress, mut watched) = mpsc::channel(16);
+    let mut output = Collector::new(None, Some(1 << 10), Some(progress), &redactions);
+    for (stream, offset, data) in [
+        (OutputStream::Stdout, 0, "a t0ken-"),
+        (OutputStream::Stderr, 0, "b t0ken"),
+        (OutputStream::Stdout, 8, "of-npm\nt0k"),
+    ] {
+        let data = Bytes::from_static(data.as_bytes());
+        output.take(stream, offset, data).await.unwrap();
+    }
+    let outcome = output.finish(unknown("test"), ViewBounds::default()).await;
+    let outcome = outcome.unwrap();
+    let stdout = b"a [redacted:npm]\nt0k";
+    assert_eq!(outcome.stdout.as_deref(), Some(&stdout[..]));
+    let mut seen = Vec::new();
+    while let Some(piece) = watched.recv().await {
+        seen.extend_from_slice(&piece);
+    }
+    assert_eq!(seen, outcome.output);
+    assert_eq!(outcome.view, "a b [redacted:npm]\nt0kt0ken");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -51,6 +51,7 @@ use crate::{
         tunnel::{BoxedBytes, Linked, MOST_TUNNELS, Refusal, Wanted},
         world::{WorldError, WorldPort},
     },
+    service::audit::Audit,
 };
 
 /// For all addresses of a host together; the agent waits longer.
@@ -98,6 +99,8 @@ struct Inner {
     clock: Arc<dyn ClockPort>,
     tasks: TaskTracker,
     decisions: broadcast::Sender<EgressDecision>,
+    /// Where decisions are recorded too, once that is named.
+    audit: OnceLock<Audit>,
     next_id: AtomicU64,
     book: Book,
     /// Connections that are decided on or open. Held for a look-up only.
@@ -130,10 +133,18 @@ impl Egress {
                 clock,
                 tasks,
                 decisions,
+                audit: OnceLock::new(),
                 next_id: AtomicU64::new(0),
                 book: Book::default(),
                 register: Mutex::default(),
             }),
+        }
+    }
+
+    /// Names the audit log, once; until then nothing is recorded there.
+    pub fn set_audit(&self, audit: Audit) {
+        if self.inner.audit.set(audit).is_err() {
+            tracing::warn!("the audit log of connections was named twice");
         }
     }
 
@@ -345,15 +356,19 @@ impl Egress {
         let counters = self.inner.book.of(workspace);
         counters.decided(&outcome);
         counters.numbered(|number| {
-            // Nobody has to watch.
-            let _ = self.inner.decisions.send(EgressDecision {
+            let decision = EgressDecision {
                 at_ms: self.inner.clock.now_ms(),
                 workspace: workspace.clone(),
                 number,
                 target,
                 protocol: wanted.protocol,
                 outcome,
-            });
+            };
+            if let Some(audit) = self.inner.audit.get() {
+                audit.network(&decision);
+            }
+            // Nobody has to watch.
+            let _ = self.inner.decisions.send(decision);
         });
     }
 

@@ -17,7 +17,7 @@ mod rings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
 
@@ -36,6 +36,7 @@ use crate::{
         clock::ClockPort,
         store::{StoreError, StorePort},
     },
+    service::{audit::Audit, redaction::Redactions},
 };
 
 /// Events that are read at once.
@@ -50,11 +51,14 @@ pub struct Events {
 struct Inner {
     store: Arc<dyn StorePort>,
     clock: Arc<dyn ClockPort>,
+    redactions: Redactions,
     /// Held over the write, so that events come to the disk in the order of
     /// their numbers and no reader passes one by.
     rings: Mutex<Rings>,
     /// Number of the last event that is on disk.
     last: watch::Sender<u64>,
+    /// Where snapshots are recorded too, once that is named.
+    audit: OnceLock<Audit>,
 }
 
 /// An event that has no number yet.
@@ -71,13 +75,14 @@ pub struct NewEvent {
 }
 
 impl Events {
-    /// Goes on after what the store has.
+    /// Goes on after what the store has; what is recorded holds no credential.
     ///
     /// # Errors
     /// What the store fails with.
     pub async fn open(
         store: Arc<dyn StorePort>,
         clock: Arc<dyn ClockPort>,
+        redactions: Redactions,
     ) -> Result<Self, StoreError> {
         let mut rings = Rings::default();
         loop {
@@ -94,16 +99,28 @@ impl Events {
             inner: Arc::new(Inner {
                 store,
                 clock,
+                redactions,
                 rings: Mutex::new(rings),
                 last,
+                audit: OnceLock::new(),
             }),
         })
+    }
+
+    /// Names the audit log, once; until then nothing is recorded there.
+    pub fn set_audit(&self, audit: Audit) {
+        if self.inner.audit.set(audit).is_err() {
+            tracing::warn!("the audit log of events was named twice");
+        }
     }
 
     /// Records what happened to a workspace just now; it is on disk when this
     /// returns. A store that does not take it is logged, and readers are told
     /// of the gap: what happened has happened, recorded or not.
     pub async fn record(&self, workspace: &Workspace, what: Happening) {
+        if let Some(audit) = self.inner.audit.get() {
+            audit.happened(&workspace.id, &what);
+        }
         let event = NewEvent {
             at_ms: self.inner.clock.now_ms(),
             workspace: workspace.id.clone(),
@@ -120,7 +137,12 @@ impl Events {
         }
         let inner = &self.inner;
         let mut rings = inner.rings.lock().await;
-        let new: Vec<WorkspaceEvent> = new.into_iter().map(|new| rings.number(new)).collect();
+        let redactor = inner.redactions.current();
+        let clean = new.into_iter().map(|new| NewEvent {
+            what: new.what.redacted(&redactor),
+            ..new
+        });
+        let new: Vec<WorkspaceEvent> = clean.map(|new| rings.number(new)).collect();
         let forgotten = rings.take_forgotten();
         match inner.store.put_workspace_events(&new, &forgotten).await {
             Ok(()) => {

@@ -18,7 +18,9 @@ use crate::{
 
 async fn events(store: &Arc<MemoryStore>) -> Events {
     let clock = Arc::new(ManualClock::at(1_000));
-    Events::open(store.clone(), clock).await.unwrap()
+    Events::open(store.clone(), clock, Redactions::default())
+        .await
+        .unwrap()
 }
 
 fn all(workspace: Option<&Workspace>, after: u64) -> EventQuery {

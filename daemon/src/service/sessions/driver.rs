@@ -28,13 +28,14 @@ use crate::{
     domain::session::{
         decide::{Next, decide, leaving, time_is_up, time_left},
         event::{AfterModelFailure, Condition, EventBody},
+        gate::Gate,
         outcome::{self, Outcome},
         request::{Request, Response, respond},
         spending::{self, Reached, Reserved},
         state::{Effect, Open, SessionState},
     },
     domain::stage::Stage,
-    ports::{model::ModelPort, store::StoreError},
+    ports::{audit::AuditError, model::ModelPort, store::StoreError},
     service::ledger::{Ledger, Reservation},
 };
 
@@ -124,7 +125,14 @@ impl Driver {
             while let Ok(mail) = self.mailbox.try_recv() {
                 self.answer(mail).await?;
             }
-            match decide(self.log.state()) {
+            let policy = self.world.gatekeeper.policy();
+            let approved = self.world.gatekeeper.approved_for(self.log.state());
+            let gate = Gate {
+                policy: Some(&policy),
+                project: &approved,
+                now_ms: self.log.now_ms(),
+            };
+            match decide(self.log.state(), &gate) {
                 Next::Record(events) => {
                     let events = self.before_model_call(events);
                     self.append(&events).await?;
@@ -132,14 +140,44 @@ impl Driver {
                 }
                 Next::Perform(open) => self.perform(open).await?,
                 Next::Wait => {
+                    let expiry = self.expiry();
+                    let left = expiry.as_ref().map_or(Duration::MAX, |(_, left)| *left);
                     let mail = tokio::select! {
                         () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
-                        mail = self.mailbox.recv() => mail.ok_or(Stop::Shutdown)?,
+                        mail = self.mailbox.recv() => Some(mail.ok_or(Stop::Shutdown)?),
+                        () = tokio::time::sleep(left), if expiry.is_some() => None,
                     };
-                    self.answer(mail).await?;
+                    match (mail, expiry) {
+                        (Some(mail), _) => self.answer(mail).await?,
+                        (None, Some((question, _))) => self.expire(question).await?,
+                        (None, None) => {}
+                    }
                 }
                 Next::End => return Ok(()),
             }
+        }
+    }
+
+    /// The approval that the session waits for, and how long it still may.
+    fn expiry(&self) -> Option<(String, Duration)> {
+        let state = self.log.state();
+        if state.condition != Condition::Waiting {
+            return None;
+        }
+        let (question, approval) = state.approval_in_question()?;
+        let left_ms = approval.expires_at_ms.saturating_sub(self.log.now_ms());
+        let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        Some((question.id.clone(), left))
+    }
+
+    /// Refuses what nobody has answered, once its time has come by the clock.
+    async fn expire(&mut self, question: String) -> Result<(), Stop> {
+        if self.expiry().is_some_and(|(_, left)| !left.is_zero()) {
+            return Ok(());
+        }
+        match respond(self.log.state(), &Request::Expire { question }) {
+            Response::Accepted(events) => self.append(&events).await,
+            Response::AlreadySo | Response::Refused(_) => Ok(()),
         }
     }
 
@@ -189,7 +227,11 @@ impl Driver {
     /// Appends once, and keeps the accounts with what came of it.
     async fn append_once(&mut self, events: &[EventBody]) -> Result<(), LogError> {
         let before = self.log.state().spending.spent;
+        let audit = self.world.audit.clone();
+        let records = audit.before_session_events(self.log.state(), events);
+        let records = records.await.map_err(not_recorded)?;
         self.log.append(events).await?;
+        audit.after_session_events(self.log.state(), records);
         let spent = self.log.state().spending.spent.minus(before);
         let call = Amounts {
             time_ms: 0,
@@ -217,6 +259,7 @@ impl Driver {
             Request::Pause { .. }
             | Request::Resume { .. }
             | Request::Answer(_)
+            | Request::Expire { .. }
             | Request::Interrupt { .. } => false,
         }
     }
@@ -443,6 +486,7 @@ impl Driver {
     }
 
     fn publish(&self, halted: Option<String>) {
+        self.world.gatekeeper.learn(self.log.state());
         let state = Arc::new(self.log.state().clone());
         self.published.send_replace(Published { state, halted });
     }
@@ -450,4 +494,19 @@ impl Driver {
     fn snapshot(&self) -> Arc<SessionState> {
         self.published.borrow().state.clone()
     }
+}
+
+/// An approval that the audit log did not take, as the log's own failure: the
+/// same follows.
+fn not_recorded(error: AuditError) -> LogError {
+    LogError::Store(match error {
+        AuditError::DiskFull(place) => StoreError::DiskFull(place),
+        AuditError::Damaged(_)
+        | AuditError::Fault(_)
+        | AuditError::Key { .. }
+        | AuditError::Failed { .. } => StoreError::Failed {
+            action: "record an approval in the audit log",
+            message: error.to_string(),
+        },
+    })
 }

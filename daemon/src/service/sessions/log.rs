@@ -15,6 +15,7 @@ use crate::{
         clock::ClockPort,
         store::{StoreError, StorePort},
     },
+    service::redaction::Redactions,
 };
 
 /// Events read from the store at a time.
@@ -24,6 +25,7 @@ const PAGE: usize = 512;
 pub(super) struct Log {
     store: Arc<dyn StorePort>,
     clock: Arc<dyn ClockPort>,
+    redactions: Redactions,
     state: SessionState,
     context: Context,
 }
@@ -47,6 +49,7 @@ impl Log {
     pub(super) async fn create(
         store: Arc<dyn StorePort>,
         clock: Arc<dyn ClockPort>,
+        redactions: Redactions,
         session: &SessionId,
         first: EventBody,
         stage: crate::domain::stage::Stage,
@@ -57,12 +60,14 @@ impl Log {
             stage,
             body: first,
         };
+        let event = event.redacted(&redactions.current())?;
         let state = SessionState::begin(&event)?;
         store.append(session, 1, vec![event.encode()]).await?;
         let context = Context::begin(&state.created);
         Ok(Self {
             store,
             clock,
+            redactions,
             state,
             context,
         })
@@ -72,6 +77,7 @@ impl Log {
     pub(super) async fn load(
         store: Arc<dyn StorePort>,
         clock: Arc<dyn ClockPort>,
+        redactions: Redactions,
         session: &SessionId,
     ) -> Result<Option<Self>, LogError> {
         let mut folded: Option<(SessionState, Context)> = None;
@@ -99,6 +105,7 @@ impl Log {
         Ok(folded.map(|(state, context)| Self {
             store,
             clock,
+            redactions,
             state,
             context,
         }))
@@ -120,24 +127,27 @@ impl Log {
     }
 
     /// Appends events, all or none; durable when it returns. After an error
-    /// nothing has changed and the same call can be made again.
+    /// nothing has changed and the same call can be made again. What is written
+    /// and what follows from it hold no credential.
     pub(super) async fn append(&mut self, bodies: &[EventBody]) -> Result<(), LogError> {
         let at_ms = self.clock.now_ms();
         let mut stage = self.state.stage;
-        let events: Vec<Event> = (self.state.sequence + 1..)
+        let redactor = self.redactions.current();
+        let events = (self.state.sequence + 1..)
             .zip(bodies)
             .map(|(sequence, body)| {
                 if let EventBody::StageEntered { to, .. } = body {
                     stage = *to;
                 }
-                Event {
+                let event = Event {
                     sequence,
                     at_ms,
                     stage,
                     body: body.clone(),
-                }
+                };
+                event.redacted(&redactor)
             })
-            .collect();
+            .collect::<Result<Vec<Event>, _>>()?;
         let Some(first) = events.first() else {
             return Ok(());
         };

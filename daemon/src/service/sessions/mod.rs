@@ -7,6 +7,7 @@
 
 mod driver;
 mod effects;
+mod gatekeeper;
 mod late_model;
 mod log;
 mod users;
@@ -27,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     driver::Published,
     effects::{Patience, World},
+    gatekeeper::Gatekeeper,
     log::LogError,
     watch::{WatchItem, Watching},
 };
@@ -271,11 +273,18 @@ impl Sessions {
         });
     }
 
+    async fn load(&self, id: &SessionId) -> Result<Option<Log>, LogError> {
+        let inner = &self.inner;
+        let redactions = inner.world.commands.redactions().clone();
+        Log::load(inner.store.clone(), inner.clock.clone(), redactions, id).await
+    }
+
     async fn bring_back(&self, id: &SessionId) -> Result<(), SessionError> {
         let inner = &self.inner;
-        let Some(mut log) = Log::load(inner.store.clone(), inner.clock.clone(), id).await? else {
+        let Some(mut log) = self.load(id).await? else {
             return Ok(());
         };
+        inner.world.gatekeeper.learn(log.state());
         if log.state().condition.has_ended() {
             self.open_account(log.state());
             self.remember_ended(log.state());
@@ -357,6 +366,7 @@ impl Sessions {
         let log = Log::create(
             inner.store.clone(),
             inner.clock.clone(),
+            inner.world.commands.redactions().clone(),
             &session,
             EventBody::Created(Box::new(created)),
             stage,
@@ -485,8 +495,8 @@ impl Sessions {
         if let Some(handle) = self.handle(id) {
             return Ok(handle.published.borrow().clone());
         }
-        let inner = &self.inner;
-        let log = Log::load(inner.store.clone(), inner.clock.clone(), id)
+        let log = self
+            .load(id)
             .await?
             .ok_or_else(|| SessionError::Unknown(id.clone()))?;
         let state = Arc::new(log.state().clone());
@@ -557,6 +567,18 @@ impl Sessions {
             }
         }
         Ok(sessions)
+    }
+
+    /// Sessions that wait for a person to approve something, as they are.
+    #[must_use]
+    pub fn waiting_for_approval(&self) -> Vec<Arc<SessionState>> {
+        let live = self.live();
+        let states = live
+            .values()
+            .map(|handle| handle.published.borrow().state.clone());
+        states
+            .filter(|state| state.approval_in_question().is_some())
+            .collect()
     }
 
     /// Stops a session after the step under way. A paused one is left as it is.

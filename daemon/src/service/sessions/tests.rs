@@ -1,6 +1,7 @@
 //! Sessions driven for real: git, files and test runs in a directory of this
 //! machine, a model of a few lines, everything else in memory.
 
+mod audit;
 mod budgets;
 mod compaction;
 
@@ -25,13 +26,14 @@ use crate::{
     adapters::{
         forge::local::LocalForge,
         local_agent::LocalMachine,
-        memory::{ManualClock, MemoryBlobs, MemoryStore},
+        memory::{ManualClock, MemoryAudit, MemoryBlobs, MemoryStore},
     },
     domain::{
         artifact::{Artifact, ArtifactKind},
         budget::Limits,
         compaction::Window,
         conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall, Usage},
+        credential::{CredentialKey, SealedCredential},
         edits::EditFormat,
         forge::PullRequest,
         ids::{ArtifactId, OperationId, RequestId, SnapshotId, WorkspaceName},
@@ -59,7 +61,8 @@ use crate::{
         workspaces::{CleanRepository, WorkspacesPort},
     },
     service::{
-        artifacts::Artifacts, ci::LocalCi, commands::Commands, git::BundleSpace, proof::Prover,
+        artifacts::Artifacts, audit::Audit, ci::LocalCi, commands::Commands, git::BundleSpace,
+        policies::Policies, proof::Prover, redaction::Redactions,
     },
 };
 
@@ -219,6 +222,7 @@ struct Fixture {
     blobs: Arc<MemoryBlobs>,
     forge: tempfile::TempDir,
     seen: Arc<Mutex<Vec<ModelRequest>>>,
+    audit: Arc<MemoryAudit>,
 }
 
 impl Fixture {
@@ -242,6 +246,7 @@ impl Fixture {
             blobs: Arc::new(MemoryBlobs::new()),
             forge: tempfile::tempdir().unwrap(),
             seen: Arc::default(),
+            audit: Arc::default(),
         }
     }
 
@@ -286,6 +291,8 @@ impl Fixture {
             commands,
             forge,
             catalogue: Arc::new(Catalogue::with(None).unwrap()),
+            audit: Audit::new(self.audit.clone(), clock.clone(), Redactions::default()),
+            gatekeeper: Gatekeeper::new(Policies::open(None).unwrap()),
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let settings = SessionSettings {
@@ -401,6 +408,8 @@ fn options() -> SessionOptions {
         prices: None,
         window: Window::default(),
         rules_tokens: RULES_TOKENS,
+        level: Default::default(),
+        autonomy: Default::default(),
     }
 }
 
@@ -1156,6 +1165,15 @@ impl StorePort for MortalStore {
         Ok(())
     }
 
+    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
+        self.inner.put_credentials(credentials).await
+    }
+    async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError> {
+        self.inner.credentials().await
+    }
+    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
+        self.inner.remove_credential(key).await
+    }
     async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError> {
         self.inner.put_last_uses(uses).await
     }

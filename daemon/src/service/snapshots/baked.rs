@@ -61,14 +61,23 @@ impl Snapshots {
         if !workspaces.living(workspace)?.setup.pristine {
             return Ok(None);
         }
-        let taken = self.take(workspace, None, SnapshotReason::Setup).await?;
+        let store = workspaces.store();
+        let of_workspace = store.snapshots(Some(workspace)).await?;
+        let cut_off = of_workspace
+            .into_iter()
+            .find(|snapshot| snapshot.reason == SnapshotReason::Setup);
+        let taken = match cut_off {
+            // A kill came before it was kept. Nobody has used the workspace
+            // since, so it holds the same.
+            Some(snapshot) => snapshot,
+            None => self.take(workspace, None, SnapshotReason::Setup).await?,
+        };
         // Whoever uses the workspace says so first, and waits for the lock that
         // the snapshot was taken under.
         if !workspaces.living(workspace)?.setup.pristine {
             self.delete(&taken.id).await?;
             return Ok(None);
         }
-        let store = workspaces.store();
         store.put_baked_setup(key, &taken.id).await?;
         tracing::info!(workspace_id = %workspace, snapshot_id = %taken.id, "setup kept");
         Ok(Some(taken.id))

@@ -80,6 +80,7 @@ fn access(workspace: &WorkspaceId, error: SnapshotsError) -> WorkspaceAccessErro
         | SnapshotsError::Unsettled
         | SnapshotsError::TooManyLayers { .. }
         | SnapshotsError::PausedTooLong { .. }
+        | SnapshotsError::Credential(_)
         | SnapshotsError::FinishedLater(_)
         | SnapshotsError::Needed { .. }
         | SnapshotsError::Deleting

@@ -15,7 +15,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
 };
 
 use compyd_proto::tree::{Delta, delta};
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::{
         ids::WorkspaceId,
+        redaction::Redactor,
         snapshot::{
             CapturedVolume, Snapshot, VolumeTree,
             copies::{TreeCopy, VolumeRef, disk_bytes, to_evict},
@@ -131,7 +132,13 @@ impl Snapshots {
         }
         self.create_volumes(of, &new, purpose).await?;
         let known = self.write_volumes(helper, of, making).await?;
-        self.remember(of, known);
+        // What came from a snapshot was looked through for the credentials of its
+        // time, if for any.
+        let redactor = match self.redactor() {
+            redactor if redactor.is_empty() => redactor,
+            _ => Arc::new(Redactor::new([])),
+        };
+        self.remember(of, known, redactor);
         Ok(())
     }
 

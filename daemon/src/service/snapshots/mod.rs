@@ -37,6 +37,7 @@ mod prune;
 mod restore;
 mod root;
 mod salvage;
+mod scan;
 mod settle;
 mod take;
 mod upkeep;
@@ -50,7 +51,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -65,10 +66,14 @@ pub use self::{
     prune::{Prune, PruneReport},
     restore::{Before, Restore, Restored, RunningSessions},
 };
-use super::workspaces::{Workspaces, WorkspacesError};
+use super::{
+    redaction::Redactions,
+    workspaces::{Workspaces, WorkspacesError},
+};
 use crate::{
     domain::{
         ids::{OperationId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
+        redaction::Redactor,
         snapshot::{
             CapturedVolume, Snapshot,
             copies::VolumeRef,
@@ -117,6 +122,10 @@ pub enum SnapshotsError {
         /// How long it may take.
         seconds: u64,
     },
+    /// Something that a snapshot would keep holds a credential, or cannot be
+    /// looked through.
+    #[error("the snapshot was not taken: {0}")]
+    Credential(String),
     /// An operation came past the step up to which it can be undone, and what is
     /// left of it cannot be done now. It is tried until it is.
     #[error("what was asked for is nearly done, and is finished as soon as it can be: {0}")]
@@ -192,6 +201,8 @@ struct Inner {
     /// What the volumes of a few workspaces held last, so that the next
     /// snapshot reads what changed. Held for an exchange, never over an await.
     remembered: Mutex<HashMap<WorkspaceId, Remembered>>,
+    /// What no snapshot may keep.
+    redactions: OnceLock<Redactions>,
     options: SnapshotsOptions,
     /// Held while a copy of a tree is made, chosen to lie over, or removed.
     copies: tokio::sync::Mutex<()>,
@@ -230,10 +241,22 @@ impl Default for SnapshotsOptions {
 /// What the volumes of a workspace held.
 struct Remembered {
     generation: Generation,
+    /// What was looked for in them.
+    redactor: Arc<Redactor>,
     volumes: BTreeMap<CapturedVolume, Captured>,
 }
 
 impl Snapshots {
+    /// From now on no snapshot keeps what these are for. Set once.
+    pub fn set_redactions(&self, redactions: Redactions) {
+        let _ = self.inner.redactions.set(redactions);
+    }
+
+    fn redactor(&self) -> Arc<Redactor> {
+        let redactions = self.inner.redactions.get_or_init(Redactions::default);
+        redactions.current()
+    }
+
     /// A service that refuses everything until [`settle`](Self::settle) has
     /// been done once.
     #[must_use]
@@ -252,6 +275,7 @@ impl Snapshots {
                 unsettled: Mutex::default(),
                 deleting: RwLock::new(()),
                 remembered: Mutex::default(),
+                redactions: OnceLock::new(),
                 options,
                 copies: tokio::sync::Mutex::default(),
                 copies_known: Mutex::default(),

@@ -187,7 +187,9 @@ impl Snapshots {
         } else {
             self.finish(&operation).await?;
         }
-        self.remove_unused_images().await?;
+        if !self.is_made_from_a_snapshot_that_is_kept(&old).await? {
+            self.remove_unused_images().await?;
+        }
         let what = Happening::Restored {
             snapshot: manifest.id.clone(),
         };
@@ -195,6 +197,22 @@ impl Snapshots {
         self.tidy_copies_logged().await;
         tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "workspace restored");
         Ok(self.inner.workspaces.get(id).await?)
+    }
+
+    /// Whether no image can have become unneeded with what a workspace was. To
+    /// list them takes an engine the longer the more there are.
+    async fn is_made_from_a_snapshot_that_is_kept(
+        &self,
+        old: &Workspace,
+    ) -> Result<bool, SnapshotsError> {
+        match (&old.base, &old.snapshot) {
+            (None, _) => Ok(true),
+            (Some(base), Some(snapshot)) if *base == ImageRef::of(snapshot) => {
+                let kept = self.inner.workspaces.store().snapshot(snapshot).await?;
+                Ok(kept.is_some())
+            }
+            (Some(_), _) => Ok(false),
+        }
     }
 
     /// Everything up to the step at which only the old container and volumes

@@ -1,9 +1,9 @@
 //! The root file system of a workspace, as an image: one that holds it already,
 //! or a new one.
 
-use std::sync::Arc;
+use futures_util::TryStreamExt as _;
 
-use super::{Snapshots, SnapshotsError, take::Taking};
+use super::{Snapshots, SnapshotsError, scan::ScannedTrees, take::Taking};
 use crate::{
     domain::snapshot::{ImageOrigin, root::RootLook},
     ports::{
@@ -12,14 +12,14 @@ use crate::{
             CommittedImage, ROOT_CHANGES_DIRECTORY, ROOT_SHOWN_DIRECTORY, RootChanges,
             VolumeAccess, helper_container,
         },
-        trees::TreesPort,
+        trees::{KnownFiles, TreesPort},
     },
     service::workspaces::WorkspacesError,
 };
 
 /// A helper that reads what a snapshot is made of.
 pub(super) struct Reader {
-    pub(super) trees: Arc<dyn TreesPort>,
+    pub(super) trees: ScannedTrees,
     root: RootView,
 }
 
@@ -45,6 +45,8 @@ impl Snapshots {
     /// container changed of its image's files where the engine lets it.
     pub(super) async fn open_reader(&self, taking: &Taking<'_>) -> Result<Reader, SnapshotsError> {
         let (id, of) = (&taking.helper, taking.workspace);
+        let redactor = self.redactor();
+        let scanned = |trees| ScannedTrees::new(trees, redactor.clone());
         let open = |root: Option<RootChanges>| self.open_helper(id, of, VolumeAccess::Read, root);
         let changes = self
             .inner
@@ -52,7 +54,7 @@ impl Snapshots {
             .root_changes(&taking.container.id)
             .await?;
         let Some(changes) = changes else {
-            let (trees, root) = (open(None).await?, RootView::None);
+            let (trees, root) = (scanned(open(None).await?), RootView::None);
             return Ok(Reader { trees, root });
         };
         let root = match changes.shown_at {
@@ -60,7 +62,10 @@ impl Snapshots {
             None => RootView::Changes,
         };
         match open(Some(changes)).await {
-            Ok(trees) => Ok(Reader { trees, root }),
+            Ok(trees) => Ok(Reader {
+                trees: scanned(trees),
+                root,
+            }),
             // An engine elsewhere or without root may not have that directory.
             Err(SnapshotsError::Workspaces(WorkspacesError::Runtime(
                 error @ RuntimeError::Refused { .. },
@@ -68,7 +73,7 @@ impl Snapshots {
                 tracing::info!(workspace_id = %of.id, %error,
                     "the engine does not show what the container changed; it is committed");
                 self.remove_container(&helper_container(id)).await?;
-                let (trees, root) = (open(None).await?, RootView::None);
+                let (trees, root) = (scanned(open(None).await?), RootView::None);
                 Ok(Reader { trees, root })
             }
             Err(error) => Err(error),
@@ -98,6 +103,32 @@ impl Snapshots {
                 tracing::warn!(workspace_id = %taking.workspace.id, %error,
                     "the root file system cannot be compared; it is committed");
                 None
+            }
+        }
+    }
+
+    /// Looks for credentials in what the container changed of its image's files,
+    /// all of which a commit keeps: nothing of it can be left out.
+    async fn look_for_credentials(&self, reader: &Reader) -> Result<(), SnapshotsError> {
+        let redactor = reader.trees.redactor();
+        if redactor.is_empty() {
+            return Ok(());
+        }
+        if let RootView::None = reader.root {
+            return Err(SnapshotsError::Credential(
+                "credentials are stored, and the engine does not show what the container changed of its image's files, so nobody can tell whether one is among them".to_owned(),
+            ));
+        }
+        let whole = ScannedTrees::new(reader.trees.inner(), redactor);
+        let mut events = whole.capture(ROOT_CHANGES_DIRECTORY, KnownFiles::default());
+        while events.try_next().await?.is_some() {}
+        match whole.found().into_iter().next() {
+            None => Ok(()),
+            Some((path, marker)) => {
+                let path = path.strip_prefix(ROOT_CHANGES_DIRECTORY).unwrap_or(&path);
+                Err(SnapshotsError::Credential(format!(
+                    "{path} in the root file system holds a credential: {marker}"
+                )))
             }
         }
     }
@@ -134,6 +165,7 @@ impl Snapshots {
                 return Err(SnapshotsError::TooManyLayers { name });
             }
         }
+        self.look_for_credentials(reader).await?;
         let (container, snapshot) = (&taking.container.id, &taking.snapshot);
         Ok(HeldRoot {
             image: self.inner.runtime.commit(container, snapshot).await?,

@@ -1,6 +1,10 @@
 //! Taking a snapshot.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -13,6 +17,7 @@ use super::{
 use crate::{
     domain::{
         ids::{SnapshotId, SnapshotLabel, WorkspaceId},
+        redaction::Redactor,
         snapshot::{
             CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes,
@@ -36,6 +41,9 @@ const REMEMBERED_WORKSPACES: usize = 8;
 /// How long processes may stand still. An engine commits some 200 MB a second,
 /// so this is for more than 20 GB that changed.
 const PAUSE_MAX: Duration = Duration::from_secs(120);
+
+/// Files with credentials that an error names.
+const FILES_NAMED: usize = 5;
 
 /// A snapshot being taken.
 pub(super) struct Taking<'a> {
@@ -181,11 +189,11 @@ impl Snapshots {
         let reader = self.open_reader(taking).await?;
         let mut writer = self.inner.chunks.writer().await?;
         let mut seen = BTreeMap::new();
-        let mut remembered = self.recall(of);
+        let mut remembered = self.recall(of, &reader.trees.redactor());
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
             let before = before.only_stored(&mut *writer).await?;
-            let now = volumes::capture(&*reader.trees, volume, &before, &mut *writer).await?;
+            let now = volumes::capture(&reader.trees, volume, &before, &mut *writer).await?;
             seen.insert(volume, now);
         }
         let (root, seen, pause_ms) = match taking.state {
@@ -197,6 +205,7 @@ impl Snapshots {
                 (self.hold_root(taking, &reader).await?, seen, 0)
             }
         };
+        self.check_left_out(taking, &reader).await?;
         let root = match root.origin {
             ImageOrigin::Shared => root,
             ImageOrigin::Committed => HeldRoot {
@@ -212,7 +221,7 @@ impl Snapshots {
             volumes.insert(*volume, tree);
         }
         let stored = writer.finish().await?;
-        self.remember(of, seen);
+        self.remember(of, seen, reader.trees.redactor());
         let manifest = Snapshot {
             format: MANIFEST_FORMAT,
             id: taking.snapshot.clone(),
@@ -267,7 +276,7 @@ impl Snapshots {
         let changes = async {
             let mut now = BTreeMap::new();
             for (volume, before) in &seen {
-                let captured = volumes::capture(&*reader.trees, *volume, before, writer).await?;
+                let captured = volumes::capture(&reader.trees, *volume, before, writer).await?;
                 now.insert(*volume, captured);
             }
             Ok::<_, SnapshotsError>(now)
@@ -289,11 +298,49 @@ impl Snapshots {
     }
 
     /// What is remembered of the volumes that a workspace has now.
-    fn recall(&self, workspace: &Workspace) -> BTreeMap<CapturedVolume, Captured> {
+    fn recall(
+        &self,
+        workspace: &Workspace,
+        redactor: &Arc<Redactor>,
+    ) -> BTreeMap<CapturedVolume, Captured> {
         let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
         match remembered.remove(&workspace.id) {
-            Some(found) if found.generation == workspace.generation => found.volumes,
+            // With other credentials every file is looked through again.
+            Some(found)
+                if found.generation == workspace.generation
+                    && Arc::ptr_eq(&found.redactor, redactor) =>
+            {
+                found.volumes
+            }
             Some(_) | None => BTreeMap::new(),
+        }
+    }
+
+    /// Files with credentials are not in what was captured: a person who asked for
+    /// the snapshot is told, and gets none.
+    async fn check_left_out(
+        &self,
+        taking: &Taking<'_>,
+        reader: &Reader,
+    ) -> Result<(), SnapshotsError> {
+        let found = reader.trees.found();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let named = found
+            .iter()
+            .map(|(path, marker)| format!("{path} {marker}"));
+        let named = named.take(FILES_NAMED).collect::<Vec<_>>().join(", ");
+        let message = format!("{} files hold a credential: {named}", found.len());
+        match taking.reason {
+            SnapshotReason::Manual => Err(SnapshotsError::Credential(message)),
+            SnapshotReason::BeforeRestore { .. }
+            | SnapshotReason::Stage { .. }
+            | SnapshotReason::Setup => {
+                tracing::warn!(workspace_id = %taking.workspace.id, snapshot_id = %taking.snapshot,
+                    "left out of the snapshot: {message}");
+                Ok(())
+            }
         }
     }
 
@@ -301,6 +348,7 @@ impl Snapshots {
         &self,
         workspace: &Workspace,
         volumes: BTreeMap<CapturedVolume, Captured>,
+        redactor: Arc<Redactor>,
     ) {
         let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= REMEMBERED_WORKSPACES
@@ -313,6 +361,7 @@ impl Snapshots {
             workspace.id.clone(),
             Remembered {
                 generation,
+                redactor,
                 volumes,
             },
         );

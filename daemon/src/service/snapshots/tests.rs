@@ -13,8 +13,9 @@ use super::*;
 use crate::{
     adapters::memory::{ManualClock, MemoryChunks, MemoryRuntime, MemoryStore},
     domain::{
+        setup::{SetupIngredients, SetupKey},
         snapshot::{
-            SnapshotReason, VolumeTree,
+            Snapshot, SnapshotReason, VolumeTree,
             copies::TreeCopy,
             hash::TreeHash,
             journal::{ContainerRef, DeleteStep, ForkStep, ImageRef, RestoreStep, SnapshotStep},
@@ -34,7 +35,7 @@ use crate::{
         trees::{Extent, TreeEntry, TreeEntryKind},
         tunnel::TunnelPort,
     },
-    service::workspaces::{Salvage as _, WorkspacePorts, WorkspacesOptions},
+    service::workspaces::{BakedSetups as _, Salvage as _, WorkspacePorts, WorkspacesOptions},
 };
 
 /// Nobody ever dials.
@@ -321,6 +322,33 @@ async fn nothing_is_done_before_what_was_cut_off_is_settled() {
     world.snapshots.delete(&id).await.unwrap();
     let again = world.snapshots.delete(&id).await;
     assert!(matches!(again, Err(SnapshotsError::Unknown(unknown)) if unknown == id));
+}
+
+#[tokio::test]
+async fn a_setup_whose_snapshot_a_kill_kept_from_its_entry_is_kept_by_that_one() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    let mut unused = world.workspace.clone();
+    unused.setup.pristine = true;
+    world.workspaces.save(unused).await.unwrap();
+    let taken = Snapshot {
+        reason: SnapshotReason::Setup,
+        ..snapshot(6, 1)
+    };
+    world.store.put_snapshot(&taken).await.unwrap();
+    let key = SetupKey::of(&SetupIngredients {
+        image_id: "image",
+        user: None,
+        source: "https://host/app",
+        repository: &"app".parse().unwrap(),
+        initialize: &[],
+        inputs: &[],
+    });
+    // Nothing could be taken now: no agent answers.
+    let kept = world.snapshots.keep(&world.workspace.id, &key).await;
+    assert_eq!(kept, Ok(Some(taken.id.clone())));
+    assert_eq!(world.store.baked_setup(&key).await, Ok(Some(taken.id)));
+    assert_eq!(world.store.snapshots(None).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

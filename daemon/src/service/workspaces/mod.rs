@@ -90,7 +90,7 @@ use crate::{
         runtime::{EXTRA_CA_FILE, RuntimePort},
         store::{StoreError, StorePort},
     },
-    service::events::Events,
+    service::{events::Events, redaction::Redactions},
 };
 
 /// What an operator decides about workspaces.
@@ -108,6 +108,8 @@ pub struct WorkspacesOptions {
     /// After how long without use one is stopped that says nothing; `None`
     /// means never.
     pub idle_stop: Option<Duration>,
+    /// What is kept out of what is recorded and said of workspaces.
+    pub redactions: Redactions,
     /// How repositories are fetched.
     pub git: GitSourceOptions,
     /// How often desire and engine are compared when nothing happens.
@@ -131,6 +133,7 @@ impl Default for WorkspacesOptions {
             extra_ca_file: None,
             default_egress: Policy::None,
             idle_stop: None,
+            redactions: Redactions::default(),
             git: GitSourceOptions::default(),
             reconcile_every: Duration::from_secs(30),
             stop_grace: Duration::from_secs(5),
@@ -271,7 +274,12 @@ impl Workspaces {
         let index = Index::new(ports.store.workspaces().await?);
         let last_uses = ports.store.last_uses().await?;
         let activity = Activity::new(ports.clock.clone(), last_uses);
-        let events = Events::open(ports.store.clone(), ports.clock.clone()).await?;
+        let events = Events::open(
+            ports.store.clone(),
+            ports.clock.clone(),
+            options.redactions.clone(),
+        )
+        .await?;
         let git = GitSource::new(options.git.clone());
         Ok(Self {
             inner: Arc::new(Inner {

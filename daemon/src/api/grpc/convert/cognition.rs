@@ -2,7 +2,7 @@
 
 use compyd_proto::v1 as wire;
 
-use super::session::{stage, timestamp};
+use super::{super::time::timestamp, session::stage};
 use crate::domain::cognition::{CognitiveEvent, Report};
 
 /// One step of it.

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use compyd_proto::v1 as wire;
-use prost_types::Timestamp;
 
-use super::cognition;
+use super::{super::time::timestamp, cognition};
 use crate::{
     api::grpc::session::SessionDefaults,
     domain::{
@@ -25,8 +24,8 @@ use crate::{
             calls::{ModelCall, Prefix},
             checkpoint::Checkpoint,
             event::{
-                AfterModelFailure, Condition, Created, Event, EventBody, Question, QuestionAbout,
-                Speaker, ToolOutcome,
+                AfterModelFailure, ApprovalRequest, ApprovalVerdict, Condition, Created, Event,
+                EventBody, Question, QuestionAbout, Speaker, ToolOutcome,
             },
             options::{Budget, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
             spending::Mark,
@@ -57,6 +56,9 @@ pub enum OptionsMistake {
         "a budget of money needs to know what {0} costs: add its price to budget.prices in the daemon's configuration, or leave that budget out"
     )]
     PriceMissing(ModelName),
+    /// There is no such autonomy.
+    #[error("{0}")]
+    AutonomyInvalid(String),
     /// A command that a shell could not split.
     #[error("the {which} command `{command}` cannot be split into words: {why}")]
     CommandInvalid {
@@ -125,6 +127,9 @@ pub fn options(
         prices,
         window,
         rules_tokens: defaults.rules_tokens,
+        level: super::policy::level_of(asked.level()),
+        autonomy: super::policy::autonomy_of(asked.autonomy)
+            .map_err(OptionsMistake::AutonomyInvalid)?,
     })
 }
 
@@ -169,6 +174,8 @@ pub fn options_to_wire(options: &SessionOptions) -> wire::SessionOptions {
         max_time_ms: options.limits.max_time_ms,
         budget_tokens: options.budget.tokens.unwrap_or(0),
         budget_money: (options.budget.money).map_or_else(String::new, |money| money.to_string()),
+        level: super::policy::level(options.level).into(),
+        autonomy: Some(u8::from(options.autonomy).into()),
     }
 }
 
@@ -259,7 +266,8 @@ pub fn session(published: &Published, detail: Detail) -> wire::Session {
             .unwrap_or_default(),
         head_commit,
         pull_request: session_pull_request(state),
-        question: state.question.as_ref().map(question),
+        question: (state.question.as_ref()).map(|asked| question(asked, Some(state))),
+        approvals_expired: state.approvals.expired,
         proof: state.proof.as_ref().map(proof),
         spending: Some(spending(state)),
         ..beginning(&state.created, state.started_at_ms)
@@ -372,14 +380,65 @@ fn todo(todo: &Todo, detail: Detail) -> wire::Todo {
     }
 }
 
-fn question(question: &Question) -> wire::Question {
+fn question(question: &Question, of: Option<&SessionState>) -> wire::Question {
     wire::Question {
         id: question.id.clone(),
         text: question.text.clone(),
         todo_id: match question.about {
-            QuestionAbout::Model | QuestionAbout::Circle | QuestionAbout::TestChanges { .. } => 0,
+            QuestionAbout::Model
+            | QuestionAbout::Circle
+            | QuestionAbout::Approval(_)
+            | QuestionAbout::TestChanges { .. } => 0,
             QuestionAbout::Todo { id, .. } => id,
         },
+        approval: match &question.about {
+            QuestionAbout::Approval(request) => Some(approval(&question.id, request, of)),
+            QuestionAbout::Model
+            | QuestionAbout::Circle
+            | QuestionAbout::TestChanges { .. }
+            | QuestionAbout::Todo { .. } => None,
+        },
+    }
+}
+
+/// An approval that a session waits for; `of` is that session, where it is known.
+#[must_use]
+pub fn approval(
+    question: &str,
+    request: &ApprovalRequest,
+    of: Option<&SessionState>,
+) -> wire::Approval {
+    let session = of.map_or_else(String::new, |state| state.id().to_string());
+    let id = match of {
+        Some(_) => format!("{session}:{question}"),
+        None => question.to_owned(),
+    };
+    wire::Approval {
+        id,
+        session_id: session,
+        workspace_name: of.map_or_else(String::new, |state| {
+            state.created.workspace_name.to_string()
+        }),
+        tool: request.tool.name().to_owned(),
+        act: request.act.clone(),
+        directory: request.directory.clone(),
+        diff: request.diff.clone().unwrap_or_default(),
+        hosts: request.hosts.clone(),
+        tier: super::policy::tier(request.tier).into(),
+        classes: request.classes.clone(),
+        why: request.why.clone(),
+        refusal: request.refusal.clone(),
+        expires_at: Some(timestamp(request.expires_at_ms)),
+    }
+}
+
+fn verdict(verdict: ApprovalVerdict) -> wire::ApprovalVerdict {
+    match verdict {
+        ApprovalVerdict::Once => wire::ApprovalVerdict::Once,
+        ApprovalVerdict::Session => wire::ApprovalVerdict::Session,
+        ApprovalVerdict::Project => wire::ApprovalVerdict::Project,
+        ApprovalVerdict::Denied => wire::ApprovalVerdict::Denied,
+        ApprovalVerdict::Expired => wire::ApprovalVerdict::Expired,
     }
 }
 
@@ -588,16 +647,20 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             reason: reason.clone(),
         }),
         EventBody::QuestionAsked { question: asked } => Wire::QuestionAsked(wire::QuestionAsked {
-            question: Some(question(asked)),
+            question: Some(question(asked, None)),
         }),
         EventBody::QuestionAnswered {
             question,
             accepted,
             text,
+            verdict: given,
         } => Wire::QuestionAnswered(wire::QuestionAnswered {
             question_id: question.clone(),
             accepted: *accepted,
             text: text.clone(),
+            verdict: given
+                .map_or(wire::ApprovalVerdict::Unspecified, verdict)
+                .into(),
         }),
     }
 }
@@ -639,6 +702,7 @@ fn work_ended(
         WorkResult::TodoChecked(checked) => checked.holds,
         WorkResult::StartSnapshot { .. }
         | WorkResult::StageSnapshot { .. }
+        | WorkResult::ActSnapshot { .. }
         | WorkResult::RolledBack { .. }
         | WorkResult::Published { .. } => true,
         WorkResult::CiEnded(ci) => ci.passed,
@@ -701,14 +765,6 @@ pub fn stage_of(stage: wire::Stage) -> Option<Stage> {
     Stage::ALL
         .into_iter()
         .find(|known| self::stage(*known) == stage)
-}
-
-pub(super) fn timestamp(at_ms: i64) -> Timestamp {
-    let nanos = at_ms.rem_euclid(1000) * 1_000_000;
-    Timestamp {
-        seconds: at_ms.div_euclid(1000),
-        nanos: i32::try_from(nanos).expect("less than a second of nanoseconds fits"),
-    }
 }
 
 fn id(id: Option<&ArtifactId>) -> String {
@@ -799,11 +855,5 @@ mod tests {
             (back.budget_tokens, back.budget_money.as_str()),
             (5_000, "2.50")
         );
-    }
-
-    #[test]
-    fn times_before_the_epoch_have_positive_nanos() {
-        let at = timestamp(-1);
-        assert_eq!((at.seconds, at.nanos), (-1, 999_000_000));
     }
 }

@@ -10,7 +10,7 @@ use super::{
         status::{Retry, internal, invalid_id, refusal},
         time::timestamp,
     },
-    workspace,
+    workspace, workspace_error,
 };
 use crate::{
     domain::{
@@ -155,6 +155,14 @@ pub fn error(error: &SnapshotsError) -> Status {
              image's one",
             Retry::No,
         ),
+        SnapshotsError::Credential(_) => refusal(
+            Code::FailedPrecondition,
+            "CREDENTIAL_IN_SNAPSHOT",
+            message,
+            "remove the credential from what is named, or delete the file; commands find \
+             credentials in their variables and below /run/compy/secrets",
+            Retry::No,
+        ),
         SnapshotsError::PausedTooLong { .. } => refusal(
             Code::DeadlineExceeded,
             "PAUSED_TOO_LONG",
@@ -243,6 +251,6 @@ pub fn error(error: &SnapshotsError) -> Status {
             ChunkError::Wrong { .. } | ChunkError::NewerFormat { .. } | ChunkError::Io { .. },
         )
         | SnapshotsError::Agent(_) => internal(error),
-        SnapshotsError::Workspaces(error) => workspace::error(error),
+        SnapshotsError::Workspaces(error) => workspace_error::error(error),
     }
 }

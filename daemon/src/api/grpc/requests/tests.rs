@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compyd_proto::v1::{GetInfoRequest, GetInfoResponse, ListArtifactsRequest};
 use tokio::sync::Notify;
-use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::adapters::memory::{ManualClock, MemoryStore};
+use crate::{
+    adapters::memory::{ManualClock, MemoryStore},
+    api::grpc::status::reason,
+};
 
 struct Bench {
     store: Arc<MemoryStore>,
@@ -81,10 +83,6 @@ impl Bench {
 
 fn version(answer: Result<GetInfoResponse, Status>) -> String {
     answer.unwrap().version
-}
-
-fn reason(status: &Status) -> String {
-    status.get_details_error_info().unwrap().reason
 }
 
 #[tokio::test]

@@ -174,7 +174,7 @@ fn the_fourth_try_of_what_failed_thrice_needs_reasoning() {
     // A world in which that command fails.
     while steps < 60 {
         steps += 1;
-        match decide(&play.state) {
+        match decide(&play.state, &Gate::open()) {
             Next::Record(events) => play.append(events),
             Next::Perform(open) => {
                 let outcome = match &open.effect {

@@ -15,10 +15,11 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::Progress;
+use super::{Progress, gatekeeper::Gatekeeper};
 use crate::{
     domain::{
         artifact::ArtifactKind,
+        audit::{Entry, Kind},
         backoff::Backoff,
         checks::Site,
         context::Context,
@@ -43,6 +44,7 @@ use crate::{
     },
     service::{
         artifacts::ArtifactError,
+        audit::Audit,
         ci::LocalCi,
         commands::{CommandError, Commands},
         git::{BundleSpace, Git},
@@ -68,6 +70,10 @@ pub struct World {
     pub bundles: BundleSpace,
     /// Known failures.
     pub catalogue: Arc<Catalogue>,
+    /// Where it is recorded what sessions do.
+    pub audit: Audit,
+    /// What sessions may do, and what people have approved for projects.
+    pub gatekeeper: Gatekeeper,
 }
 
 /// How patient effects are.
@@ -182,6 +188,7 @@ pub(super) async fn abandon(
             Work::BaseRun
             | Work::SnapshotStart
             | Work::SnapshotStage
+            | Work::SnapshotAct
             | Work::RollBack { .. }
             | Work::Validate
             | Work::VerifyTodo { .. }
@@ -228,6 +235,24 @@ impl EffectContext {
             step: self.open.step.clone(),
             cancel: self.cancel.clone(),
             progress: output.into(),
+        }
+    }
+
+    /// An entry of the audit log about this step.
+    fn audit_entry(&self, kind: Kind) -> Entry {
+        let entry = self.world.audit.entry(kind, "daemon");
+        entry
+            .in_workspace(&self.state.created.workspace)
+            .in_session(self.state.id())
+            .in_step(&self.open.step)
+    }
+
+    /// Records what is about to be done; it is on disk when this returns.
+    async fn record_first(&self, entry: Entry) -> Result<(), Trouble> {
+        match self.world.audit.record_durably(entry).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_disk_full() => Err(Trouble::DiskFull(error.to_string())),
+            Err(error) => Err(Trouble::Outage(error.to_string())),
         }
     }
 

@@ -19,6 +19,7 @@ use super::{EffectContext, Trouble, setup_file, site, with_output};
 use crate::{
     domain::{
         artifact::ArtifactKind,
+        audit::Kind,
         checks::{CheckPlan, CheckResult},
         cognition::{Libraries, MANIFESTS},
         exec::ExitStatus,
@@ -63,6 +64,7 @@ pub(super) async fn run(
         Work::BaseRun => base_run(context, output).await,
         Work::SnapshotStart => stage_snapshot::start(context).await,
         Work::SnapshotStage => stage_snapshot::stage(context).await,
+        Work::SnapshotAct => stage_snapshot::act(context).await,
         Work::RollBack { snapshot, .. } => stage_snapshot::roll_back(context, snapshot).await,
         Work::Validate => validate(context, output).await,
         Work::VerifyTodo { todo } => verify_todo(context, output, *todo).await,
@@ -402,6 +404,12 @@ async fn publish(context: &EffectContext) -> Result<Done, Undone> {
         base_branch: base.branch.clone(),
         base_commit: base.commit.clone(),
     };
+    let push = context.audit_entry(Kind::Push).with("event", "begins");
+    let push = push
+        .with("branch", publication.branch.clone())
+        .with("commit", publication.commit.clone())
+        .with("base_branch", publication.base_branch.clone());
+    context.record_first(push).await?;
     context
         .world
         .forge

@@ -6,12 +6,13 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use super::super::{Follow, Workspaces, WorkspacesError, checkout::directory_of};
 use crate::{
     domain::{
-        exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers},
+        exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputStream},
         files::ReadRange,
         ids::{ExecId, RepositoryName, WorkspaceId},
         setup_file::{SETUP_FILE, SETUP_FILE_MAX_BYTES, SetupCommand},
     },
     ports::agent::{AgentError, AgentPort},
+    service::redaction::Redactions,
 };
 
 /// Bytes of a command's output that are looked at for its last lines.
@@ -22,7 +23,7 @@ const TAIL_LINES: usize = 8;
 /// How a command ended.
 pub(super) struct Ran {
     pub(super) status: ExitStatus,
-    /// The end of both outputs.
+    /// The end of both outputs, without credentials.
     tail: Vec<u8>,
 }
 
@@ -73,7 +74,8 @@ impl Workspaces {
         spec: ExecSpec,
     ) -> Result<Ran, WorkspacesError> {
         let what = Follow::Run(exec_id(exec)?, Box::new(spec));
-        to_its_end(self.follow_quietly(id, what).await?).await
+        let redactions = &self.inner.options.redactions;
+        to_its_end(self.follow_quietly(id, what).await?, redactions).await
     }
 }
 
@@ -83,12 +85,14 @@ pub(super) async fn run_over(
     agent: &dyn AgentPort,
     exec: &str,
     spec: &ExecSpec,
+    redactions: &Redactions,
 ) -> Result<Ran, WorkspacesError> {
-    to_its_end(agent.run(&exec_id(exec)?, spec)).await
+    to_its_end(agent.run(&exec_id(exec)?, spec), redactions).await
 }
 
 async fn to_its_end<E>(
     mut events: BoxStream<'static, Result<ExecEvent, E>>,
+    redactions: &Redactions,
 ) -> Result<Ran, WorkspacesError>
 where
     WorkspacesError: From<E>,
@@ -98,13 +102,19 @@ where
         status: unknown,
         tail: Vec::new(),
     };
+    let (mut stdout, mut stderr) = (redactions.stream(), redactions.stream());
     while let Some(event) = events.next().await {
         match event? {
-            ExecEvent::Output { data, .. } => ran.keep(&data),
+            ExecEvent::Output { stream, data, .. } => ran.keep(&match stream {
+                OutputStream::Stdout => stdout.push(data),
+                OutputStream::Stderr => stderr.push(data),
+            }),
             ExecEvent::Exited(exit) => ran.status = exit.status,
             ExecEvent::Attached(_) | ExecEvent::Gap { .. } => {}
         }
     }
+    ran.keep(&stdout.flush());
+    ran.keep(&stderr.flush());
     Ok(ran)
 }
 

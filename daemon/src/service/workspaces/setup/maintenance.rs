@@ -19,6 +19,7 @@ use crate::{
         workspace_event::Happening,
     },
     ports::agent::AgentPort,
+    service::redaction::Redactions,
     service::workspaces::{WorkspacesError, checkout::directory_of},
 };
 
@@ -120,7 +121,9 @@ impl Workspaces {
             return None;
         }
         tracing::info!(workspace_id = %id, repository = %name, "maintenance begins");
-        let problem = run_all(agent, name, &file, occasion).await.err();
+        let problem = run_all(agent, name, &file, occasion, &self.inner.options.redactions)
+            .await
+            .err();
         match &problem {
             Some(problem) => {
                 tracing::warn!(workspace_id = %id, repository = %name, problem,
@@ -144,6 +147,7 @@ async fn run_all(
     name: &RepositoryName,
     file: &SetupFile,
     occasion: &str,
+    redactions: &Redactions,
 ) -> Result<(), String> {
     const DIGITS: usize = 16;
     let hash = blake3::hash(format!("{name}/{occasion}").as_bytes()).to_hex();
@@ -154,7 +158,7 @@ async fn run_all(
         let exec = format!("maintenance-{}.{number}", &hash[..DIGITS]);
         // What it starts in the background, a database say, is there to stay.
         let spec = command::spec(command, &directory_of(name), limit_ms, Leftovers::Keep);
-        let running = command::run_over(agent, &exec, &spec);
+        let running = command::run_over(agent, &exec, &spec, redactions);
         let Ok(ran) = tokio::time::timeout_at(deadline, running).await else {
             end(agent, &exec).await;
             return Err(format!(

@@ -117,6 +117,7 @@ pub(super) fn of_error(catalogue: &Catalogue, work: &Work, error: &str) -> Failu
         Work::BaseRun
         | Work::SnapshotStart
         | Work::SnapshotStage
+        | Work::SnapshotAct
         | Work::RollBack { .. }
         | Work::Validate
         | Work::VerifyTodo { .. }

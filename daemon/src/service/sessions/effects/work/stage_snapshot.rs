@@ -16,6 +16,13 @@ pub(super) async fn stage(context: &EffectContext) -> Result<Done, Undone> {
     done(WorkResult::StageSnapshot { snapshot }, Vec::new())
 }
 
+/// Takes the snapshot that goes before an approved act; the same step again finds
+/// it.
+pub(super) async fn act(context: &EffectContext) -> Result<Done, Undone> {
+    let snapshot = take(context).await?;
+    done(WorkResult::ActSnapshot { snapshot }, Vec::new())
+}
+
 async fn take(context: &EffectContext) -> Result<SnapshotId, Undone> {
     let snapshot = snapshot_id(context);
     let created = &context.state.created;

@@ -1,0 +1,251 @@
+//! Credentials: what they are, where they may be used, and how they are sealed.
+//!
+//! A credential's record can be shown; its value exists sealed in the store, in
+//! the daemon's memory, and where it is used.
+
+pub mod seal;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ids::{CredentialName, WorkspaceId},
+    redaction::forms::{self, IndistinctError},
+    workspace::Workspace,
+};
+
+/// Bytes that a value may have: keys and configuration files are far smaller.
+pub const MAX_VALUE_BYTES: usize = 64 << 10;
+
+/// Variables that commands cannot do without, or that change which code runs.
+const RESERVED: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "BASH_ENV",
+    "ENV",
+    "IFS",
+    "COMPY_EXEC_ID",
+];
+
+/// Where a credential may be used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialScope {
+    /// In every workspace.
+    Global,
+    /// In workspaces that have the repository of this URL.
+    Project(String),
+    /// In one workspace.
+    Workspace(WorkspaceId),
+}
+
+/// What a credential is to those who use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialKind {
+    /// A text in a variable of commands.
+    Value,
+    /// A file that commands find on a tmpfs.
+    File,
+}
+
+/// Names a credential: the same name may exist in several scopes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CredentialKey {
+    /// Where it may be used.
+    pub scope: CredentialScope,
+    /// Its name there.
+    pub name: CredentialName,
+}
+
+/// A credential without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// Names it.
+    pub key: CredentialKey,
+    /// What it is.
+    pub kind: CredentialKind,
+    /// The variable that commands find it in: the value, or the path of the file.
+    pub environment: Option<String>,
+    /// From when on it is not used any more, in milliseconds since the Unix epoch.
+    pub expires_at_ms: Option<i64>,
+    /// When it was first set, in milliseconds since the Unix epoch.
+    pub created_at_ms: i64,
+    /// When it was set last, in milliseconds since the Unix epoch.
+    pub updated_at_ms: i64,
+}
+
+/// A credential as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedCredential {
+    /// What can be shown. The seal holds for exactly this.
+    pub credential: Credential,
+    /// Tells the master key, 16 hex digits.
+    pub key_id: String,
+    /// 24 bytes, never used twice.
+    pub nonce: Vec<u8>,
+    /// The encrypted value and its tag.
+    pub sealed: Vec<u8>,
+}
+
+/// A credential to be set.
+#[derive(Clone)]
+pub struct NewCredential {
+    /// Names it.
+    pub key: CredentialKey,
+    /// What it is.
+    pub kind: CredentialKind,
+    /// The variable; `None` means the one that follows from the name for a
+    /// value, and none for a file.
+    pub environment: Option<String>,
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub expires_at_ms: Option<i64>,
+    /// The value as given.
+    pub value: Vec<u8>,
+}
+
+/// Why a credential is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialRefused {
+    /// The value has too many bytes.
+    #[error("the value has {0} bytes and may have {MAX_VALUE_BYTES}")]
+    Long(usize),
+    /// It could not be hidden.
+    #[error(
+        "the value cannot be told from ordinary text, so it could not be kept out of logs and prompts: {0}"
+    )]
+    Indistinct(#[from] IndistinctError),
+    /// A variable cannot hold it.
+    #[error("the value holds a NUL byte, which no environment variable can; set it as a file")]
+    Nul,
+    /// No variable can have this name.
+    #[error(
+        "`{0}` is not a variable for a credential: names have letters, digits and `_`, do not start with a digit, and are none that commands depend on"
+    )]
+    Variable(String),
+    /// A project has a URL.
+    #[error("a project is named by the URL of its repository, and this is none: `{0}`")]
+    Project(String),
+}
+
+impl NewCredential {
+    /// What will be stored, and the value as it will be used. `before` is the
+    /// credential that this one replaces.
+    ///
+    /// # Errors
+    /// [`CredentialRefused`].
+    pub fn accept(
+        self,
+        now_ms: i64,
+        before: Option<&Credential>,
+    ) -> Result<(Credential, Vec<u8>), CredentialRefused> {
+        if self.value.len() > MAX_VALUE_BYTES {
+            return Err(CredentialRefused::Long(self.value.len()));
+        }
+        forms::check(&self.value)?;
+        let mut key = self.key;
+        if let CredentialScope::Project(url) = &key.scope {
+            let known = project(url);
+            if known.is_empty() || known.contains(char::is_whitespace) {
+                return Err(CredentialRefused::Project(url.clone()));
+            }
+            key.scope = CredentialScope::Project(known.to_owned());
+        }
+        let (environment, value) = match self.kind {
+            CredentialKind::Value => {
+                // Shells and editors leave a line end behind.
+                let value = self.value.trim_ascii().to_vec();
+                if value.contains(&0) {
+                    return Err(CredentialRefused::Nul);
+                }
+                let name = self.environment.unwrap_or_else(|| variable(&key.name));
+                (Some(name), value)
+            }
+            CredentialKind::File => (self.environment, self.value),
+        };
+        if let Some(name) = &environment
+            && !is_variable(name)
+        {
+            return Err(CredentialRefused::Variable(name.clone()));
+        }
+        let credential = Credential {
+            key,
+            kind: self.kind,
+            environment,
+            expires_at_ms: self.expires_at_ms,
+            created_at_ms: before.map_or(now_ms, |before| before.created_at_ms),
+            updated_at_ms: now_ms,
+        };
+        Ok((credential, value))
+    }
+}
+
+impl Credential {
+    /// Whether it is not used any more.
+    #[must_use]
+    pub fn is_expired(&self, now_ms: i64) -> bool {
+        self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    /// Whether its scope covers a workspace.
+    #[must_use]
+    pub fn covers(&self, workspace: &Workspace) -> bool {
+        match &self.key.scope {
+            CredentialScope::Global => true,
+            CredentialScope::Workspace(id) => *id == workspace.id,
+            CredentialScope::Project(url) => {
+                (workspace.repositories.iter()).any(|repository| project(&repository.source) == url)
+            }
+        }
+    }
+}
+
+/// Of credentials that cover a workspace and have the same name, the one with the
+/// narrowest scope counts, even when it has expired: a wider one is not what was
+/// meant. In the order of their names.
+#[must_use]
+pub fn in_force<'a>(
+    all: impl IntoIterator<Item = &'a Credential>,
+    workspace: &Workspace,
+    now_ms: i64,
+) -> Vec<&'a Credential> {
+    let mut covering: Vec<_> = (all.into_iter())
+        .filter(|credential| credential.covers(workspace))
+        .collect();
+    // The order of scopes is from wide to narrow.
+    covering.sort_by(|a, b| (&a.key.name, &b.key.scope).cmp(&(&b.key.name, &a.key.scope)));
+    covering.dedup_by(|wider, narrower| wider.key.name == narrower.key.name);
+    covering.retain(|credential| !credential.is_expired(now_ms));
+    covering
+}
+
+/// A repository's URL as it is compared.
+fn project(url: &str) -> &str {
+    let url = url.trim().trim_end_matches('/');
+    url.strip_suffix(".git").unwrap_or(url)
+}
+
+/// The variable that follows from a name: `npm-token` is in `NPM_TOKEN`.
+fn variable(name: &CredentialName) -> String {
+    let characters = name.as_str().chars();
+    characters
+        .map(|c| match c.is_ascii_alphanumeric() {
+            true => c.to_ascii_uppercase(),
+            false => '_',
+        })
+        .collect()
+}
+
+fn is_variable(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty()
+        && name.len() <= 128
+        && name.chars().all(legal)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.starts_with("LD_")
+        && !RESERVED.contains(&name)
+}

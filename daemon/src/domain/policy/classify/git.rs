@@ -1,0 +1,314 @@
+//! Git.
+
+use super::{
+    super::{
+        risk::{Level, RiskKind},
+        shell::{SimpleCommand, Word, absolute},
+    },
+    Act, Line, files, has, operands, value_of,
+};
+
+/// Options of git itself that have a value.
+const GLOBAL: [&str; 5] = ["-C", "-c", "--git-dir", "--work-tree", "--namespace"];
+/// Subcommands that only look.
+const LOOKS: [&str; 29] = [
+    "status",
+    "log",
+    "diff",
+    "show",
+    "blame",
+    "ls-files",
+    "ls-tree",
+    "rev-parse",
+    "rev-list",
+    "grep",
+    "describe",
+    "cat-file",
+    "shortlog",
+    "merge-base",
+    "name-rev",
+    "for-each-ref",
+    "show-ref",
+    "whatchanged",
+    "help",
+    "version",
+    "count-objects",
+    "fsck",
+    "var",
+    "check-ignore",
+    "check-attr",
+    "diff-tree",
+    "diff-index",
+    "diff-files",
+    "annotate",
+];
+
+pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>) {
+    let words = command.arguments();
+    let mut at = 0;
+    let mut elsewhere = None;
+    while let Some(word) = words.get(at) {
+        if GLOBAL.contains(&word.text.as_str()) {
+            if word.text == "-C" {
+                elsewhere = words.get(at + 1);
+            }
+            at += 2;
+        } else if word.text.starts_with('-') {
+            at += 1;
+        } else {
+            break;
+        }
+    }
+    let Some(sub) = words.get(at) else {
+        return;
+    };
+    let Some(name) = sub.known() else {
+        act.find(RiskKind::NotUnderstood, "git");
+        return;
+    };
+    // Rules name `git push` whatever stands between the two.
+    act.argv = ["git"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(words[at..].iter().map(|word| word.text.clone()))
+        .collect();
+    act.certain = 1 + words[at..].iter().take_while(|word| word.exact).count();
+    let rest = &words[at + 1..];
+    let directories: Vec<String> = match elsewhere {
+        None => command.directories.clone(),
+        Some(word) => files::places(word, &command.directories)
+            .into_iter()
+            .flatten()
+            .collect(),
+    };
+    if LOOKS.contains(&name)
+        || name == "branch"
+            && rest.iter().all(|word| {
+                word.text.starts_with('-')
+                    && !has(std::slice::from_ref(word), &["-D", "-d", "-m", "-f"])
+            })
+    {
+        return;
+    }
+    act.level = act.level.max(Level::Write);
+    match name {
+        "push" => push(act, rest, line),
+        "merge" | "pull" => {
+            if has(rest, &["--abort", "--quit"]) {
+                return;
+            }
+            if let Some(branch) = line
+                .branch
+                .clone()
+                .filter(|branch| is_protected(branch, line))
+            {
+                act.find(RiskKind::Merge, format!("into {branch}"));
+                act.branches.push(branch);
+            }
+        }
+        "checkout" | "switch" => {
+            let given = operands(rest, &["-b", "-B", "-c", "-C", "--orphan"]);
+            if has(rest, &["-f", "--force", "--discard-changes"])
+                || rest
+                    .iter()
+                    .any(|word| word.text == "--" || word.text == ".")
+            {
+                act.find(RiskKind::Discard, "git checkout");
+            }
+            line.branch = value_of(rest, &["-b", "-B", "-c", "-C"])
+                .map(str::to_owned)
+                .or_else(|| given.first().map(|word| word.text.clone()));
+        }
+        "reset" if has(rest, &["--hard", "--merge", "--keep"]) => {
+            if line
+                .branch
+                .as_ref()
+                .is_some_and(|branch| is_protected(branch, line))
+            {
+                act.find(RiskKind::HistoryRewrite, "git reset");
+            }
+            act.find(RiskKind::Discard, "git reset");
+        }
+        "restore" if !has(rest, &["--staged", "-S"]) || has(rest, &["--worktree", "-W"]) => {
+            act.find(RiskKind::Discard, "git restore");
+        }
+        "clean" if !has(rest, &["-n", "--dry-run"]) => {
+            act.find(RiskKind::Discard, "git clean");
+            if directories
+                .iter()
+                .any(|at| at.len() < line.repository.len() || !at.starts_with(line.repository))
+            {
+                act.find(RiskKind::DeleteOutside, "git clean");
+            }
+        }
+        "stash"
+            if rest
+                .first()
+                .is_some_and(|word| matches!(word.text.as_str(), "drop" | "clear")) =>
+        {
+            act.find(RiskKind::Discard, "git stash");
+        }
+        "commit" if has(rest, &["--amend"]) => {
+            act.find(RiskKind::HistoryRewrite, "git commit --amend")
+        }
+        "rebase" | "filter-branch" | "filter-repo" | "replace" => {
+            act.find(RiskKind::HistoryRewrite, format!("git {name}"))
+        }
+        "reflog"
+            if rest
+                .first()
+                .is_some_and(|word| matches!(word.text.as_str(), "expire" | "delete")) =>
+        {
+            act.find(RiskKind::DeleteRepository, "git reflog");
+        }
+        "gc" | "prune"
+            if has(rest, &["--prune", "--expire"])
+                || rest.iter().any(|word| word.text.starts_with("--prune")) =>
+        {
+            act.find(RiskKind::HistoryRewrite, format!("git {name}"));
+        }
+        "update-ref" | "symbolic-ref" => act.find(RiskKind::GitInternals, format!("git {name}")),
+        "branch" if has(rest, &["-D", "-d", "--delete", "-f", "--force", "-M"]) => {
+            act.find(RiskKind::HistoryRewrite, "git branch")
+        }
+        "tag" if has(rest, &["-d", "--delete", "-f", "--force"]) => {
+            act.find(RiskKind::HistoryRewrite, "git tag")
+        }
+        "remote"
+            if rest
+                .first()
+                .is_some_and(|word| matches!(word.text.as_str(), "add" | "set-url")) =>
+        {
+            act.find(RiskKind::SendOut, "git remote");
+        }
+        "config" => {
+            let names: Vec<&str> = operands(rest, &["-f", "--file", "--type"])
+                .iter()
+                .map(|word| word.text.as_str())
+                .collect();
+            if names.first().is_some_and(|name| {
+                name.starts_with("credential")
+                    || name.starts_with("url.")
+                    || name.starts_with("http.")
+            }) && names.len() > 1
+            {
+                act.find(RiskKind::Credentials, names[0]);
+            } else if has(rest, &["--global", "--system"]) && names.len() > 1 {
+                act.find(RiskKind::WriteOutside, "git config --global");
+            }
+        }
+        "credential" | "credential-store" | "credential-cache" => {
+            act.find(RiskKind::Credentials, format!("git {name}"))
+        }
+        "send-email" | "daemon" | "instaweb" | "http-push" | "send-pack" | "svn" => {
+            act.find(RiskKind::Push, format!("git {name}"))
+        }
+        "worktree" if rest.first().is_some_and(|word| word.text == "remove") => {
+            for word in operands(&rest[1..], &[]) {
+                files::delete_word(act, word, &directories, line);
+            }
+        }
+        "rm" => {
+            for word in operands(rest, &["--pathspec-from-file"]) {
+                files::delete_word(act, word, &directories, line);
+            }
+        }
+        "mv" => {
+            for word in operands(rest, &[]) {
+                files::write_word(act, word, &directories, line);
+            }
+        }
+        "clone" | "init" => {
+            let given = operands(
+                rest,
+                &[
+                    "-b",
+                    "--branch",
+                    "--depth",
+                    "-o",
+                    "--origin",
+                    "--template",
+                    "-c",
+                ],
+            );
+            let target = if name == "clone" {
+                given.get(1)
+            } else {
+                given.first()
+            };
+            if let Some(word) = target {
+                for path in files::places(word, &directories).into_iter().flatten() {
+                    if !absolute(&path, "/").starts_with(line.repository) {
+                        files::write_word(act, &Word::exact(path), &directories, line);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn push(act: &mut Act, rest: &[Word], line: &Line<'_>) {
+    if has(rest, &["-n", "--dry-run"]) {
+        return;
+    }
+    let given = operands(
+        rest,
+        &["-o", "--push-option", "--receive-pack", "--exec", "--repo"],
+    );
+    let mut forced = has(
+        rest,
+        &[
+            "-f",
+            "--force",
+            "--force-with-lease",
+            "--force-if-includes",
+            "--mirror",
+            "-d",
+            "--delete",
+            "--prune",
+        ],
+    );
+    if has(rest, &["--receive-pack", "--exec"]) {
+        act.find(RiskKind::NotUnderstood, "git push --receive-pack");
+    }
+    let specs = given.iter().skip(1);
+    for spec in specs {
+        let text = spec.text.as_str();
+        forced |= text.starts_with('+') || text.starts_with(':') || !spec.exact;
+        let target = text
+            .trim_start_matches('+')
+            .rsplit(':')
+            .next()
+            .unwrap_or("");
+        let target = target.strip_prefix("refs/heads/").unwrap_or(target);
+        act.branches.push(target.to_owned());
+    }
+    if act.branches.is_empty() {
+        act.branches.extend(line.branch.clone());
+    }
+    let remote = given.first().map_or("origin", |word| word.text.as_str());
+    let subject = format!("{remote} {}", act.branches.join(" "));
+    let subject = subject.trim_end().to_owned();
+    let protected = act.branches.iter().any(|branch| is_protected(branch, line));
+    if protected || has(rest, &["--all", "--mirror"]) {
+        act.find(RiskKind::Merge, subject.clone());
+    }
+    let kind = if forced {
+        RiskKind::ForcePush
+    } else {
+        RiskKind::Push
+    };
+    act.find(kind, subject);
+}
+
+/// Whether a branch is one that others build on.
+fn is_protected(branch: &str, line: &Line<'_>) -> bool {
+    let branch = branch.strip_prefix("refs/heads/").unwrap_or(branch);
+    line.protected
+        .iter()
+        .any(|pattern| match pattern.strip_suffix('*') {
+            Some(prefix) => branch.starts_with(prefix),
+            None => branch == pattern,
+        })
+}

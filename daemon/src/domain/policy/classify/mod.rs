@@ -1,0 +1,365 @@
+//! What a tool call would do, as acts with what is risky about each.
+
+mod cloud;
+mod files;
+mod git;
+mod inline;
+mod moves;
+mod paths;
+mod programs;
+mod transfer;
+
+use std::collections::BTreeSet;
+
+use self::paths::{Place, place};
+use super::{
+    risk::{Level, RiskKind, Tier, level_of},
+    shell::{self, Reading, SimpleCommand, Word, absolute},
+};
+use crate::domain::tools::Tool;
+
+/// A tool call, as far as it concerns what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A command line for a shell.
+    Line {
+        /// The line.
+        line: String,
+        /// Where it runs, absolute.
+        directory: String,
+    },
+    /// Programs and their arguments, without a shell.
+    Argvs {
+        /// Which.
+        argvs: Vec<Vec<String>>,
+        /// Where they run, absolute.
+        directory: String,
+    },
+    /// Files, absolute.
+    Files {
+        /// Which.
+        paths: Vec<FileUse>,
+    },
+    /// Nothing of the workspace.
+    Nothing,
+}
+
+/// A file that a tool reads or changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileUse {
+    /// Its path, absolute.
+    pub path: String,
+    /// What is done with it.
+    pub change: FileChangeKind,
+}
+
+/// What is done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileChangeKind {
+    /// It is read.
+    Read,
+    /// It is written.
+    Write,
+    /// It is deleted.
+    Delete,
+}
+
+/// Something risky about an act.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// What kind of risk it is.
+    pub kind: RiskKind,
+    /// What it concerns: a path, a branch, a program.
+    pub subject: String,
+}
+
+/// One thing that a tool call does: a command of a line, or a use of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// The tool.
+    pub tool: Tool,
+    /// Program and arguments; empty for files.
+    pub argv: Vec<String>,
+    /// How many words of `argv` are certain, from the first on.
+    pub certain: usize,
+    /// Files that it writes or deletes, and those that a file tool reads:
+    /// relative to the repository, or absolute outside it.
+    pub paths: Vec<String>,
+    /// Hosts that it names.
+    pub hosts: Vec<String>,
+    /// Branches that it pushes or merges to.
+    pub branches: Vec<String>,
+    /// What is risky about it.
+    pub findings: Vec<Finding>,
+    /// The level that it needs.
+    pub level: Level,
+}
+
+impl Act {
+    /// Its tier.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        let tiers = self.findings.iter().map(|finding| finding.kind.tier());
+        tiers.max().unwrap_or_default()
+    }
+
+    /// What it is, for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match (self.argv.as_slice(), self.paths.as_slice()) {
+            ([], []) => self.tool.name().to_owned(),
+            ([], paths) => format!("{} {}", self.tool.name(), paths.join(" ")),
+            (argv, _) => argv.join(" "),
+        }
+    }
+
+    fn new(tool: Tool, level: Level) -> Self {
+        Self {
+            tool,
+            argv: Vec::new(),
+            certain: 0,
+            paths: Vec::new(),
+            hosts: Vec::new(),
+            branches: Vec::new(),
+            findings: Vec::new(),
+            level,
+        }
+    }
+
+    /// A command that nothing is risky about.
+    pub(super) fn command<'a>(tool: Tool, words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut act = Self::new(tool, Level::Admin);
+        act.argv = words.into_iter().map(str::to_owned).collect();
+        act.certain = act.argv.len();
+        act
+    }
+
+    fn find(&mut self, kind: RiskKind, subject: impl Into<String>) {
+        let finding = Finding {
+            kind,
+            subject: subject.into(),
+        };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+        self.level = self.level.max(kind.level());
+    }
+}
+
+/// What is known of a line beside the command at hand.
+#[derive(Debug, Default)]
+struct Line<'a> {
+    repository: &'a str,
+    protected: &'a [String],
+    /// The branch that the line has changed to.
+    branch: Option<String>,
+    /// Links that the line has made to places outside the repository.
+    links: BTreeSet<String>,
+}
+
+/// The acts of a tool call. Never empty for a call that acts on the workspace.
+/// `repository` is absolute; merges into `protected` branches are told apart.
+#[must_use]
+pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String]) -> Vec<Act> {
+    let line = Line {
+        repository,
+        protected,
+        ..Line::default()
+    };
+    match subject {
+        Subject::Nothing => vec![Act::new(tool, level_of(tool))],
+        Subject::Files { paths } => paths
+            .iter()
+            .map(|file| file_act(tool, file, repository))
+            .collect(),
+        Subject::Line {
+            line: text,
+            directory,
+        } => of_reading(tool, &shell::read(text, directory), text, line),
+        Subject::Argvs { argvs, directory } => {
+            let each = argvs.iter().map(|argv| {
+                let reading = shell::read_argv(argv, directory);
+                let line = Line {
+                    repository,
+                    protected,
+                    ..Line::default()
+                };
+                of_reading(tool, &reading, &argv.join(" "), line)
+            });
+            each.flatten().collect()
+        }
+    }
+}
+
+fn file_act(tool: Tool, file: &FileUse, repository: &str) -> Act {
+    let mut act = Act::new(tool, level_of(tool));
+    let path = absolute(&file.path, repository);
+    match file.change {
+        FileChangeKind::Read => {
+            if paths::is_credential(&path) {
+                act.find(RiskKind::Credentials, &path);
+            }
+            act.paths.push(named(&path, repository));
+        }
+        FileChangeKind::Write => files::write(&mut act, &path, repository),
+        FileChangeKind::Delete => files::delete(&mut act, &path, repository),
+    }
+    act
+}
+
+/// A path as rules see it.
+fn named(path: &str, repository: &str) -> String {
+    match place(path, repository) {
+        Place::Repository(relative) => relative,
+        Place::WholeRepository => ".".to_owned(),
+        Place::GitInternals => path
+            .strip_prefix(repository)
+            .map_or(path, |rest| rest.trim_start_matches('/'))
+            .to_owned(),
+        Place::Scratch | Place::Outside => path.to_owned(),
+    }
+}
+
+fn of_reading(tool: Tool, reading: &Reading, text: &str, mut line: Line<'_>) -> Vec<Act> {
+    let mut acts: Vec<Act> = reading
+        .commands
+        .iter()
+        .map(|command| command_act(tool, command, &mut line))
+        .collect();
+    for (word, directories) in &reading.writes {
+        let mut act = Act::new(tool, Level::Write);
+        files::write_word(&mut act, word, directories, &line);
+        act.argv = vec![">".to_owned(), word.text.clone()];
+        acts.push(act);
+    }
+    if !reading.doubts.is_empty() {
+        let mut act = Act::new(tool, Level::Write);
+        act.argv = vec![text.trim().to_owned()];
+        for doubt in &reading.doubts {
+            act.find(RiskKind::NotUnderstood, doubt);
+        }
+        acts.push(act);
+    }
+    if acts.is_empty() {
+        // Assignments and comments alone.
+        acts.push(Act::new(tool, Level::Read));
+    }
+    acts
+}
+
+fn command_act(tool: Tool, command: &SimpleCommand, line: &mut Line<'_>) -> Act {
+    let mut act = Act::new(tool, Level::Read);
+    act.argv = command.argv.iter().map(|word| word.text.clone()).collect();
+    if let (Some(first), Some(program)) = (act.argv.first_mut(), command.program()) {
+        *first = program.to_owned();
+    }
+    act.certain = command.argv.iter().take_while(|word| word.exact).count();
+    act.hosts = hosts(command.arguments());
+    for word in &command.writes {
+        files::write_word(&mut act, word, &command.directories, line);
+    }
+    for word in command.reads.iter().chain(command.arguments()) {
+        credentials(&mut act, word, &command.directories);
+        if word.text.starts_with("/dev/tcp/") || word.text.starts_with("/dev/udp/") {
+            act.find(RiskKind::Egress, &word.text);
+        }
+    }
+    for (_, value) in &command.environment {
+        credentials(&mut act, value, &command.directories);
+    }
+    programs::judge(&mut act, command, line);
+    act
+}
+
+fn credentials(act: &mut Act, word: &Word, directories: &[String]) {
+    // `--file=~/.netrc` and `data=@~/.netrc` name one too.
+    let text = word.text.rsplit(['=', '@']).next().unwrap_or(&word.text);
+    if text.is_empty() || text.contains([' ', '\n']) {
+        return;
+    }
+    let here = directories.first().map_or("/", String::as_str);
+    if paths::is_credential(&absolute(text, here)) {
+        act.find(RiskKind::Credentials, text);
+    }
+}
+
+/// Hosts in the arguments of a command: of addresses, and of `user@host:path`.
+fn hosts(words: &[Word]) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for word in words {
+        let text = word.text.as_str();
+        let host = if let Some((_, rest)) = text.split_once("://") {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+            authority.rsplit('@').next()
+        } else if let Some((user, rest)) = text.split_once('@')
+            && !user.contains(['/', '=', ' '])
+            && !user.is_empty()
+        {
+            rest.split([':', '/']).next()
+        } else {
+            None
+        };
+        let host = host.map(|host| match host.rsplit_once(':') {
+            Some((name, port)) if port.chars().all(|char| char.is_ascii_digit()) => name,
+            _ => host,
+        });
+        if let Some(host) = host.filter(|host| host.contains('.') || *host == "localhost") {
+            hosts.push(host.trim_end_matches('.').to_ascii_lowercase());
+        }
+    }
+    hosts
+}
+
+/// Arguments that are no options.
+fn operands<'w>(words: &'w [Word], valued: &[&str]) -> Vec<&'w Word> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    let mut only = false;
+    while let Some(word) = words.get(at) {
+        at += 1;
+        if only {
+            found.push(word);
+        } else if word.text == "--" && word.exact {
+            only = true;
+        } else if valued.contains(&word.text.as_str()) {
+            at += 1;
+        } else if word.text.len() > 1 && word.text.starts_with('-') {
+        } else {
+            found.push(word);
+        }
+    }
+    found
+}
+
+/// The value after an option, also of `--option=value`.
+fn value_of<'w>(words: &'w [Word], options: &[&str]) -> Option<&'w str> {
+    for (at, word) in words.iter().enumerate() {
+        if shell::is_option(&word.text, options) {
+            return words.get(at + 1).map(|word| word.text.as_str());
+        }
+        if let Some((name, value)) = word.text.split_once('=')
+            && options.contains(&name)
+        {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Whether one of these options is given; short ones also among others.
+fn has(words: &[Word], options: &[&str]) -> bool {
+    words.iter().any(|word| {
+        let text = word.text.as_str();
+        options.iter().any(|option| {
+            let is_short = option.len() == 2 && option.starts_with('-');
+            text == *option
+                || text
+                    .split_once('=')
+                    .is_some_and(|(name, _)| name == *option && option.starts_with("--"))
+                || is_short
+                    && text.starts_with('-')
+                    && !text.starts_with("--")
+                    && text[1..].contains(&option[1..])
+        })
+    })
+}

@@ -1,0 +1,144 @@
+//! What a line itself defines and then uses: aliases, functions, files that it
+//! writes and runs, and what substitutions stand for.
+
+use tree_sitter::Node;
+
+use super::{Input, SimpleCommand, Word, absolute, output, walk::Walker};
+
+impl Walker<'_> {
+    /// The file that a command runs, if the line has written it before.
+    pub(super) fn written_file(&self, command: &SimpleCommand) -> Option<Option<String>> {
+        if self.written.is_empty() {
+            return None;
+        }
+        let script = command
+            .arguments()
+            .iter()
+            .find(|word| !word.text.starts_with('-'));
+        let named = [command.argv.first(), script];
+        let mut paths = named.into_iter().flatten().filter_map(Word::known);
+        paths.find_map(|path| {
+            let mut places = self.directories.iter().map(|from| absolute(path, from));
+            places.find_map(|place| self.written.get(&place).cloned())
+        })
+    }
+
+    pub(super) fn note_written(&mut self, command: &SimpleCommand) {
+        let said = output::output(command, &command.input);
+        let text = match said {
+            Input::Text(text) => Some(text),
+            Input::None
+            | Input::Names(_)
+            | Input::Fetched
+            | Input::Decoded
+            | Input::File(_)
+            | Input::Unknown => None,
+        };
+        let mut targets: Vec<&Word> = command.writes.iter().collect();
+        targets.extend(output::made_by(command));
+        for target in targets.into_iter().filter(|word| word.exact) {
+            for from in &command.directories {
+                self.written
+                    .insert(absolute(&target.text, from), text.clone());
+            }
+        }
+    }
+
+    /// Follows an alias or a function by this name. The command itself is judged
+    /// as well: neither is certain to be used.
+    pub(super) fn call(&mut self, command: &SimpleCommand) {
+        let Some(name) = command.argv[0].known().map(str::to_owned) else {
+            return;
+        };
+        if let Some(alias) = self.aliases.get(&name).cloned() {
+            let rest: Vec<String> = command
+                .arguments()
+                .iter()
+                .map(|word| match word.known() {
+                    Some(text) => quoted(text),
+                    None => "\"$_\"".to_owned(),
+                })
+                .collect();
+            self.aliases.remove(&name);
+            self.script(&format!("{alias} {}", rest.join(" ")));
+            self.aliases.insert(name.clone(), alias);
+        }
+        if let Some(body) = self.functions.get(&name).cloned() {
+            let arguments = command.arguments().to_vec();
+            self.with_arguments(&arguments, |walker| walker.script(&body));
+        }
+    }
+
+    /// Walks with these as `$1` and so on.
+    pub(super) fn with_arguments(&mut self, words: &[Word], walk: impl FnOnce(&mut Self)) {
+        let names: Vec<String> = (1..=9).map(|number| number.to_string()).collect();
+        let before: Vec<Option<Word>> = names
+            .iter()
+            .chain([&"@".to_owned(), &"*".to_owned()])
+            .map(|name| self.variables.remove(name))
+            .collect();
+        for (name, word) in names.iter().zip(words) {
+            self.variables.insert(name.clone(), word.clone());
+        }
+        if let [only] = words {
+            self.variables.insert("@".to_owned(), only.clone());
+            self.variables.insert("*".to_owned(), only.clone());
+        }
+        walk(self);
+        let all = names
+            .iter()
+            .cloned()
+            .chain(["@".to_owned(), "*".to_owned()]);
+        for (name, value) in all.zip(before) {
+            self.variables.remove(&name);
+            if let Some(value) = value {
+                self.variables.insert(name, value);
+            }
+        }
+    }
+
+    /// The value of a command substitution, where it is known without running
+    /// it; what is in it is walked.
+    pub(super) fn substituted(&mut self, node: Node<'_>, source: &str) -> Word {
+        let begins_at = self.reading.commands.len();
+        let text = &source[node.byte_range()];
+        self.walk_inside(node, source);
+        let here = match self.directories.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        };
+        let Some([command]) = self.reading.commands.get(begins_at..) else {
+            return Word::unknown(text);
+        };
+        let arguments: Vec<&str> = command.arguments().iter().filter_map(Word::known).collect();
+        match (command.program(), arguments.as_slice()) {
+            (Some("mktemp"), given) if given.iter().all(|word| word.starts_with('-')) => {
+                Word::exact("/tmp/tmp.made")
+            }
+            (Some("pwd"), []) => here.map_or_else(|| Word::unknown(text), Word::exact),
+            (Some("git"), ["rev-parse", "--show-toplevel"]) => Word::exact(self.start),
+            (Some("echo"), words) if words.len() == command.arguments().len() => {
+                Word::exact(words.join(" "))
+            }
+            _ => match output::output(command, &command.input) {
+                Input::Names(directory) => Word {
+                    within: Some(directory),
+                    ..Word::unknown(text)
+                },
+                _ => Word::unknown(text),
+            },
+        }
+    }
+
+    /// A process substitution as a word: nobody knows its name, and a shell that
+    /// reads it runs what it says.
+    pub(super) fn process(&mut self, node: Node<'_>, source: &str) -> Word {
+        self.walk_inside(node, source);
+        Word::unknown(&source[node.byte_range()])
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

@@ -1,0 +1,206 @@
+//! What a shell command line would run, found out by parsing it.
+//!
+//! The line is parsed with a grammar for bash and walked as a shell would walk
+//! it: words are expanded as far as their value is certain, and what starts
+//! other commands (`sh -c`, `xargs`, `find -exec`, `env`, `sudo`, aliases,
+//! functions, here-documents and pipes into a shell) is followed. What comes of
+//! it is a flat list of simple commands. Nothing is guessed: a word that cannot
+//! be known says so, and what cannot be followed is a doubt. Whoever judges a
+//! line has to take doubts for the worst.
+
+mod calls;
+mod expand;
+mod output;
+mod redirect;
+mod walk;
+mod wrap;
+mod wrappers;
+
+use std::collections::BTreeMap;
+
+pub use self::walk::LINE_MAX_BYTES;
+pub(super) use self::{output::is_option, wrap::interpreter};
+
+/// A word of a command, after expansion.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Its text; what is not known is left as it was written.
+    pub text: String,
+    /// Whether the text is all there is: no part of it is unknown.
+    pub exact: bool,
+    /// The directory that it lies below, where that much is known of a word that
+    /// is not exact.
+    pub within: Option<String>,
+}
+
+impl Word {
+    /// A word with this very text.
+    pub fn exact(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            exact: true,
+            within: None,
+        }
+    }
+
+    /// A word of which nothing is known.
+    pub fn unknown(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            exact: false,
+            within: None,
+        }
+    }
+
+    /// Its text, where that is certain.
+    #[must_use]
+    pub fn known(&self) -> Option<&str> {
+        self.exact.then_some(self.text.as_str())
+    }
+}
+
+/// What a command reads on its standard input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing that the line gives it.
+    #[default]
+    None,
+    /// This text.
+    Text(String),
+    /// Names of files below a directory.
+    Names(String),
+    /// Something from the network.
+    Fetched,
+    /// Something that was encoded.
+    Decoded,
+    /// A file.
+    File(Word),
+    /// Something else.
+    Unknown,
+}
+
+/// One command that a line runs, after everything around it was taken off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimpleCommand {
+    /// Program and arguments; never empty.
+    pub argv: Vec<Word>,
+    /// Directories that it may run in, absolute; none when that is not known.
+    pub directories: Vec<String>,
+    /// Files that it writes by redirection.
+    pub writes: Vec<Word>,
+    /// Files that it reads by redirection.
+    pub reads: Vec<Word>,
+    /// Variables that are set for it.
+    pub environment: Vec<(String, Word)>,
+    /// Its standard input.
+    pub input: Input,
+    /// Text of the file that it runs, where the same line has written that file;
+    /// the inner `None` means that the text is not known.
+    pub runs: Option<Option<String>>,
+}
+
+impl SimpleCommand {
+    /// Its program's name without the directory of a system's programs, where it
+    /// is known.
+    #[must_use]
+    pub fn program(&self) -> Option<&str> {
+        self.argv.first()?.known().map(program_name)
+    }
+
+    /// Its arguments.
+    #[must_use]
+    pub fn arguments(&self) -> &[Word] {
+        self.argv.get(1..).unwrap_or_default()
+    }
+
+    /// The line that it is, for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let words: Vec<&str> = self.argv.iter().map(|word| word.text.as_str()).collect();
+        words.join(" ")
+    }
+}
+
+/// What a line would do, as far as that can be known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Every command, in the order of the text.
+    pub commands: Vec<SimpleCommand>,
+    /// Files written by redirections that no command is left of.
+    pub writes: Vec<(Word, Vec<String>)>,
+    /// What could not be understood, and why.
+    pub doubts: Vec<String>,
+}
+
+/// Reads a command line that runs in a directory, absolute.
+#[must_use]
+pub fn read(line: &str, directory: &str) -> Reading {
+    let mut walker = walk::Walker::new(directory);
+    walker.script(line);
+    walker.into_reading()
+}
+
+/// Reads a program and its arguments, which no shell sees.
+#[must_use]
+pub fn read_argv(argv: &[String], directory: &str) -> Reading {
+    let mut walker = walk::Walker::new(directory);
+    let words = argv.iter().map(Word::exact).collect();
+    walker.command(words, Vec::new(), Vec::new(), BTreeMap::new(), Input::None);
+    walker.into_reading()
+}
+
+/// A program's name without the directories that systems keep programs in.
+#[must_use]
+pub fn program_name(program: &str) -> &str {
+    const DIRECTORIES: [&str; 6] = [
+        "/usr/local/sbin/",
+        "/usr/local/bin/",
+        "/usr/sbin/",
+        "/usr/bin/",
+        "/sbin/",
+        "/bin/",
+    ];
+    DIRECTORIES
+        .iter()
+        .find_map(|directory| program.strip_prefix(directory))
+        .filter(|name| !name.contains('/'))
+        .unwrap_or(program)
+}
+
+/// A path made absolute from a directory, with `.` and `..` taken out. `~` stays
+/// in front of what lies in the home directory.
+#[must_use]
+pub fn absolute(path: &str, directory: &str) -> String {
+    let (root, rest, base) = if let Some(rest) = path.strip_prefix('/') {
+        ("/", rest, "")
+    } else if path == "~" || path.starts_with("~/") {
+        ("~", path.get(1..).unwrap_or(""), "")
+    } else if path.starts_with('~') {
+        // Somebody else's home.
+        ("/home-of-", path.get(1..).unwrap_or(""), "")
+    } else if let Some(base) = directory.strip_prefix('~') {
+        ("~", path, base)
+    } else {
+        ("/", path, directory)
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in base.split('/').chain(rest.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                if parts.pop().is_none() && root == "~" {
+                    return "/".to_owned();
+                }
+            }
+            part => parts.push(part),
+        }
+    }
+    match root {
+        "~" if parts.is_empty() => "~".to_owned(),
+        "~" => format!("~/{}", parts.join("/")),
+        root => format!("{root}{}", parts.join("/")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

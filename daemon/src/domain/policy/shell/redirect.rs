@@ -1,0 +1,157 @@
+//! Redirections and here-documents.
+
+use tree_sitter::Node;
+
+use super::{Input, Word, output, walk::Walker};
+
+impl Walker<'_> {
+    pub(super) fn redirected(&mut self, node: Node<'_>, source: &str) {
+        let mut cursor = node.walk();
+        let mut redirects = Vec::new();
+        let mut bodies = Vec::new();
+        for child in node.named_children(&mut cursor) {
+            match child.kind() {
+                "file_redirect" | "heredoc_redirect" | "herestring_redirect" => {
+                    redirects.push(child);
+                }
+                _ => bodies.push(child),
+            }
+        }
+        for body in bodies {
+            if body.kind() == "command" {
+                self.simple(body, source, &redirects);
+            } else {
+                let begins_at = self.reading.commands.len();
+                let streams = self.streams(&redirects, source);
+                let given = streams.input.unwrap_or_else(|| self.input.clone());
+                let outer = std::mem::replace(&mut self.input, given);
+                self.statement(body, source);
+                self.input = outer;
+                let directories = self.directories.clone();
+                match self.reading.commands.get_mut(begins_at..) {
+                    Some([.., last]) => last.writes.extend(streams.writes),
+                    Some([]) | None => {
+                        let writes = streams.writes.into_iter();
+                        let writes = writes.map(|word| (word, directories.clone()));
+                        self.reading.writes.extend(writes);
+                    }
+                }
+            }
+        }
+        if node
+            .named_child(0)
+            .is_some_and(|first| first.kind() == "file_redirect")
+        {
+            let streams = self.streams(&redirects, source);
+            let directories = self.directories.clone();
+            let writes = streams.writes.into_iter();
+            let writes = writes.map(|word| (word, directories.clone()));
+            self.reading.writes.extend(writes);
+        }
+        self.after_heredocs(&redirects, source);
+    }
+
+    /// What stands on a here-document's first line after it: the rest of the
+    /// pipeline, or of the list.
+    fn after_heredocs(&mut self, redirects: &[Node<'_>], source: &str) {
+        for redirect in redirects {
+            if redirect.kind() != "heredoc_redirect" {
+                continue;
+            }
+            let last = self.reading.commands.last();
+            let output = last.map(|last| output::output(last, &last.input));
+            let mut cursor = redirect.walk();
+            let children: Vec<Node<'_>> = redirect.named_children(&mut cursor).collect();
+            for child in children {
+                match child.kind() {
+                    "heredoc_start" | "heredoc_body" | "heredoc_end" | "file_redirect"
+                    | "file_descriptor" => {}
+                    "pipeline" => {
+                        let input = output.clone().unwrap_or(Input::Unknown);
+                        self.pipeline(child, source, input);
+                    }
+                    _ => self.perhaps(|walker| walker.statement(child, source)),
+                }
+            }
+        }
+    }
+
+    /// What redirections give to a command.
+    pub(super) fn streams(&mut self, redirects: &[Node<'_>], source: &str) -> Streams {
+        let mut streams = Streams::default();
+        for redirect in redirects {
+            match redirect.kind() {
+                "heredoc_redirect" => {
+                    let mut cursor = redirect.walk();
+                    let children: Vec<Node<'_>> = redirect.named_children(&mut cursor).collect();
+                    let quoted = children.iter().any(|child| {
+                        child.kind() == "heredoc_start"
+                            && source[child.byte_range()].contains(['\'', '"', '\\'])
+                    });
+                    for child in &children {
+                        if child.kind() == "heredoc_body" {
+                            let text = &source[child.byte_range()];
+                            let plain = quoted || !text.contains(['$', '`', '\\']);
+                            if !quoted {
+                                self.walk_inside(*child, source);
+                            }
+                            streams.input = Some(match plain {
+                                true => Input::Text(text.to_owned()),
+                                false => Input::Unknown,
+                            });
+                        } else if child.kind() == "file_redirect" {
+                            self.file_redirect(*child, source, &mut streams);
+                        }
+                    }
+                    streams.input.get_or_insert(Input::Unknown);
+                }
+                "herestring_redirect" => {
+                    let word = redirect
+                        .named_child(0)
+                        .map(|node| self.word(node, source))
+                        .unwrap_or_default();
+                    streams.input = Some(match word.known() {
+                        Some(text) => Input::Text(text.to_owned()),
+                        None => Input::Unknown,
+                    });
+                }
+                _ => self.file_redirect(*redirect, source, &mut streams),
+            }
+        }
+        streams
+    }
+
+    fn file_redirect(&mut self, node: Node<'_>, source: &str, streams: &mut Streams) {
+        let text = &source[node.byte_range()];
+        let mut cursor = node.walk();
+        let targets: Vec<Node<'_>> = node
+            .children_by_field_name("destination", &mut cursor)
+            .collect();
+        let operator = text.trim_start_matches(|char: char| char.is_ascii_digit());
+        for target in targets {
+            let word = self.word(target, source);
+            let copies = operator.starts_with(">&") || operator.starts_with("<&");
+            let is_number = |char: char| char.is_ascii_digit() || char == '-';
+            if copies && word.text.chars().all(is_number) {
+                continue;
+            }
+            if operator.starts_with("<>") || !operator.starts_with('<') {
+                streams.writes.push(word);
+            } else {
+                streams.input = Some(match target.kind() {
+                    "process_substitution" => Input::Unknown,
+                    _ => Input::File(word.clone()),
+                });
+                streams.reads.push(word);
+            }
+        }
+    }
+}
+
+/// What redirections give to a command.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    pub(super) input: Option<Input>,
+    pub(super) writes: Vec<Word>,
+    pub(super) reads: Vec<Word>,
+}

@@ -1,0 +1,106 @@
+//! Programs that run what follows them, as tables.
+
+/// How a program is told to run another one.
+pub(super) struct Wrapper {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Options that have a value of their own after them.
+    pub(super) valued: &'static [&'static str],
+    /// Words before the command.
+    pub(super) operands: usize,
+}
+
+const fn wrapper(name: &'static str, valued: &'static [&'static str], operands: usize) -> Wrapper {
+    Wrapper {
+        name,
+        valued,
+        operands,
+    }
+}
+
+/// Programs whose last words are a command.
+pub(super) const WRAPPERS: &[Wrapper] = &[
+    wrapper(
+        "sudo",
+        &[
+            "-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-D", "-R", "-T", "--user", "--group",
+        ],
+        0,
+    ),
+    wrapper("doas", &["-u", "-C"], 0),
+    wrapper("nice", &["-n", "--adjustment"], 0),
+    wrapper("ionice", &["-c", "-n", "-p", "--class", "--classdata"], 0),
+    wrapper("chrt", &["-T", "-P", "-D"], 1),
+    wrapper("taskset", &[], 1),
+    wrapper("timeout", &["-k", "-s", "--kill-after", "--signal"], 1),
+    wrapper("gtimeout", &["-k", "-s"], 1),
+    wrapper("nohup", &[], 0),
+    wrapper("setsid", &[], 0),
+    wrapper("stdbuf", &["-i", "-o", "-e"], 0),
+    wrapper("unbuffer", &[], 0),
+    wrapper("time", &["-f", "-o", "--format", "--output"], 0),
+    wrapper("command", &[], 0),
+    wrapper("builtin", &[], 0),
+    wrapper("exec", &["-a"], 0),
+    wrapper("busybox", &[], 0),
+    wrapper("toybox", &[], 0),
+    wrapper("strace", &["-o", "-e", "-p", "-s", "-u"], 0),
+    wrapper("ltrace", &["-o", "-e"], 0),
+    wrapper("chroot", &["--userspec", "--groups"], 1),
+    wrapper("unshare", &["-S", "-G", "-R", "-w"], 0),
+    wrapper("nsenter", &["-t", "-S", "-G"], 0),
+    wrapper("fakeroot", &["-l", "-s", "-i"], 0),
+    wrapper("proot", &["-r", "-b", "-w"], 0),
+    wrapper("firejail", &[], 0),
+    wrapper("xvfb-run", &["-n", "-s", "-e", "-f", "-w"], 0),
+    wrapper("dbus-run-session", &[], 0),
+    wrapper("faketime", &[], 1),
+    wrapper("setpriv", &["--reuid", "--regid", "--groups"], 0),
+    wrapper("runuser", &["-u", "-g"], 0),
+    wrapper("ssh-agent", &["-a", "-t", "-E"], 0),
+    wrapper("catchsegv", &[], 0),
+    wrapper("chronic", &[], 0),
+    wrapper("entr", &[], 0),
+    wrapper("rlwrap", &[], 0),
+    wrapper("winpty", &[], 0),
+    wrapper("direnv", &[], 2),
+    wrapper("coproc", &[], 0),
+    wrapper("caffeinate", &["-t", "-w"], 0),
+    wrapper("retry", &["-t", "-d"], 0),
+    wrapper("perf", &[], 1),
+    wrapper("hyperfine", &["-w", "-r", "-n"], 0),
+    wrapper("cross-env", &[], 0),
+    wrapper("dotenv", &["-f", "-e"], 0),
+    wrapper("npx", &["-p", "--package", "-w"], 0),
+    wrapper("bunx", &[], 0),
+    wrapper("pnpx", &[], 0),
+    wrapper("uvx", &["--from", "--with"], 0),
+];
+
+/// Two words that a command follows.
+pub(super) const RUNNERS: &[(&str, &str)] = &[
+    ("poetry", "run"),
+    ("uv", "run"),
+    ("pipenv", "run"),
+    ("pdm", "run"),
+    ("hatch", "run"),
+    ("rye", "run"),
+    ("conda", "run"),
+    ("bundle", "exec"),
+    ("npm", "exec"),
+    ("yarn", "exec"),
+    ("pnpm", "exec"),
+    ("pnpm", "dlx"),
+    ("yarn", "dlx"),
+    ("mise", "exec"),
+    ("asdf", "exec"),
+    ("rbenv", "exec"),
+    ("pyenv", "exec"),
+    ("nix", "run"),
+    ("docker", "run"),
+];
+
+/// Shells that read scripts.
+pub(super) const SHELLS: &[&str] = &[
+    "sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish", "rbash", "csh", "tcsh", "pwsh",
+];

@@ -1,0 +1,408 @@
+//! The one place that a tool call passes before it is made: the policy, the
+//! session's level and autonomy, and what people have answered before.
+//!
+//! ```text
+//!  call ──policy──> deny ──────────────────────────────> refused, with the reason
+//!            │      ask ──answered before?── no ───────> a question; the session waits
+//!            │                │ yes: denied ───────────> refused, with the person's words
+//!            │                │ yes: approved
+//!            v                v
+//!          allow        high risk? a snapshot first ───> the call
+//! ```
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use super::{
+    event::{ApprovalRequest, Question, QuestionAbout},
+    state::SessionState,
+    work::Commit,
+};
+use crate::domain::{
+    conversation::ToolCall,
+    criteria::{self, Criterion},
+    edits::Change,
+    policy::{Decision, FileChangeKind, FileUse, Policy, Session, Subject, Tier, Verdict},
+    tools::{TodoAdd, Tool, ToolRequest, workspace_path},
+};
+
+/// Bytes of a diff that a person is shown.
+const DIFF_SHOWN_BYTES: usize = 4_000;
+/// Bytes of a command that a person is shown; more is said to be left out.
+const COMMAND_SHOWN_BYTES: usize = 8_000;
+
+/// What the gate judges by, beside the session itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Gate<'a> {
+    /// The policy in use; `None` lets everything through.
+    pub policy: Option<&'a Policy>,
+    /// Classes that a person has approved for the whole project.
+    pub project: &'a BTreeSet<String>,
+    /// Now, in milliseconds since the Unix epoch: for when an approval expires.
+    pub now_ms: i64,
+}
+
+/// What the gate says to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Passage {
+    /// It is made.
+    Open,
+    /// It is made once a snapshot has been taken.
+    AfterSnapshot,
+    /// It is refused, in words for the model.
+    Refused(String),
+    /// A person is asked.
+    Ask(Box<ApprovalRequest>),
+}
+
+impl Gate<'_> {
+    /// A gate without a policy.
+    #[must_use]
+    pub fn open() -> Gate<'static> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        Gate {
+            policy: None,
+            project: &NONE,
+            now_ms: 0,
+        }
+    }
+
+    /// What is said to a call that everything else lets through.
+    pub(super) fn pass(
+        &self,
+        state: &SessionState,
+        call: &ToolCall,
+        request: &ToolRequest,
+    ) -> Passage {
+        let Some(policy) = self.policy else {
+            return Passage::Open;
+        };
+        let options = &state.created.options;
+        let repository = state.repository_dir();
+        let session = Session {
+            level: options.level,
+            autonomy: options.autonomy,
+            repository: &repository,
+        };
+        let subject = subject(&repository, request);
+        let verdict = policy.decide(request.tool(), &subject, session);
+        match verdict.decision {
+            Decision::Allow => Passage::Open,
+            Decision::Deny => Passage::Refused(denied(&verdict)),
+            Decision::Ask => self.ask(state, policy, call, request, &verdict, &subject),
+        }
+    }
+
+    fn ask(
+        &self,
+        state: &SessionState,
+        policy: &Policy,
+        call: &ToolCall,
+        request: &ToolRequest,
+        verdict: &Verdict,
+        subject: &Subject,
+    ) -> Passage {
+        if let Some(passage) = self.answered_before(state, &call.id, verdict) {
+            return passage;
+        }
+        let directory = match subject {
+            Subject::Line { directory, .. } | Subject::Argvs { directory, .. } => directory.clone(),
+            Subject::Files { .. } | Subject::Nothing => state.repository_dir(),
+        };
+        let refusal =
+            "the call is refused and the model is told why; the session goes on without it";
+        let asked = self.request(policy, verdict);
+        Passage::Ask(Box::new(ApprovalRequest {
+            call: call.id.clone(),
+            tool: request.tool(),
+            act: act_of(request),
+            directory,
+            diff: diff_of(request),
+            refusal: refusal.to_owned(),
+            ..asked
+        }))
+    }
+
+    /// What is said to the publication of the session's branch, which is the
+    /// workflow's own act unless a rule names it.
+    pub(super) fn publication(&self, state: &SessionState, commit: &Commit) -> Passage {
+        let Some(policy) = self.policy else {
+            return Passage::Open;
+        };
+        let verdict = policy.publication(&commit.branch);
+        match verdict.decision {
+            Decision::Allow => Passage::Open,
+            Decision::Deny => Passage::Refused(format!(
+                "the policy does not let this session publish: {}",
+                verdict.why()
+            )),
+            Decision::Ask => {
+                let call = format!("publish {}", commit.commit);
+                match self.answered_before(state, &call, &verdict) {
+                    // The proof was made in a copy; nothing is at risk here.
+                    Some(Passage::AfterSnapshot) => Passage::Open,
+                    Some(passage) => passage,
+                    None => Passage::Ask(Box::new(ApprovalRequest {
+                        call,
+                        act: format!("publish commit {} as branch {}", commit.commit, commit.branch),
+                        directory: state.repository_dir(),
+                        diff: Some(commit.changed_files.join("\n")),
+                        refusal: "the session ends without a pull request; its commit stays in the workspace".to_owned(),
+                        ..self.request(policy, &verdict)
+                    })),
+                }
+            }
+        }
+    }
+
+    /// What follows from what a person has answered before; `None` where that is
+    /// nothing.
+    fn answered_before(
+        &self,
+        state: &SessionState,
+        call: &str,
+        verdict: &Verdict,
+    ) -> Option<Passage> {
+        let approvals = &state.approvals;
+        let is_granted =
+            |class: &String| approvals.session.contains(class) || self.project.contains(class);
+        if approvals.once.as_deref() == Some(call) || verdict.classes.iter().all(is_granted) {
+            let snapshotted = approvals.snapshotted.as_deref() == Some(call);
+            return Some(match verdict.tier {
+                Tier::High if !snapshotted => Passage::AfterSnapshot,
+                Tier::High | Tier::Medium | Tier::Low => Passage::Open,
+            });
+        }
+        let words = verdict
+            .classes
+            .iter()
+            .find_map(|class| approvals.refused.get(class))?;
+        Some(Passage::Refused(format!(
+            "this was asked before in this session and is not asked again: {words}"
+        )))
+    }
+
+    /// What every question says.
+    fn request(&self, policy: &Policy, verdict: &Verdict) -> ApprovalRequest {
+        let acts = verdict.rulings.iter();
+        let hosts: BTreeSet<String> = acts
+            .flat_map(|ruling| ruling.act.hosts.iter().cloned())
+            .collect();
+        let timeout_ms = i64::try_from(policy.approval_timeout().as_millis()).unwrap_or(i64::MAX);
+        ApprovalRequest {
+            call: String::new(),
+            tool: Tool::RunCommand,
+            act: String::new(),
+            directory: String::new(),
+            diff: None,
+            hosts: hosts.into_iter().collect(),
+            tier: verdict.tier,
+            classes: verdict.classes.clone(),
+            why: verdict.why(),
+            refusal: String::new(),
+            expires_at_ms: self.now_ms.saturating_add(timeout_ms),
+        }
+    }
+}
+
+/// What is said to the model of a call that the policy denies.
+fn denied(verdict: &Verdict) -> String {
+    format!(
+        "the policy does not let this session do that: {}\nDo it another way, or do without it; \
+         the same again is refused again.",
+        verdict.why()
+    )
+}
+
+/// What a request does, as the policy sees it.
+fn subject(repository: &str, request: &ToolRequest) -> Subject {
+    let file = |path: &str, change| FileUse {
+        path: workspace_path(repository, path),
+        change,
+    };
+    let one = |path: Option<&str>, change| Subject::Files {
+        paths: vec![file(path.unwrap_or("."), change)],
+    };
+    match request {
+        ToolRequest::RunCommand(run) => Subject::Line {
+            line: run.command.clone(),
+            directory: workspace_path(repository, run.cwd.as_deref().unwrap_or(".")),
+        },
+        ToolRequest::ReadFile(read) => one(Some(&read.path), FileChangeKind::Read),
+        ToolRequest::ListDirectory(list) => one(list.path.as_deref(), FileChangeKind::Read),
+        ToolRequest::Glob(glob) => one(glob.path.as_deref(), FileChangeKind::Read),
+        ToolRequest::Grep(grep) => one(grep.path.as_deref(), FileChangeKind::Read),
+        ToolRequest::WriteFile(write) => one(Some(&write.path), FileChangeKind::Write),
+        ToolRequest::EditFile(edit) => {
+            let mut paths = Vec::new();
+            // What cannot be read as an edit changes nothing; the tool says so.
+            for change in edit.changes().unwrap_or_default() {
+                let kind = match &change.change {
+                    Change::Delete => FileChangeKind::Delete,
+                    Change::Create { .. } => FileChangeKind::Write,
+                    Change::Modify { move_to, .. } => {
+                        paths.extend(move_to.iter().map(|to| file(to, FileChangeKind::Write)));
+                        FileChangeKind::Write
+                    }
+                };
+                paths.push(file(&change.path, kind));
+            }
+            match paths.as_slice() {
+                [] => one(Some(edit.named()), FileChangeKind::Write),
+                _ => Subject::Files { paths },
+            }
+        }
+        // The daemon runs what a todo's criteria name.
+        ToolRequest::TodoAdd(add) => {
+            let argvs = commands_of(add);
+            match argvs.is_empty() {
+                true => Subject::Nothing,
+                false => Subject::Argvs {
+                    argvs,
+                    directory: repository.to_owned(),
+                },
+            }
+        }
+        ToolRequest::Think(_)
+        | ToolRequest::TodoStart(_)
+        | ToolRequest::TodoClaim(_)
+        | ToolRequest::Advance(_)
+        | ToolRequest::AskPerson(_)
+        | ToolRequest::ReportEnvironmentIssue(_) => Subject::Nothing,
+    }
+}
+
+/// The commands that checking new todos would run.
+fn commands_of(add: &TodoAdd) -> Vec<Vec<String>> {
+    let mut commands = Vec::new();
+    for item in &add.items {
+        let inferred;
+        let criteria = match item.criteria.is_empty() {
+            true => {
+                inferred = criteria::infer(&item.text);
+                &inferred
+            }
+            false => &item.criteria,
+        };
+        for criterion in criteria {
+            match criterion {
+                Criterion::CommandExits { argv, .. }
+                | Criterion::CommandOutputMatches { argv, .. } => commands.push(argv.clone()),
+                Criterion::TestsPass { argv } => commands.extend(argv.clone()),
+                Criterion::FileExists { .. }
+                | Criterion::FileMatches { .. }
+                | Criterion::SyntaxValid { .. } => {}
+            }
+        }
+    }
+    commands
+}
+
+/// What would be done, exactly.
+fn act_of(request: &ToolRequest) -> String {
+    match request {
+        ToolRequest::RunCommand(run) => bounded(&run.command, COMMAND_SHOWN_BYTES),
+        ToolRequest::ReadFile(read) => format!("read_file {}", read.path),
+        ToolRequest::ListDirectory(list) => {
+            format!("list_directory {}", list.path.as_deref().unwrap_or("."))
+        }
+        ToolRequest::Glob(glob) => format!("glob {}", glob.pattern),
+        ToolRequest::Grep(grep) => format!("grep {}", grep.pattern),
+        ToolRequest::WriteFile(write) => format!("write_file {}", write.path),
+        ToolRequest::EditFile(edit) => {
+            let changes = edit.changes().unwrap_or_default();
+            let paths: Vec<&str> = changes.iter().map(|change| change.path.as_str()).collect();
+            format!("edit_file {}", paths.join(" "))
+        }
+        ToolRequest::TodoAdd(add) => {
+            let commands = commands_of(add);
+            let commands: Vec<String> = commands.iter().map(shell_words::join).collect();
+            format!("todo_add with criteria that run: {}", commands.join("; "))
+        }
+        ToolRequest::Think(_)
+        | ToolRequest::TodoStart(_)
+        | ToolRequest::TodoClaim(_)
+        | ToolRequest::Advance(_)
+        | ToolRequest::AskPerson(_)
+        | ToolRequest::ReportEnvironmentIssue(_) => request.tool().name().to_owned(),
+    }
+}
+
+/// What would become of files, as a person reads it; `None` for what changes no
+/// file by name.
+fn diff_of(request: &ToolRequest) -> Option<String> {
+    let mut diff = String::new();
+    match request {
+        ToolRequest::WriteFile(write) => {
+            let _ = writeln!(diff, "+++ {}", write.path);
+            marked(&mut diff, '+', &write.content);
+        }
+        ToolRequest::EditFile(edit) => {
+            for part in edit.replacements.iter().flatten() {
+                marked(&mut diff, '-', &part.old_text);
+                marked(&mut diff, '+', &part.new_text);
+            }
+            for text in [&edit.blocks, &edit.diff, &edit.patch]
+                .into_iter()
+                .flatten()
+            {
+                diff.push_str(text);
+            }
+        }
+        ToolRequest::Think(_)
+        | ToolRequest::ReadFile(_)
+        | ToolRequest::ListDirectory(_)
+        | ToolRequest::Glob(_)
+        | ToolRequest::Grep(_)
+        | ToolRequest::RunCommand(_)
+        | ToolRequest::TodoAdd(_)
+        | ToolRequest::TodoStart(_)
+        | ToolRequest::TodoClaim(_)
+        | ToolRequest::Advance(_)
+        | ToolRequest::AskPerson(_)
+        | ToolRequest::ReportEnvironmentIssue(_) => return None,
+    }
+    Some(bounded(&diff, DIFF_SHOWN_BYTES))
+}
+
+fn marked(diff: &mut String, mark: char, text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(diff, "{mark}{line}");
+    }
+}
+
+fn bounded(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = (0..=most)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    format!("{}\n[{} bytes more]", &text[..end], text.len() - end)
+}
+
+/// The question that a person is asked.
+pub(super) fn question(state: &SessionState, approval: Box<ApprovalRequest>) -> Question {
+    let mut text = format!(
+        "May this be done? ({} risk)\n  {}\n  in {}",
+        approval.tier.name(),
+        approval.act.replace('\n', "\n  "),
+        approval.directory
+    );
+    if !approval.hosts.is_empty() {
+        let _ = write!(text, "\n  hosts: {}", approval.hosts.join(", "));
+    }
+    if let Some(diff) = &approval.diff {
+        let _ = write!(text, "\n{}", diff.trim_end());
+    }
+    let _ = write!(
+        text,
+        "\nWhy it is asked: {}\nIf refused: {}.",
+        approval.why, approval.refusal
+    );
+    Question {
+        id: format!("q{}", state.questions_asked + 1),
+        text,
+        about: QuestionAbout::Approval(approval),
+    }
+}

@@ -1,0 +1,319 @@
+//! What a policy asks of people, and what comes of their answers.
+
+use super::*;
+use crate::domain::{
+    policy::{Autonomy, Level, Tier},
+    session::event::ApprovalVerdict,
+};
+
+const PUSH: &str = "git push origin work";
+
+fn run(command: &str) -> ToolCall {
+    call("run_command", json!({"command": command}))
+}
+
+fn thought() -> ToolCall {
+    call(
+        "think",
+        json!({"content": "git push sends the branch work out, and sum.py with it"}),
+    )
+}
+
+/// A session under the daemon's own policy whose model does this first.
+fn begun(first: Vec<ToolCall>, options: SessionOptions) -> Play {
+    let mut play = Play::new(options, World::default());
+    play.policy = Some(Policy::built_in());
+    let mut model = script(vec![calls(first)]);
+    play.run(&mut model);
+    play
+}
+
+fn answer(play: &mut Play, accepted: bool, scope: Scope, text: &str) -> Result<(), RequestRefusal> {
+    let answer = Answer {
+        question: None,
+        accepted,
+        text: text.to_owned(),
+        scope,
+    };
+    play.ask(Request::Answer(answer))
+}
+
+fn outcomes(play: &Play, name: &str) -> Vec<(ToolOutcome, String)> {
+    let answers = play
+        .answers()
+        .into_iter()
+        .filter(|(tool, _, _)| *tool == name);
+    answers
+        .map(|(_, outcome, text)| (outcome, text.to_owned()))
+        .collect()
+}
+
+fn questions(play: &Play) -> usize {
+    let asked = |event: &&Event| matches!(event.body, EventBody::QuestionAsked { .. });
+    play.events().filter(asked).count()
+}
+
+#[test]
+fn what_is_risky_waits_for_a_person_and_says_exactly_what_it_is() {
+    let play = begun(vec![thought(), run(PUSH)], options());
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let (question, approval) = play.state.approval_in_question().unwrap();
+    assert_eq!(approval.act, PUSH);
+    assert_eq!(approval.directory, "/workspace/repo");
+    assert_eq!(approval.tier, Tier::High);
+    assert_eq!(approval.classes, ["push: origin work"]);
+    assert_eq!(approval.expires_at_ms, play.now_ms - 10 + 3_600_000);
+    for part in [PUSH, "/workspace/repo", "high risk", "If refused"] {
+        assert!(question.text.contains(part), "{part}: {}", question.text);
+    }
+    assert!(outcomes(&play, "run_command").is_empty());
+}
+
+#[test]
+fn an_approved_call_is_made_once_after_a_snapshot() {
+    let mut play = begun(vec![thought(), run(PUSH), thought(), run(PUSH)], options());
+    answer(&mut play, true, Scope::Once, "").unwrap();
+    play.run(&mut honest);
+    // The second one is asked again.
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let bodies: Vec<&EventBody> = play.events().map(|event| &event.body).collect();
+    let snapshot = bodies.iter().position(|body| {
+        matches!(
+            body,
+            EventBody::WorkEnded {
+                work: Work::SnapshotAct,
+                result: WorkResult::ActSnapshot { .. },
+                ..
+            }
+        )
+    });
+    let call = bodies
+        .iter()
+        .position(|body| matches!(body, EventBody::ToolStarted { .. }));
+    assert!(snapshot.unwrap() < call.unwrap());
+    assert_eq!(questions(&play), 2);
+    answer(&mut play, true, Scope::Session, "").unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
+fn what_is_approved_for_the_session_is_asked_once() {
+    let mut play = begun(
+        vec![
+            thought(),
+            run(PUSH),
+            thought(),
+            run("sh -c \"git push origin work\""),
+        ],
+        options(),
+    );
+    answer(&mut play, true, Scope::Session, "").unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    assert_eq!(questions(&play), 1);
+    assert!(play.state.approvals.project.is_empty());
+}
+
+#[test]
+fn what_is_approved_for_the_project_is_not_asked_in_its_next_session() {
+    let mut first = begun(vec![thought(), run(PUSH)], options());
+    answer(&mut first, true, Scope::Project, "").unwrap();
+    first.run(&mut honest);
+    let mut second = Play::new(options(), World::default());
+    second.policy = Some(Policy::built_in());
+    second.project = first.state.approvals.project.clone();
+    second.run(&mut script(vec![calls(vec![thought(), run(PUSH)])]));
+    assert_eq!(
+        (second.state.condition, questions(&second)),
+        (Condition::Verified, 0)
+    );
+}
+
+#[test]
+fn a_refusal_goes_to_the_model_and_holds_for_the_session() {
+    let mut play = begun(vec![thought(), run(PUSH), thought(), run(PUSH)], options());
+    answer(&mut play, false, Scope::Once, "push nothing here").unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    let outcomes = outcomes(&play, "run_command");
+    assert_eq!(outcomes[0].0, ToolOutcome::Refused);
+    assert!(outcomes[0].1.contains("push nothing here"), "{outcomes:?}");
+    assert_eq!(outcomes[1].0, ToolOutcome::Refused);
+    assert!(outcomes[1].1.contains("not asked again"), "{outcomes:?}");
+    assert_eq!(questions(&play), 1);
+}
+
+#[test]
+fn what_nobody_answers_is_refused_and_resuming_approves_nothing() {
+    let mut play = begun(vec![thought(), run(PUSH)], options());
+    let reason = String::new();
+    play.ask(Request::Resume { reason }).unwrap();
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let expire = |question: &str| Request::Expire {
+        question: question.into(),
+    };
+    play.ask(expire("q9")).unwrap();
+    assert_eq!(play.state.condition, Condition::Waiting);
+    play.ask(expire("q1")).unwrap();
+    play.ask(expire("q1")).unwrap();
+    assert_eq!(play.state.approvals.expired, 1);
+    let verdicts = play.events().filter_map(|event| match &event.body {
+        EventBody::QuestionAnswered { verdict, .. } => Some(*verdict),
+        _ => None,
+    });
+    assert_eq!(
+        verdicts.collect::<Vec<_>>(),
+        [Some(ApprovalVerdict::Expired)]
+    );
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    assert!(
+        outcomes(&play, "run_command")[0]
+            .1
+            .contains("nobody answered in time")
+    );
+}
+
+#[test]
+fn a_rule_that_denies_refuses_with_its_reason() {
+    let play = begun(vec![run("shutdown -h now")], options());
+    assert_eq!(play.state.condition, Condition::Verified);
+    let outcomes = outcomes(&play, "run_command");
+    assert_eq!(outcomes[0].0, ToolOutcome::Refused);
+    assert!(outcomes[0].1.contains("rule `machine`"), "{outcomes:?}");
+    assert!(
+        outcomes[0].1.contains("belongs to the person who runs it"),
+        "{outcomes:?}"
+    );
+}
+
+#[test]
+fn a_level_is_held_for_every_tool() {
+    let options = SessionOptions {
+        level: Level::Read,
+        workflow: WorkflowKind::None,
+        ..options()
+    };
+    let mut play = Play::new(options, World::default());
+    play.policy = Some(Policy::built_in());
+    let mut replies = vec![calls(vec![
+        read(),
+        run("ls"),
+        think(),
+        edit(),
+        run("run-tests"),
+    ])]
+    .into_iter();
+    while play.step(&mut |state: &SessionState| replies.next().unwrap_or_else(|| honest(state))) {
+        if replies.len() == 0 && outcomes(&play, "run_command").len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(outcomes(&play, "read_file")[0].0, ToolOutcome::Ok);
+    let commands = outcomes(&play, "run_command");
+    assert_eq!(
+        (commands[0].0, commands[1].0),
+        (ToolOutcome::Ok, ToolOutcome::Refused)
+    );
+    let edits = outcomes(&play, "edit_file");
+    assert_eq!(edits[0].0, ToolOutcome::Refused);
+    assert!(edits[0].1.contains("runs at read"), "{edits:?}");
+}
+
+#[test]
+fn a_manual_session_asks_before_each_act_and_thinks_alone() {
+    let options = SessionOptions {
+        autonomy: Autonomy::Manual,
+        ..options()
+    };
+    let play = begun(vec![think(), read()], options);
+    assert_eq!(play.state.condition, Condition::Waiting);
+    assert_eq!(outcomes(&play, "think")[0].0, ToolOutcome::Ok);
+    assert_eq!(
+        play.state.approval_in_question().unwrap().1.act,
+        "read_file sum.py"
+    );
+}
+
+#[test]
+fn the_commands_of_a_todos_criteria_pass_the_gate_too() {
+    let criteria = json!([{"type": "command_exits", "argv": ["sh", "-c", "rm -rf ~/data"]}]);
+    let add = call(
+        "todo_add",
+        json!({"items": [{"text": "tidy", "criteria": criteria}]}),
+    );
+    let mut play = Play::new(options(), World::default());
+    play.policy = Some(Policy::built_in());
+    play.run(&mut script(vec![
+        calls(vec![read(), advance()]),
+        calls(vec![add]),
+    ]));
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let approval = play.state.approval_in_question().unwrap().1;
+    assert_eq!(approval.classes, ["delete-outside: ~/data"]);
+    assert!(play.state.todos.is_empty());
+}
+
+/// A policy with one rule on publications.
+fn publications(decision: &str) -> Policy {
+    let rule = format!(
+        "[[rule]]\nname = \"publish\"\ndecision = \"{decision}\"\nargv = [\"compy publish\"]\nreason = \"not on Fridays\"\n\
+         matches = [\"compy publish\"]\nmisses = [\"git push\"]\n"
+    );
+    Policy::read(&rule, "policy.toml").unwrap()
+}
+
+#[test]
+fn publishing_is_the_workflows_own_unless_a_rule_names_it() {
+    let published = |play: &Play| {
+        play.events().any(|event| {
+            matches!(
+                event.body,
+                EventBody::WorkStarted {
+                    work: Work::Publish,
+                    ..
+                }
+            )
+        })
+    };
+    let under = |policy: Policy| {
+        let mut play = Play::new(options(), World::default());
+        play.policy = Some(policy);
+        play.run(&mut honest);
+        play
+    };
+    let alone = under(Policy::built_in());
+    assert_eq!(
+        (alone.state.condition, questions(&alone)),
+        (Condition::Verified, 0)
+    );
+    let denied = under(publications("deny"));
+    assert_eq!(
+        (denied.state.condition, published(&denied)),
+        (Condition::Failed, false)
+    );
+    assert!(
+        denied.state.reason.contains("not on Fridays"),
+        "{}",
+        denied.state.reason
+    );
+    for accepted in [true, false] {
+        let mut asked = under(publications("ask"));
+        assert_eq!(
+            (asked.state.condition, published(&asked)),
+            (Condition::Waiting, false)
+        );
+        answer(&mut asked, accepted, Scope::Once, "").unwrap();
+        asked.run(&mut honest);
+        let wanted = if accepted {
+            Condition::Verified
+        } else {
+            Condition::Failed
+        };
+        assert_eq!(
+            (asked.state.condition, published(&asked)),
+            (wanted, accepted)
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! The audit log: a search over a million records beside `grep` and `jq` over
+//! the exported lines, and what recording adds to a tool call.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Instant,
+};
+
+use compyd::{
+    adapters::{
+        audit::{AuditOptions, FileAudit},
+        clock::SystemClock,
+        sled::{SledOptions, SledStore},
+    },
+    domain::{
+        audit::{Entry, Kind, Outcome, query::Query},
+        ids::SessionId,
+    },
+    ports::{audit::AuditPort, clock::ClockPort, store::StorePort},
+};
+use serde_json::json;
+
+use super::{Better, Measured, Report};
+
+const RECORDS: u64 = 1_000_000;
+/// Records of one session.
+const OF_A_SESSION: u64 = 1_000;
+const ROUNDS: usize = 15;
+/// Tool calls of a round.
+const CALLS: u64 = 200;
+
+/// Measures in a directory on a real disk.
+pub async fn measure(directory: &Path, report: &mut Report) {
+    let directory = tempfile::Builder::new()
+        .prefix("audit-")
+        .tempdir_in(directory)
+        .expect("there is room");
+    let clock = Arc::new(SystemClock);
+    let options = AuditOptions::below(directory.path(), 0, clock.clone());
+    let log = tokio::task::spawn_blocking(move || FileAudit::open(options))
+        .await
+        .expect("opening does not panic")
+        .expect("the log opens");
+    calls(&log, clock.as_ref(), directory.path(), report).await;
+    fill(&log, clock.as_ref()).await;
+    let exported = export(&log, directory.path()).await;
+    let session = session(RECORDS / OF_A_SESSION / 2);
+    let searches = [
+        (
+            "a million records, by text | grep",
+            Query {
+                text: Some("a needle in the hay".to_owned()),
+                ..of_a_page()
+            },
+            Theirs::Grep,
+        ),
+        (
+            "a million records, by session | jq",
+            Query {
+                session: Some(session.clone()),
+                ..of_a_page()
+            },
+            Theirs::Jq(format!("select(.record.session == \"{session}\")")),
+        ),
+        (
+            "a million records, denied tools | jq",
+            Query {
+                tool: Some("write_file".to_owned()),
+                outcome: Some(Outcome::Denied),
+                ..of_a_page()
+            },
+            Theirs::Jq(
+                "select(.record.tool == \"write_file\" and .record.outcome == \"denied\")"
+                    .to_owned(),
+            ),
+        ),
+    ];
+    for (name, query, theirs) in searches {
+        let (mut ours, mut of_them) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let begun = Instant::now();
+            let found = log.search(query.clone()).await.expect("the log is read");
+            ours.push(begun.elapsed().as_secs_f64() * 1e3);
+            assert!(!found.is_empty(), "{name} finds something");
+            // jq takes tens of seconds.
+            if round == 0 || matches!(theirs, Theirs::Grep) {
+                of_them.extend(theirs.run(&exported));
+            }
+        }
+        report.add(
+            Measured {
+                name,
+                unit: "ms",
+                better: Better::Less,
+                ours,
+                theirs: of_them,
+            },
+            "under 200 ms",
+            |ours, _| ours.p50 < 200.0,
+        );
+    }
+    log.close().await;
+}
+
+fn of_a_page() -> Query {
+    Query {
+        limit: 100,
+        ..Query::default()
+    }
+}
+
+fn session(number: u64) -> String {
+    format!("se-{number:032x}")
+}
+
+/// What a user would otherwise do.
+enum Theirs {
+    Grep,
+    Jq(String),
+}
+
+impl Theirs {
+    /// Milliseconds; `None` where the tool is not to be had.
+    fn run(&self, exported: &Path) -> Option<f64> {
+        let mut command = match self {
+            Self::Grep => {
+                let mut grep = Command::new("grep");
+                grep.args(["-F", "a needle in the hay"]);
+                grep
+            }
+            Self::Jq(filter) => {
+                let mut jq = Command::new("jq");
+                jq.args(["-c", filter]);
+                jq
+            }
+        };
+        let begun = Instant::now();
+        let status = command.arg(exported).stdout(Stdio::null()).status().ok()?;
+        status
+            .success()
+            .then(|| begun.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+fn entry(clock: &dyn ClockPort, number: u64) -> Entry {
+    let tool = ["run_command", "read_file", "edit_file"][(number % 3) as usize];
+    let mut entry = Entry::new(clock.now_ms(), Kind::ToolCall, "model")
+        .with_tool(tool)
+        .with_outcome(Outcome::Ok)
+        .with(
+            "arguments",
+            json!({"command": format!("cargo test --package p{number}")}),
+        )
+        .with(
+            "result_sha256",
+            format!("{:064x}", u128::from(number) << 60),
+        )
+        .with("duration_ms", number % 5_000);
+    entry.session = Some(session(number / OF_A_SESSION));
+    entry.step = Some(format!("{}.{number}", session(number / OF_A_SESSION)));
+    entry
+}
+
+/// Fills the log; rare ones are in its middle.
+async fn fill(log: &FileAudit, clock: &dyn ClockPort) {
+    for number in 0..RECORDS {
+        let mut entry = entry(clock, number);
+        if number == RECORDS / 2 {
+            entry = entry
+                .with_tool("write_file")
+                .with_outcome(Outcome::Denied)
+                .with("reason", "a needle in the hay");
+        }
+        // Lets the writer keep up.
+        if number % 4_096 == 0 {
+            let recorded = log.record_durably(entry).await;
+            recorded.expect("there is room");
+        } else {
+            log.record(entry);
+        }
+    }
+    let found = log.search(of_a_page()).await.expect("the log is read");
+    let last = found.first().expect("there are records").seq;
+    assert!(last >= RECORDS, "nothing was missed: {last}");
+}
+
+async fn export(log: &FileAudit, directory: &Path) -> std::path::PathBuf {
+    use std::io::Write as _;
+    let _ = log.checkpoint().await.expect("there is room");
+    let path = directory.join("exported.jsonl");
+    let mut file = std::fs::File::create(&path).expect("there is room");
+    let mut from = 0;
+    loop {
+        let lines = log.lines(from, u64::MAX).await.expect("the log is read");
+        if lines.bytes.is_empty() {
+            return path;
+        }
+        file.write_all(&lines.bytes).expect("there is room");
+        from = lines.next;
+    }
+}
+
+/// The two durable events of a tool call, with and without its two records. The
+/// call itself, of a millisecond at least, is left out: it would only hide what
+/// recording costs.
+async fn calls(log: &FileAudit, clock: &dyn ClockPort, directory: &Path, report: &mut Report) {
+    let options = SledOptions::in_dir(directory.join("store"));
+    let store = tokio::task::spawn_blocking(move || SledStore::open(options))
+        .await
+        .expect("opening does not panic")
+        .expect("the store opens");
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for round in 0..2 * ROUNDS {
+        let recorded = round % 2 == 0;
+        let session = SessionId::from_uuid(uuid::Uuid::new_v4());
+        let begun = Instant::now();
+        for call in 0..CALLS {
+            for half in 0..2 {
+                let event = vec![b'x'; 400];
+                let appended = store.append(&session, 2 * call + half + 1, vec![event]);
+                appended.await.expect("there is room");
+                if recorded {
+                    log.record(entry(clock, call));
+                }
+            }
+        }
+        let each = begun.elapsed().as_secs_f64() * 1e6 / CALLS as f64;
+        if recorded {
+            with.push(each);
+        } else {
+            without.push(each);
+        }
+    }
+    store.close().await;
+    report.add(
+        Measured {
+            name: "events of a tool call, on record | not",
+            unit: "us",
+            better: Better::Less,
+            ours: with,
+            theirs: without,
+        },
+        "at most 10 % slower",
+        |_, ratio| ratio >= 1.0 / 1.1,
+    );
+}
