@@ -53,7 +53,7 @@ test-unit: ## Tests that need no engine
 	$(NEXTEST) --lib --bins
 
 test: agent images ## Every test this machine can run
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests --all-features
 	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST) --no-fail-fast
 	@$(SAY_SKIPPED)
 
@@ -67,7 +67,7 @@ recovery-report: build images ## Real faults inside scripted sessions: what reco
 
 torture: PROFILE := torture
 torture: agent images ## Kill and soak tests at their full counts (DOCKER_HOST: on that engine; ONLY='test(/name/)': these only)
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests --all-features
 	COMPY_TEST_AGENT=$(abspath $(AGENT)) COMPY_TORTURE=1 \
 	  $(NEXTEST) --profile torture --no-fail-fast -E "$(or $(ONLY),all())"
 	@$(SAY_SKIPPED)

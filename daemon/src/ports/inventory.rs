@@ -15,6 +15,9 @@ pub trait InventoryPort: Send + Sync {
     /// whose labels do not say whose it is is not among them.
     async fn inventory(&self) -> Result<Vec<EngineObject>, RuntimeError>;
 
+    /// Whether one of them is still in the engine.
+    async fn has(&self, object: &EngineObject) -> Result<bool, RuntimeError>;
+
     /// Removes one of them, running or not. An absent one is accepted; a volume
     /// that a container uses is left.
     async fn discard(&self, object: &EngineObject) -> Result<Discarded, RuntimeError>;

@@ -168,5 +168,6 @@ async fn the_daemon_may_come_late() {
     // Nobody accepts for a while; the agent keeps trying.
     rig.reconnect().await;
     rig.reconnect().await;
-    assert_eq!(rig.get("on").await.stdout_bytes, 3);
+    until("it wrote", async || rig.get("on").await.stdout_bytes == 3).await;
+    assert!(rig.get("on").await.exit.is_none());
 }

@@ -59,6 +59,24 @@ impl InventoryPort for DockerRuntime {
         Ok(objects)
     }
 
+    async fn has(&self, object: &EngineObject) -> Result<bool, RuntimeError> {
+        let docker = self.connect()?;
+        let looked = match &object.role {
+            Role::Container { .. } | Role::Helper { .. } => {
+                let looked = docker.inspect_container(&object.name, None).await;
+                looked.map(drop)
+            }
+            Role::Volume { .. } | Role::HelperVolume { .. } => {
+                docker.inspect_volume(&object.name).await.map(drop)
+            }
+        };
+        match looked {
+            Ok(()) => Ok(true),
+            Err(error) if not_found(&error) => Ok(false),
+            Err(error) => Err(refused("inspect", &object.name, &error)),
+        }
+    }
+
     async fn discard(&self, object: &EngineObject) -> Result<Discarded, RuntimeError> {
         match &object.role {
             Role::Container { .. } | Role::Helper { .. } => {

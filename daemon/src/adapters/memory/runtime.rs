@@ -521,6 +521,10 @@ impl InventoryPort for MemoryRuntime {
         Ok(containers.chain(helpers).chain(volumes).collect())
     }
 
+    async fn has(&self, object: &EngineObject) -> Result<bool, RuntimeError> {
+        Ok(self.inventory().await?.contains(object))
+    }
+
     async fn discard(&self, object: &EngineObject) -> Result<Discarded, RuntimeError> {
         match &object.role {
             Role::Container { .. } | Role::Helper { .. } => {

@@ -30,7 +30,12 @@ impl Garbage {
                 None => None,
             };
             let kind = &mut found[kind_of(object) as usize];
-            match (self.judge(object, &objects, what).await?, what.only_copies) {
+            let verdict = self.judge(object, &objects, what).await?;
+            // Whoever held the lock until now may have removed it.
+            if verdict != Verdict::Needed && !self.inner.engine.has(object).await? {
+                continue;
+            }
+            match (verdict, what.only_copies) {
                 (Verdict::Needed, _) => {}
                 (Verdict::OnlyCopy, OnlyCopies::Keep) => kind.kept += 1,
                 (Verdict::OnlyCopy, OnlyCopies::Remove) | (Verdict::Orphan, _) => {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -15,14 +16,16 @@ use crate::{
     domain::{
         artifact::{Artifact, ArtifactKind},
         ids::{ArtifactId, OperationId, SessionId},
+        orphans::EngineObject,
         snapshot::journal::{ForkStep, Generation, ImageRef, Progress},
         stage::Stage,
         workspace::Workspace,
     },
     ports::{
         contract::store::{snapshot, workspace},
+        inventory::Discarded,
         links::LinksPort as _,
-        runtime::{ContainerPlan, RuntimePort as _},
+        runtime::{ContainerId, ContainerPlan, RuntimePort as _},
         snapshot_runtime::{HelperPlan, SnapshotRuntimePort as _, VolumeAccess, helper_container},
     },
     service::{
@@ -230,6 +233,52 @@ async fn what_an_operation_under_way_has_made_is_no_orphan() {
     world.store.remove_operation(&operation.id).await.unwrap();
     let left = [("helpers", 1, 0), ("volumes", 1, 0), ("links", 1, 0)];
     assert_eq!(world.collect(all).await, left);
+}
+
+/// An engine that was listed when it still had something else.
+struct ListedBefore {
+    engine: Arc<MemoryRuntime>,
+    listed: Vec<EngineObject>,
+}
+
+#[async_trait]
+impl InventoryPort for ListedBefore {
+    async fn inventory(&self) -> Result<Vec<EngineObject>, RuntimeError> {
+        Ok(self.listed.clone())
+    }
+
+    async fn has(&self, object: &EngineObject) -> Result<bool, RuntimeError> {
+        self.engine.has(object).await
+    }
+
+    async fn discard(&self, object: &EngineObject) -> Result<Discarded, RuntimeError> {
+        self.engine.discard(object).await
+    }
+}
+
+#[tokio::test]
+async fn what_its_user_removed_meanwhile_was_not_collected() {
+    let world = world().await;
+    let helper = world.help(20, &workspace(1, "w")).await;
+    world.help(21, &workspace(1, "w")).await;
+    let listed = world.runtime.inventory().await.unwrap();
+    let container = ContainerId(helper_container(&helper).0);
+    world.runtime.remove(&container).await.unwrap();
+    let garbage = Garbage::new(
+        world.garbage.inner.snapshots.clone(),
+        world.workspaces.clone(),
+        Arc::new(ListedBefore {
+            engine: world.runtime.clone(),
+            listed,
+        }),
+        world.store.clone(),
+        world.blobs.clone(),
+    );
+    let world = World { garbage, ..world };
+    for mode in [PruneMode::Measure, PruneMode::Remove] {
+        let all = now(mode, OnlyCopies::Remove);
+        assert_eq!(world.collect(all).await, [("helpers", 1, 0)], "{mode:?}");
+    }
 }
 
 #[tokio::test]
