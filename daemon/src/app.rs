@@ -32,6 +32,7 @@ use crate::{
         agent::{LinkHub, LinkHubOptions},
         audit::{AuditOptions, FileAudit},
         blobs::FileBlobs,
+        certificates::CertificateError,
         chunks::FileChunks,
         clock::SystemClock,
         disk_space,
@@ -50,11 +51,12 @@ use crate::{
             credential::CredentialApi,
             policy::PolicyApi,
             requests::Requests,
-            server::{self, Services},
+            server::{self, CallerLimits, ConnectionBounds, Door, Services},
             session::{SessionApi, SessionDefaults},
             setup::SetupApi,
             snapshot::SnapshotApi,
             system::{DaemonInfo, SystemApi},
+            token::AccessApi,
             workspace::WorkspaceApi,
         },
         metrics,
@@ -75,6 +77,7 @@ use crate::{
         tunnel::Linked,
     },
     service::{
+        access::{Tokens, subjects::KnownSubjects},
         artifacts::Artifacts,
         audit::Audit,
         ci::LocalCi,
@@ -159,6 +162,9 @@ pub enum AppError {
     /// The policy file cannot be used.
     #[error(transparent)]
     Policy(#[from] PoliciesError),
+    /// There is no certificate to serve with.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// Serving failed.
     #[error(transparent)]
     Serve(#[from] server::ServeError),
@@ -183,6 +189,7 @@ impl Prepared {
     /// # Errors
     /// [`AppError::DataDir`], [`AppError::Lock`], [`AppError::Listen`].
     pub async fn new(settings: &Settings) -> Result<Self, AppError> {
+        listen::allow_files();
         make_private_dir(&settings.data_dir)?;
         let lock = DataDirLock::take(&settings.data_dir)?;
         let mut sockets = Vec::new();
@@ -265,7 +272,7 @@ pub async fn run(
         Err(error) => tracing::warn!(%error, "the start is not on record"),
         Ok(_) => {}
     }
-    let (services, observation) = services(&settings, &parts).await?;
+    let (services, door, observation) = services(&settings, &parts).await?;
     if let Some(listener) = metrics {
         // On cancel: what is being told is cut.
         let (tasks, stop) = (parts.tasks.clone(), parts.stop.clone());
@@ -275,9 +282,14 @@ pub async fn run(
     }
 
     let stop_accepting = CancellationToken::new();
-    let (listeners, guards): (Vec<_>, Vec<_>) =
-        sockets.into_iter().map(BoundSocket::into_parts).unzip();
-    let mut serving = tokio::spawn(server::serve(services, listeners, stop_accepting.clone()));
+    let certificates = listen::certificates(&settings, &sockets)?;
+    let (listeners, guards) = listen::into_listeners(sockets, certificates.as_ref());
+    if let Some(certificates) = certificates {
+        // On cancel: the next start makes another one.
+        parts.tasks.spawn(certificates.renew(parts.stop.clone()));
+    }
+    let stop = stop_accepting.clone();
+    let mut serving = tokio::spawn(server::serve(services, door, listeners, stop));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -416,7 +428,10 @@ fn key_source(settings: &Settings) -> MasterKeySource {
 }
 
 /// Every service, from the parts; what runs by itself is started.
-async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Observation), AppError> {
+async fn services(
+    settings: &Settings,
+    parts: &Parts,
+) -> Result<(Services, Door, Observation), AppError> {
     let store: Arc<dyn StorePort> = parts.store.clone();
     let blobs: Arc<dyn BlobPort> = parts.blobs.clone();
     let requests = Requests::new(store.clone(), parts.clock.clone(), parts.tasks.clone());
@@ -510,7 +525,37 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
             .map_or_else(String::new, ToString::to_string),
         default_image: settings.workspace.image.clone(),
     };
+    let tokens = Tokens::open(store.clone(), parts.clock.clone()).await?;
+    let (keeping, stop) = (tokens.clone(), parts.stop.clone());
+    // On cancel: what is known is written.
+    parts
+        .tasks
+        .spawn(async move { keeping.run_upkeep(stop).await });
+    let door = Door {
+        subjects: Arc::new(KnownSubjects::new(
+            workspaces.clone(),
+            sessions.clone(),
+            store.clone(),
+        )),
+        tokens: tokens.clone(),
+        limits: CallerLimits {
+            calls_per_second: settings.remote.calls_per_second,
+            streams: settings.remote.streams,
+            message_bytes: settings.remote.message_bytes,
+        },
+        connections: ConnectionBounds {
+            total: settings.remote.connections,
+            per_address: settings.remote.connections_per_address,
+            per_token: settings.remote.connections_per_token,
+        },
+    };
     let services = Services {
+        access: AccessApi::new(
+            tokens,
+            workspaces.clone(),
+            parts.clock.clone(),
+            requests.clone(),
+        ),
         audit: parts.audit.clone(),
         system: SystemApi::new(
             info,
@@ -554,7 +599,7 @@ async fn services(settings: &Settings, parts: &Parts) -> Result<(Services, Obser
         ),
         session: SessionApi::new(sessions, store, requests, session_defaults(settings)),
     };
-    Ok((services, observation))
+    Ok((services, door, observation))
 }
 
 fn snapshots(settings: &Settings, parts: &Parts, workspaces: &Workspaces) -> Snapshots {

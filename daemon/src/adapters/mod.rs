@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod audit;
 pub mod blobs;
+pub mod certificates;
 pub mod chunks;
 pub mod clock;
 pub mod disk_space;

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,17 +14,30 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{api::grpc::server::Listener, config::ListenAddress};
+use crate::{
+    adapters::certificates::{Authority, Certificates, names_of},
+    api::grpc::server::Listener,
+    config::{ListenAddress, Settings},
+};
+
+use super::AppError;
 
 /// How long a socket's owner may take to accept before it counts as alive but
 /// busy.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// A bound socket and, for a unix one, its file.
+/// Files that may be open.
+const FILES: u64 = 65_536;
+
+/// A bound socket.
 #[derive(Debug)]
-pub struct BoundSocket {
-    listener: Listener,
-    guard: Option<SocketFile>,
+pub enum BoundSocket {
+    /// A unix one with its file.
+    Unix(UnixListener, SocketFile),
+    /// A TCP port without TLS.
+    Tcp(TcpListener),
+    /// A TCP port with TLS.
+    Tls(TcpListener),
 }
 
 /// Why a socket cannot be bound.
@@ -59,18 +73,16 @@ impl BoundSocket {
         match address {
             ListenAddress::Tcp(tcp) => {
                 let listener = TcpListener::bind(tcp).await.map_err(io_failure)?;
-                Ok(Self {
-                    listener: Listener::Tcp(listener),
-                    guard: None,
-                })
+                Ok(Self::Tcp(listener))
+            }
+            ListenAddress::Tls(tcp) => {
+                let listener = TcpListener::bind(tcp).await.map_err(io_failure)?;
+                Ok(Self::Tls(listener))
             }
             ListenAddress::Unix(path) => {
                 remove_stale(path, address).await?;
                 let (listener, guard) = bind_unix(path).map_err(io_failure)?;
-                Ok(Self {
-                    listener: Listener::Unix(listener),
-                    guard: Some(guard),
-                })
+                Ok(Self::Unix(listener, guard))
             }
         }
     }
@@ -78,20 +90,96 @@ impl BoundSocket {
     /// Where it is bound, with the port that the kernel chose.
     #[must_use]
     pub fn address(&self) -> String {
-        match (&self.listener, &self.guard) {
-            (Listener::Tcp(listener), _) => listener.local_addr().map_or_else(
-                |_| "tcp://?".to_owned(),
-                |address| format!("tcp://{address}"),
-            ),
-            (Listener::Unix(_), Some(guard)) => format!("unix://{}", guard.path.display()),
-            (Listener::Unix(_), None) => "unix://?".to_owned(),
-        }
+        let (scheme, listener) = match self {
+            Self::Unix(_, guard) => return format!("unix://{}", guard.path.display()),
+            Self::Tcp(listener) => ("tcp", listener),
+            Self::Tls(listener) => ("https", listener),
+        };
+        listener.local_addr().map_or_else(
+            |_| format!("{scheme}://?"),
+            |address| format!("{scheme}://{address}"),
+        )
     }
 
-    /// The listener, and what removes its file when dropped.
-    #[must_use]
-    pub fn into_parts(self) -> (Listener, Option<SocketFile>) {
-        (self.listener, self.guard)
+    /// The port with TLS that it is.
+    fn tls(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tls(listener) => listener.local_addr().ok(),
+            Self::Unix(..) | Self::Tcp(_) => None,
+        }
+    }
+}
+
+/// The daemon's certificates for the sockets that need one; says how clients
+/// trust them.
+pub(super) fn certificates(
+    settings: &Settings,
+    sockets: &[BoundSocket],
+) -> Result<Option<Certificates>, AppError> {
+    let ports: Vec<SocketAddr> = sockets.iter().filter_map(BoundSocket::tls).collect();
+    let Some(first) = ports.first() else {
+        return Ok(None);
+    };
+    let names = names_of(&ports, &settings.tls_names);
+    let host = match settings.tls_names.first() {
+        Some(name) => name.clone(),
+        None if first.ip().is_unspecified() => "HOST".to_owned(),
+        None => first.ip().to_string(),
+    };
+    let host = match host.contains(':') {
+        true => format!("[{host}]"),
+        false => host,
+    };
+    let certificates = Certificates::open(&settings.data_dir.join("tls"), names)?;
+    let fingerprint = certificates.fingerprint();
+    let how = format!(
+        "compyctl login https://{host}:{} --ca-fingerprint {fingerprint}",
+        first.port()
+    );
+    match certificates.origin {
+        Authority::New => tracing::info!(
+            %fingerprint,
+            "a certificate authority was made; trust it on another machine with a token of `compyctl token create` by: {how}"
+        ),
+        Authority::Kept => tracing::info!(%fingerprint, "log in from another machine by: {how}"),
+    }
+    Ok(Some(certificates))
+}
+
+/// The listeners, and what removes the files of unix sockets when dropped.
+pub(super) fn into_listeners(
+    sockets: Vec<BoundSocket>,
+    certificates: Option<&Certificates>,
+) -> (Vec<Listener>, Vec<SocketFile>) {
+    let (mut listeners, mut guards) = (Vec::new(), Vec::new());
+    let tls = certificates.map(Certificates::server_config);
+    for socket in sockets {
+        match (socket, &tls) {
+            (BoundSocket::Unix(listener, guard), _) => {
+                listeners.push(Listener::Unix(listener));
+                guards.push(guard);
+            }
+            (BoundSocket::Tcp(listener), _) => listeners.push(Listener::Tcp(listener)),
+            (BoundSocket::Tls(listener), Some(tls)) => {
+                listeners.push(Listener::Tls(listener, Arc::clone(tls)));
+            }
+            // There are certificates wherever a port needs them.
+            (BoundSocket::Tls(_), None) => {}
+        }
+    }
+    (listeners, guards)
+}
+
+/// Allows many open files, as far as this account may have them: connections, links
+/// and the store each need some, and shells give few.
+pub(super) fn allow_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let raised = soft.max(FILES.min(hard));
+        setrlimit(Resource::RLIMIT_NOFILE, raised, hard)
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

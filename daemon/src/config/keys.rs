@@ -99,7 +99,7 @@ pub(super) const KEYS: &[Key] = &[
             Default::Derived(
                 "/run/compy/compyd.sock for root, else $XDG_RUNTIME_DIR/compy/compyd.sock",
             ),
-            "Where clients are served: unix:///PATH, or tcp://HOST:PORT on a loopback address. A list.",
+            "Where clients are served: unix:///PATH; https://IP:PORT for TCP with TLS, where a token is asked for; tcp://IP:PORT without TLS on a loopback address. A list.",
         )
     },
     key(
@@ -414,6 +414,44 @@ pub(super) const KEYS: &[Key] = &[
         "disk.low_water",
         Default::Fixed("256MiB"),
         "Free space below which nothing more is written.",
+    ),
+    Key {
+        values: Values::Many,
+        ..key(
+            "tls.names",
+            Default::Unset,
+            "More names and IP addresses that clients reach the daemon by, for its certificate; it has this machine's own. A list.",
+        )
+    },
+    key(
+        "remote.calls_per_second",
+        Default::Fixed("100"),
+        "Calls that a token may make in a second, 1 to 1000000; for a moment, twice as many.",
+    ),
+    key(
+        "remote.streams",
+        Default::Fixed("64"),
+        "Calls of a token that may be open at once, 1 to 10000.",
+    ),
+    key(
+        "remote.message_max",
+        Default::Fixed("20MiB"),
+        "Size of a message that is taken of a token, 64KiB to 20MiB.",
+    ),
+    key(
+        "remote.connections",
+        Default::Fixed("512"),
+        "Connections over TCP, 1 to 100000. The oldest without a token goes for a new one.",
+    ),
+    key(
+        "remote.connections_per_address",
+        Default::Fixed("128"),
+        "Connections over TCP of one address, 1 to 100000.",
+    ),
+    key(
+        "remote.connections_per_token",
+        Default::Fixed("32"),
+        "Connections over TCP of one token, 1 to 100000.",
     ),
     key(
         "metrics.listen",

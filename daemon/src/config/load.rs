@@ -10,8 +10,8 @@ use compyd_proto::endpoint::default_socket_path;
 
 use super::{
     BudgetSettings, ConfigError, CredentialsSettings, DiskSettings, EgressSettings, EngineSettings,
-    GcSettings, KeySource, LogSettings, Mistake, ModelSettings, Origin, RepositorySettings,
-    SessionSettings, Settings, SnapshotsSettings, Source, WorkspaceSettings,
+    GcSettings, KeySource, LogSettings, Mistake, ModelSettings, Origin, RemoteSettings,
+    RepositorySettings, SessionSettings, Settings, SnapshotsSettings, Source, WorkspaceSettings,
     keys::{
         self, BASE_URL_VARIABLE, CLIENT_VARIABLES, DOCKER_HOST_VARIABLE, Default, ENGINE_HOST,
         KEYS, Key, Shown, Values,
@@ -194,6 +194,8 @@ impl Merged {
             "audit",
             "gc",
             "metrics",
+            "tls",
+            "remote",
         ];
         let known = KEYS.iter().map(|key| key.name).chain(tables);
         self.mistakes.push(Mistake::Unknown {
@@ -406,6 +408,8 @@ impl Merged {
         });
         let allow_file_urls = self.one("repository.allow_file_urls", values::yes_or_no);
         let low_water_bytes = self.one("disk.low_water", values::bytes);
+        let names = self.many_or_none("tls.names", values::host_name);
+        let remote = self.parse_remote();
         let metrics = self.optional("metrics.listen", values::port_or_address);
         let keep = self.one("audit.keep", values::duration);
         let max_bytes = self.one("audit.max", values::bytes);
@@ -453,6 +457,8 @@ impl Merged {
             disk: DiskSettings {
                 low_water_bytes: low_water_bytes?,
             },
+            tls_names: names?,
+            remote: remote?,
             metrics: metrics?,
             audit: AuditUpkeep {
                 keep: keep?,
@@ -465,6 +471,29 @@ impl Merged {
             },
             warnings: std::mem::take(&mut self.warnings),
             origins: self.origins(),
+        })
+    }
+
+    fn parse_remote(&mut self) -> Option<RemoteSettings> {
+        let per_second = self.one("remote.calls_per_second", |text| {
+            values::number(text, 1, 1_000_000, "1 to 1000000")
+        });
+        let streams = self.one("remote.streams", |text| {
+            values::number(text, 1, 10_000, "1 to 10000")
+        });
+        let message_bytes = self.one("remote.message_max", values::message_size);
+        let mut connections =
+            |name| self.one(name, |text| values::number(text, 1, 100_000, "1 to 100000"));
+        let total = connections("remote.connections");
+        let per_address = connections("remote.connections_per_address");
+        let per_token = connections("remote.connections_per_token");
+        Some(RemoteSettings {
+            calls_per_second: per_second?,
+            streams: streams?,
+            message_bytes: message_bytes?,
+            connections: total?,
+            connections_per_address: per_address?,
+            connections_per_token: per_token?,
         })
     }
 

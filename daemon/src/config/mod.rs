@@ -65,6 +65,10 @@ pub struct Settings {
     pub repository: RepositorySettings,
     /// The disk with the data.
     pub disk: DiskSettings,
+    /// More names and addresses that clients reach the daemon by.
+    pub tls_names: Vec<String>,
+    /// What callers on other machines may use.
+    pub remote: RemoteSettings,
     /// Where metrics are served; `None` means nowhere.
     pub metrics: Option<SocketAddr>,
     /// The audit log.
@@ -82,8 +86,10 @@ pub struct Settings {
 pub enum ListenAddress {
     /// A unix socket at an absolute path.
     Unix(PathBuf),
-    /// A port of this machine; a loopback address.
+    /// A port of this machine without TLS; a loopback address.
     Tcp(SocketAddr),
+    /// A port of this machine with TLS.
+    Tls(SocketAddr),
 }
 
 impl fmt::Display for ListenAddress {
@@ -91,8 +97,26 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tls(address) => write!(f, "https://{address}"),
         }
     }
+}
+
+/// What callers on other machines may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoteSettings {
+    /// Calls of a token in a second.
+    pub calls_per_second: u32,
+    /// Calls of a token that are open at once.
+    pub streams: usize,
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Connections of everybody.
+    pub connections: usize,
+    /// Connections of one address.
+    pub connections_per_address: usize,
+    /// Connections of one token.
+    pub connections_per_token: usize,
 }
 
 /// Logs.

@@ -1,11 +1,8 @@
 //! Texts into types. Each error says what would be right.
 
-use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use compyd_proto::link::MAX_MESSAGE_BYTES;
 
 use super::{ListenAddress, LogFormat};
 use crate::domain::{edits::EditFormat, egress::PolicyKind, workspace::NetworkMode};
@@ -184,33 +181,50 @@ pub(super) fn listen(text: &str) -> Result<ListenAddress, Problem> {
         }
         return Ok(ListenAddress::Unix(PathBuf::from(path)));
     }
+    if let Some(address) = text.strip_prefix("https://") {
+        return ip_and_port(address).map(ListenAddress::Tls);
+    }
     let Some(address) = text.strip_prefix("tcp://") else {
-        return Err("give unix:///PATH or tcp://HOST:PORT".to_owned());
+        return Err("give unix:///PATH, https://IP:PORT or tcp://IP:PORT".to_owned());
     };
-    let address = match (
-        address.parse::<SocketAddr>(),
-        address.strip_prefix("localhost:"),
-    ) {
-        (Ok(address), _) => address,
-        (Err(_), Some(port)) => (
-            "127.0.0.1",
-            port.parse()
-                .map_err(|_| "give a port from 0 to 65535".to_owned())?,
-        )
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut found| found.next())
-            .ok_or_else(|| "give a port from 0 to 65535".to_owned())?,
-        (Err(_), None) => {
-            return Err("give an IP address and a port: tcp://127.0.0.1:7600".to_owned());
-        }
-    };
+    let address = ip_and_port(address)?;
     if !address.ip().is_loopback() {
-        return Err(
-            "TCP is served on loopback addresses only, because it has no TLS yet; use a unix socket, or tunnel the port with ssh".to_owned(),
-        );
+        return Err(format!(
+            "plain TCP is served on loopback addresses only; write https://{address} for TCP with TLS"
+        ));
     }
     Ok(ListenAddress::Tcp(address))
+}
+
+/// An IP address or `localhost`, and a port.
+fn ip_and_port(text: &str) -> Result<SocketAddr, Problem> {
+    if let Some(port) = text.strip_prefix("localhost:") {
+        let port = port.parse::<u16>();
+        let port = port.map_err(|_| "give a port from 0 to 65535".to_owned())?;
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    let problem = |_| "give an IP address and a port: https://0.0.0.0:7600".to_owned();
+    text.parse().map_err(problem)
+}
+
+/// A name or an IP address of this machine.
+pub(super) fn host_name(text: &str) -> Result<String, Problem> {
+    match rustls::pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("give a name or an IP address that clients use: compy.example.org".to_owned())
+        }
+    }
+}
+
+/// Bytes of a message.
+pub(super) fn message_size(text: &str) -> Result<usize, Problem> {
+    const LEAST: usize = 64 << 10;
+    let size = usize::try_from(bytes(text)?).unwrap_or(usize::MAX);
+    match (LEAST..=MAX_MESSAGE_BYTES).contains(&size) {
+        true => Ok(size),
+        false => Err("give a size from 64KiB to 20MiB".to_owned()),
+    }
 }
 
 /// A port on the loopback address, or an address with its port.
@@ -246,18 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn tcp_is_served_on_loopback_only() {
+    fn plain_tcp_is_served_on_loopback_only() {
         for good in ["tcp://127.0.0.1:0", "tcp://[::1]:1", "tcp://localhost:80"] {
             assert!(listen(good).is_ok(), "{good}");
         }
         for bad in ["tcp://0.0.0.0:1", "tcp://192.168.1.2:80", "tcp://[::]:1"] {
             assert!(listen(bad).unwrap_err().contains("loopback"), "{bad}");
+            let with_tls = bad.replace("tcp://", "https://");
+            assert!(
+                matches!(listen(&with_tls), Ok(ListenAddress::Tls(_))),
+                "{with_tls}"
+            );
         }
         for bad in [
             "http://x",
             "unix://rel",
             "tcp://host",
             "tcp://localhost:x",
+            "https://0.0.0.0",
+            "https://host:1",
             "",
         ] {
             assert!(listen(bad).is_err(), "{bad}");

@@ -146,6 +146,13 @@ text_id!(
     }
 );
 text_id!(
+    /// What a person calls a token; unique.
+    TokenName,
+    "a token name",
+    "names are 1 to 63 characters of a-z, 0-9, `.`, `_`, `-` and start with a letter or digit",
+    |text| text.parse::<WorkspaceName>().is_ok()
+);
+text_id!(
     /// Directory of a repository below `/workspace`.
     RepositoryName,
     "a repository name",

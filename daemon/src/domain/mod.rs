@@ -2,6 +2,7 @@
 //!
 //! Pure: nothing here knows tokio, tonic, bollard, sled, a clock or a network.
 
+pub mod access;
 pub mod artifact;
 pub mod audit;
 pub mod backoff;

@@ -9,10 +9,14 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 
 use crate::domain::{
+    access::Token,
     artifact::Artifact,
     credential::{CredentialKey, SealedCredential},
     forge::PullRequest,
-    ids::{ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName},
+    ids::{
+        ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
+        WorkspaceName,
+    },
     setup::SetupKey,
     snapshot::{
         Snapshot,
@@ -169,6 +173,15 @@ pub trait StorePort: Send + Sync {
 
     /// Forgets a credential; an unknown one is accepted.
     async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError>;
+
+    /// Adds or replaces tokens, all or none.
+    async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError>;
+
+    /// Every token, by name.
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError>;
+
+    /// Forgets a token; an unknown one is accepted.
+    async fn remove_token(&self, name: &TokenName) -> Result<(), StoreError>;
 
     /// What is known of a request.
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError>;

@@ -1,5 +1,6 @@
 //! Use cases: what the daemon does when asked, and what it keeps true.
 
+pub mod access;
 pub mod artifacts;
 pub mod audit;
 pub mod checks;

@@ -9,11 +9,13 @@ use async_trait::async_trait;
 
 use crate::{
     domain::{
+        access::Token,
         artifact::Artifact,
         credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
         ids::{
-            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
+            WorkspaceName,
         },
         setup::SetupKey,
         snapshot::{
@@ -51,6 +53,7 @@ struct State {
     tree_copies: BTreeMap<VolumeRef, TreeCopy>,
     last_uses: BTreeMap<WorkspaceId, i64>,
     credentials: BTreeMap<CredentialKey, SealedCredential>,
+    tokens: BTreeMap<TokenName, Token>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
 
@@ -357,6 +360,23 @@ impl StorePort for MemoryStore {
 
     async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
         self.writable()?.credentials.remove(key);
+        Ok(())
+    }
+
+    async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {
+        let new = tokens.iter().cloned();
+        self.writable()?
+            .tokens
+            .extend(new.map(|one| (one.name.clone(), one)));
+        Ok(())
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        Ok(self.lock().tokens.values().cloned().collect())
+    }
+
+    async fn remove_token(&self, name: &TokenName) -> Result<(), StoreError> {
+        self.writable()?.tokens.remove(name);
         Ok(())
     }
 

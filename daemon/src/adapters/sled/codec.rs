@@ -70,7 +70,8 @@ pub(super) mod key {
     use crate::domain::{
         credential::{CredentialKey, CredentialScope},
         ids::{
-            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
+            WorkspaceName,
         },
         setup::SetupKey,
         snapshot::copies::VolumeRef,
@@ -100,6 +101,12 @@ pub(super) mod key {
             CredentialScope::Workspace(id) => format!("k/{name}/w/{id}"),
         }
         .into_bytes()
+    }
+
+    pub(in super::super) const TOKENS: &[u8] = b"y/";
+
+    pub(in super::super) fn token(name: &TokenName) -> Vec<u8> {
+        format!("y/{name}").into_bytes()
     }
 
     pub(in super::super) fn workspace(id: &WorkspaceId) -> Vec<u8> {

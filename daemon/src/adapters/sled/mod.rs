@@ -43,11 +43,13 @@ use self::{
 use crate::{
     adapters::events::{Journal, JournalReader},
     domain::{
+        access::Token,
         artifact::Artifact,
         credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
         ids::{
-            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
+            ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
+            WorkspaceName,
         },
         setup::SetupKey,
         snapshot::{
@@ -494,6 +496,18 @@ impl StorePort for SledStore {
 
     async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
         self.write(Write::RemoveCredential(key.clone())).await
+    }
+
+    async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {
+        self.write(Write::PutTokens(tokens.to_vec())).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        self.read_all("list tokens", key::TOKENS).await
+    }
+
+    async fn remove_token(&self, name: &TokenName) -> Result<(), StoreError> {
+        self.write(Write::RemoveToken(name.clone())).await
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {

@@ -29,10 +29,11 @@ use super::{
 use crate::{
     adapters::events::Journal,
     domain::{
+        access::Token,
         artifact::Artifact,
         credential::{CredentialKey, SealedCredential},
         forge::PullRequest,
-        ids::{OperationId, RequestId, SessionId, SnapshotId, WorkspaceId},
+        ids::{OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId},
         setup::SetupKey,
         snapshot::{
             Snapshot,
@@ -90,6 +91,8 @@ pub(super) enum Write {
     PutLastUses(Vec<(WorkspaceId, i64)>),
     PutCredentials(Vec<SealedCredential>),
     RemoveCredential(CredentialKey),
+    PutTokens(Vec<Token>),
+    RemoveToken(TokenName),
     PutRequest(RequestId, RequestRecord),
     /// Those that are still of this time.
     ForgetRequests(Vec<(RequestId, i64)>),
@@ -116,6 +119,7 @@ impl Write {
                 let sealed = all.iter().map(|one| 4 * one.sealed.len() + RECORD / 4);
                 sealed.sum()
             }
+            Self::PutTokens(all) => all.len() * RECORD / 4,
             Self::AddWorkspace(_)
             | Self::UpdateWorkspace(_)
             | Self::RemoveWorkspace(_)
@@ -125,6 +129,7 @@ impl Write {
             | Self::RemoveOperation(_)
             | Self::RemoveTreeCopy(_)
             | Self::RemoveCredential(_)
+            | Self::RemoveToken(_)
             | Self::ForgetRequests(_) => 0,
         };
         (bytes + RECORD) as u64
@@ -390,6 +395,12 @@ impl Writer {
                     .collect()
             }
             Write::RemoveCredential(key) => vec![(key::credential(&key), None)],
+            Write::PutTokens(all) => {
+                let all = all.iter();
+                all.map(|one| (key::token(&one.name), Some(encode(one))))
+                    .collect()
+            }
+            Write::RemoveToken(name) => vec![(key::token(&name), None)],
             Write::PutRequest(id, record) => {
                 vec![(key::request(&id), Some(encode_request(&record)))]
             }

@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    access::scope_of,
     convert::session as convert,
     requests::{Begun, Requests},
     session::{answered, session_id},
@@ -18,6 +19,7 @@ use super::{
     status::{Retry, invalid, refusal},
 };
 use crate::{
+    domain::access,
     domain::session::request::{Answer, RequestRefusal, Scope},
     service::sessions::{SessionError, Sessions},
 };
@@ -119,6 +121,7 @@ impl ApprovalService for ApprovalApi {
         &self,
         request: Request<wire::AnswerApprovalRequest>,
     ) -> Result<Response<wire::AnswerApprovalResponse>, Status> {
+        let reach = scope_of(&request);
         let request = request.into_inner();
         let Some((session, question)) = request.approval_id.split_once(':') else {
             return Err(unknown(&request.approval_id));
@@ -137,6 +140,15 @@ impl ApprovalService for ApprovalApi {
                 ));
             }
         };
+        if scope == Scope::Project && reach != access::Scope::All {
+            return Err(refusal(
+                Code::PermissionDenied,
+                "SCOPE_INSUFFICIENT",
+                "an approval for a project counts in workspaces that the token is not for",
+                "approve it once or for the session",
+                Retry::No,
+            ));
+        }
         let answer = Answer {
             question: Some(question.to_owned()),
             accepted,

@@ -1,13 +1,17 @@
 //! gRPC: one file per service of `compy.v1`, and what they share.
 
+pub mod access;
 pub mod activity;
 pub mod approval;
 pub mod artifact;
 pub mod audit;
 mod audited;
+mod connections;
 pub mod convert;
 pub mod credential;
+mod incoming;
 mod measure;
+mod methods;
 pub mod policy;
 pub mod requests;
 pub mod server;
@@ -18,4 +22,5 @@ pub mod snapshot;
 pub mod status;
 pub mod system;
 pub mod time;
+pub mod token;
 pub mod workspace;

@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    access::scope_of,
     convert::{
         cognition,
         session::{self as convert, Detail, OptionsMistake},
@@ -236,6 +237,7 @@ impl session_service_server::SessionService for SessionApi {
         &self,
         request: Request<wire::ListSessionsRequest>,
     ) -> Result<Response<wire::ListSessionsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let workspace = match request.workspace.as_str() {
             "" => None,
@@ -245,6 +247,7 @@ impl session_service_server::SessionService for SessionApi {
         let any = i32::from(wire::SessionState::Unspecified);
         let sessions = sessions
             .iter()
+            .filter(|session| scope.holds(&session.state.created.workspace))
             .map(|session| convert::session(session, Detail::Listed))
             .filter(|session| {
                 let in_workspace = workspace

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::domain::ids::IdError;
@@ -16,7 +16,8 @@ pub const ERROR_DOMAIN: &str = "compy";
 pub enum Retry {
     /// The caller must change something first.
     No,
-    /// After this time, with the same `request_id`.
+    /// After this time, with the same `request_id`. Told in `retry-after` as well,
+    /// in whole seconds.
     After(Duration),
 }
 
@@ -35,10 +36,13 @@ pub fn refusal(
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, ERROR_DOMAIN, std::collections::HashMap::new());
     details.set_localized_message("en", advice);
+    let mut metadata = MetadataMap::new();
     if let Retry::After(wait) = retry {
         details.set_retry_info(Some(wait));
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        metadata.insert("retry-after", seconds.into());
     }
-    Status::with_error_details(code, message, details)
+    Status::with_error_details_and_metadata(code, message, details, metadata)
 }
 
 /// A caller's mistake in an argument.
@@ -70,11 +74,8 @@ pub fn internal(cause: &dyn std::fmt::Display) -> Status {
     )
 }
 
-/// The code that a refusal carries.
-#[cfg(test)]
+/// The code that a refusal carries; empty where it carries none.
 pub(super) fn reason(status: &Status) -> String {
-    use tonic_types::StatusExt as _;
-    let details = status.get_error_details();
-    let info = details.error_info().expect("a refusal says why");
-    info.reason.clone()
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_default()
 }

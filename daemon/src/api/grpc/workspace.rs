@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    access::scope_of,
     convert::{exec, workspace as convert, workspace_error},
     requests::{Begun, Requests},
     shutdown::until,
@@ -123,9 +124,11 @@ impl WorkspaceService for WorkspaceApi {
 
     async fn list_workspaces(
         &self,
-        _: Request<wire::ListWorkspacesRequest>,
+        request: Request<wire::ListWorkspacesRequest>,
     ) -> Result<Response<wire::ListWorkspacesResponse>, Status> {
-        let views = self.workspaces.list().await;
+        let scope = scope_of(&request);
+        let mut views = self.workspaces.list().await;
+        views.retain(|view| scope.holds(&view.workspace.id));
         Ok(Response::new(wire::ListWorkspacesResponse {
             workspaces: views.iter().map(convert::view).collect(),
         }))

@@ -50,7 +50,8 @@ pub struct Entry {
     pub at_ms: i64,
     /// What it is about.
     pub kind: Kind,
-    /// Who acted: `uid:1000`, `tcp:127.0.0.1`, `model` or `daemon`.
+    /// Who acted: `uid:1000`, `token:NAME`, `tcp:127.0.0.1` for somebody who has
+    /// not proved who they are, `model` or `daemon`.
     pub caller: String,
     /// In which workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]

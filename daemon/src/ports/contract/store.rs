@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
+        access::{Role, Token},
         artifact::{Artifact, ArtifactKind},
         credential::{
             Credential, CredentialKey, CredentialKind, CredentialScope, SealedCredential,
@@ -53,6 +54,7 @@ pub async fn check(store: Arc<dyn StorePort>) {
     tree_copies(&*store).await;
     last_uses(&*store).await;
     credentials(&*store).await;
+    tokens(&*store).await;
     requests(&*store).await;
 }
 
@@ -540,6 +542,29 @@ async fn credentials(store: &dyn StorePort) {
         .await
         .expect("removing an unknown one is accepted");
     assert_eq!(store.credentials().await, Ok(rotated.to_vec()));
+}
+
+async fn tokens(store: &dyn StorePort) {
+    assert_eq!(store.tokens().await, Ok(Vec::new()));
+    let token = |name: &str, last_used_at_ms| Token {
+        name: name.parse().unwrap(),
+        key: "00".to_owned(),
+        hash: [7; 32],
+        role: Role::Author,
+        workspaces: vec![workspace(81, "scoped").id],
+        created_at_ms: 1,
+        expires_at_ms: Some(2),
+        last_used_at_ms,
+    };
+    let all = [token("web", None), token("api", None)];
+    store.put_tokens(&all).await.unwrap();
+    store.put_tokens(&[token("web", Some(3))]).await.unwrap();
+    let expected = vec![token("api", None), token("web", Some(3))];
+    assert_eq!(store.tokens().await, Ok(expected), "by name");
+    store.remove_token(&all[0].name).await.unwrap();
+    let again = store.remove_token(&all[0].name).await;
+    again.expect("removing an unknown one is accepted");
+    assert_eq!(store.tokens().await, Ok(vec![token("api", None)]));
 }
 
 async fn last_uses(store: &dyn StorePort) {

@@ -29,6 +29,7 @@ use crate::{
         memory::{ManualClock, MemoryAudit, MemoryBlobs, MemoryStore},
     },
     domain::{
+        access::Token,
         artifact::{Artifact, ArtifactKind},
         budget::Limits,
         compaction::Window,
@@ -36,7 +37,7 @@ use crate::{
         credential::{CredentialKey, SealedCredential},
         edits::EditFormat,
         forge::PullRequest,
-        ids::{ArtifactId, OperationId, RequestId, SnapshotId, WorkspaceName},
+        ids::{ArtifactId, OperationId, RequestId, SnapshotId, TokenName, WorkspaceName},
         recovery::Catalogue,
         session::{
             event::{Event, ToolOutcome},
@@ -1173,6 +1174,15 @@ impl StorePort for MortalStore {
     }
     async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
         self.inner.remove_credential(key).await
+    }
+    async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {
+        self.inner.put_tokens(tokens).await
+    }
+    async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        self.inner.tokens().await
+    }
+    async fn remove_token(&self, name: &TokenName) -> Result<(), StoreError> {
+        self.inner.remove_token(name).await
     }
     async fn put_last_uses(&self, uses: &[(WorkspaceId, i64)]) -> Result<(), StoreError> {
         self.inner.put_last_uses(uses).await

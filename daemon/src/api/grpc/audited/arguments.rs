@@ -4,12 +4,8 @@
 //! Fields of bytes are contents, and may be secrets: of all but those that are
 //! [texts](TEXTS), only the length is kept.
 
-use std::collections::HashMap;
-
-use compyd_proto::FILE_DESCRIPTOR_SET;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor,
-    Value as Field,
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Field,
 };
 use serde_json::{Map, Value};
 
@@ -21,43 +17,6 @@ const MOST_BYTES: usize = 64 << 10;
 const PREFIX_BYTES: usize = 5;
 /// Fields of bytes that are texts of any encoding, and no secrets.
 const TEXTS: [&str; 4] = ["argv", "path", "directory", "target"];
-/// Our own package; others are not recorded.
-const PACKAGE: &str = "compy.v1";
-
-/// A method of the API.
-pub(super) struct Method {
-    /// "SnapshotService/DeleteSnapshot".
-    pub(super) name: String,
-    /// What it takes.
-    pub(super) input: MessageDescriptor,
-}
-
-/// The API's methods, by path.
-pub(super) struct Methods(HashMap<String, Method>);
-
-impl Methods {
-    /// Those that this build serves.
-    pub(super) fn of_this_build() -> Self {
-        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET);
-        let pool = pool.expect("the descriptors are made by this build");
-        let services = pool.services();
-        let services = services.filter(|service| service.package_name() == PACKAGE);
-        let methods = services.flat_map(|service| {
-            let of_service: Vec<_> = service.methods().collect();
-            of_service.into_iter().map(move |method| {
-                let name = format!("{}/{}", service.name(), method.name());
-                let input = method.input();
-                (format!("/{PACKAGE}.{name}"), Method { name, input })
-            })
-        });
-        Self(methods.collect())
-    }
-
-    /// The method with this path.
-    pub(super) fn get(&self, path: &str) -> Option<&Method> {
-        self.0.get(path)
-    }
-}
 
 /// The first message of a call, as far as it has come.
 pub(super) struct FirstMessage {
@@ -235,14 +194,7 @@ fn key_of(key: &MapKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_method_of_the_api_is_known() {
-        let methods = Methods::of_this_build();
-        assert!(methods.0.len() > 40, "{}", methods.0.len());
-        assert!(methods.get("/compy.v1.SystemService/GetInfo").is_some());
-        assert!(methods.get("/compy.agent.v1.Trees/Capture").is_none());
-    }
+    use crate::api::grpc::methods::Methods;
 
     #[test]
     fn the_login_in_a_url_is_left_out() {

@@ -17,16 +17,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Extensions, HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use tonic::{
-    Code,
-    body::Body,
-    transport::server::{TcpConnectInfo, UdsConnectInfo},
-};
+use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
-use self::arguments::{FirstMessage, Methods};
+use self::arguments::FirstMessage;
+use super::{access::Caller, methods::Methods};
 use crate::{
     domain::audit::{Entry, Kind, Outcome},
     service::audit::Audit,
@@ -40,12 +37,9 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    /// Records in this log.
-    pub(super) fn new(audit: Audit) -> Self {
-        Self {
-            audit,
-            methods: Arc::new(Methods::of_this_build()),
-        }
+    /// Records calls of these methods in this log.
+    pub(super) fn new(audit: Audit, methods: Arc<Methods>) -> Self {
+        Self { audit, methods }
     }
 }
 
@@ -97,7 +91,7 @@ where
         let call = Arc::new(Mutex::new(Call {
             audit: self.recorded.audit.clone(),
             method: method.name.clone(),
-            caller: Caller::of(request.extensions()),
+            caller: Caller::of(request.extensions()).cloned(),
             first: FirstMessage::of(method.input.clone()),
             code: None,
             begun: Instant::now(),
@@ -115,39 +109,12 @@ where
     }
 }
 
-/// Who calls, as the connection tells.
-struct Caller {
-    name: String,
-    pid: Option<i32>,
-}
-
-impl Caller {
-    fn of(connection: &Extensions) -> Self {
-        if let Some(unix) = connection.get::<UdsConnectInfo>() {
-            let peer = unix.peer_cred.as_ref();
-            return Self {
-                name: peer.map_or_else(|| "uid:?".to_owned(), |peer| format!("uid:{}", peer.uid())),
-                pid: peer.and_then(tokio::net::unix::UCred::pid),
-            };
-        }
-        let address = connection
-            .get::<TcpConnectInfo>()
-            .and_then(TcpConnectInfo::remote_addr);
-        Self {
-            name: address.map_or_else(
-                || "tcp:?".to_owned(),
-                |address| format!("tcp:{}", address.ip()),
-            ),
-            pid: None,
-        }
-    }
-}
-
 /// A call under way.
 struct Call {
     audit: Audit,
     method: String,
-    caller: Caller,
+    /// `None` where nobody asked who it is.
+    caller: Option<Caller>,
     first: FirstMessage,
     /// As far as it is known.
     code: Option<Code>,
@@ -163,12 +130,11 @@ impl Call {
     }
 
     fn entry(&self, kind: Kind) -> Entry {
-        let mut entry = self
-            .audit
-            .entry(kind, self.caller.name.clone())
-            .with_tool(&self.method);
-        if let Some(pid) = self.caller.pid {
-            entry = entry.with("pid", pid);
+        let caller = self.caller.as_ref();
+        let name = caller.map_or_else(|| "?".to_owned(), Caller::name);
+        let mut entry = self.audit.entry(kind, name).with_tool(&self.method);
+        for (key, value) in caller.map(Caller::details).unwrap_or_default() {
+            entry = entry.with(key, value);
         }
         let arguments = self.first.arguments();
         entry.workspace = arguments.workspace;
@@ -345,7 +311,8 @@ mod tests {
             .uri(path)
             .body(Body::new(Full::new(request)))
             .unwrap();
-        let answer = Recorded::new(audit).layer(inner).call(request).await;
+        let recorded = Recorded::new(audit, Arc::new(Methods::of_this_build()));
+        let answer = recorded.layer(inner).call(request).await;
         answer.unwrap().into_body().collect().await.unwrap();
         let seen = seen.lock().unwrap().clone();
         (seen, log.entries())

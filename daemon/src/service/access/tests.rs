@@ -1,0 +1,108 @@
+use super::*;
+use crate::adapters::memory::{ManualClock, MemoryStore};
+
+async fn opened(store: &Arc<MemoryStore>, clock: &Arc<ManualClock>) -> Tokens {
+    Tokens::open(store.clone(), clock.clone()).await.unwrap()
+}
+
+fn new(name: &str) -> NewToken {
+    NewToken {
+        name: name.parse().unwrap(),
+        role: Role::Author,
+        workspaces: Vec::new(),
+        expires_in: Some(Duration::from_secs(60)),
+    }
+}
+
+fn presented(secret: &Secret) -> Presented {
+    Presented::parse(secret.expose()).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_known_until_it_expires_also_after_a_restart() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::at(1_000)),
+    );
+    let tokens = opened(&store, &clock).await;
+    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    assert_eq!(tokens.list()[0].last_used_at_ms, None);
+    clock.advance(Duration::from_secs(1));
+    let held = tokens.know(&presented(&secret)).unwrap();
+    assert_eq!(held.token(), &token);
+    assert_eq!(tokens.list()[0].last_used_at_ms, Some(2_000));
+    assert_eq!(store.tokens().await.unwrap()[0].last_used_at_ms, None);
+    tokens.keep_uses().await.unwrap();
+    let again = opened(&store, &clock).await;
+    assert_eq!(again.list()[0].last_used_at_ms, Some(2_000));
+    assert!(again.know(&presented(&secret)).is_ok());
+    clock.advance(Duration::from_secs(59));
+    let refused = again.know(&presented(&secret)).map(|_| ());
+    assert_eq!(refused, Err(NotKnown::Expired));
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_not_known_and_does_not_come_back() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::default()),
+    );
+    let tokens = opened(&store, &clock).await;
+    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    let held = tokens.know(&presented(&secret)).unwrap();
+    tokens.revoke(&token.name).await.unwrap();
+    assert!(held.revoked().is_cancelled());
+    let refused = tokens.know(&presented(&secret)).map(|_| ());
+    assert_eq!(refused, Err(NotKnown::Unknown));
+    tokens.keep_uses().await.unwrap();
+    assert_eq!(store.tokens().await.unwrap(), []);
+    let unknown = tokens.revoke(&token.name).await;
+    assert_eq!(unknown, Err(TokensError::Unknown(token.name)));
+}
+
+#[tokio::test]
+async fn a_name_is_given_once_and_a_wrong_secret_of_it_is_nobodys() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::default()),
+    );
+    let tokens = opened(&store, &clock).await;
+    let (_, secret) = tokens.create(new("ci")).await.unwrap();
+    let again = tokens.create(new("ci")).await.map(|_| ());
+    assert_eq!(again, Err(TokensError::Exists("ci".parse().unwrap())));
+    let last = if secret.expose().ends_with('0') {
+        "1"
+    } else {
+        "0"
+    };
+    let text = secret.expose();
+    let wrong = format!("{}{last}", &text[..text.len() - 1]);
+    let refused = tokens.know(&Presented::parse(&wrong).unwrap()).map(|_| ());
+    assert_eq!(refused, Err(NotKnown::Unknown));
+    assert_eq!(
+        tokens.list()[0].last_used_at_ms,
+        None,
+        "that was no use of it"
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_makes_no_token_and_keeps_a_revoked_one_in_force() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::default()),
+    );
+    let tokens = opened(&store, &clock).await;
+    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    store.fill_disk();
+    assert!(matches!(
+        tokens.create(new("web")).await,
+        Err(TokensError::Store(_))
+    ));
+    assert!(matches!(
+        tokens.revoke(&token.name).await,
+        Err(TokensError::Store(_))
+    ));
+    assert_eq!(tokens.list().len(), 1);
+    assert!(tokens.know(&presented(&secret)).is_ok());
+}
