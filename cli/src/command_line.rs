@@ -1,14 +1,18 @@
 //! The command line as a whole: global options and the nouns. Each verb's own
 //! options are beside the verb.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 use compyd_proto::endpoint::default_socket_path;
 
-use crate::connection::{Daemon, DaemonEndpoint};
+use crate::connection::{Access, Daemon, DaemonEndpoint};
 use crate::exit::{EXIT_CODES_HELP, Exit, Failure};
+use crate::login::trust::Trust;
 use crate::output::Format;
 use crate::{
-    approval, artifact, audit, credential, policy, run, session, setup, snapshot, system, workspace,
+    approval, artifact, audit, credential, login, policy, run, session, setup, snapshot, system,
+    token, workspace,
 };
 
 /// Gives tasks to coding agents and looks after the machines they work in.
@@ -24,10 +28,15 @@ pub(crate) struct CommandLine {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalOptions {
-    /// The daemon: unix:///PATH, http://HOST:PORT or tcp://HOST:PORT. Default:
-    /// the unix socket of a daemon of the same account.
+    /// The daemon: unix:///PATH, https://HOST:PORT after a `compyctl login`, or
+    /// http://HOST:PORT on this machine. Default: the unix socket of a daemon of
+    /// the same account.
     #[arg(long, global = true, env = "COMPY_ENDPOINT", value_name = "URL")]
     endpoint: Option<DaemonEndpoint>,
+    /// A file with the token for a daemon over TCP, instead of the one of `compyctl
+    /// login`; this account's alone.
+    #[arg(long, global = true, env = "COMPY_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<PathBuf>,
     /// Form of the results on standard output.
     #[arg(
         short,
@@ -71,6 +80,13 @@ enum Noun {
     /// Keys and passwords that commands in workspaces may use
     #[command(subcommand)]
     Credential(credential::CredentialVerb),
+    /// Who may use the daemon from other machines, and for what
+    #[command(subcommand)]
+    Token(token::TokenVerb),
+    /// Trusts a daemon on another machine, and keeps the token for it
+    Login(login::LoginArguments),
+    /// Forgets the token for a daemon
+    Logout(login::LogoutArguments),
     /// Removes everything that Compy made and nothing needs any more
     Gc(system::gc::GcArguments),
     /// Checks engine, images, disk and configuration, and says what to do
@@ -83,6 +99,8 @@ enum Noun {
 #[derive(Debug)]
 pub(crate) struct Context {
     endpoint: DaemonEndpoint,
+    /// Holds the token, where that is not the login's.
+    pub(crate) token_file: Option<PathBuf>,
     /// Form of the results.
     pub(crate) format: Format,
 }
@@ -90,7 +108,36 @@ pub(crate) struct Context {
 impl Context {
     /// Dials the daemon.
     pub(crate) async fn daemon(&self) -> Result<Daemon, Failure> {
-        Daemon::connect(self.endpoint.clone()).await
+        let access = self.access()?;
+        Daemon::connect(self.endpoint.clone(), access).await
+    }
+
+    /// What the daemon asks for, and how it is known to be the right one.
+    fn access(&self) -> Result<Access, Failure> {
+        let endpoint = &self.endpoint;
+        if matches!(endpoint, DaemonEndpoint::Unix(_)) {
+            return Ok(Access::default());
+        }
+        let login = login::store::find(endpoint)?;
+        let token = match &self.token_file {
+            Some(file) => Some(login::store::token_in(file)?),
+            None => login.as_ref().map(|login| login.token.clone()),
+        };
+        let again = format!("`compyctl login {endpoint}`, with a token of `compyctl token create`");
+        let trust = match (endpoint, login.and_then(|login| login.ca)) {
+            (DaemonEndpoint::Https(_), Some(pem)) => {
+                Some(Trust::in_pem(&pem).map_err(|error| {
+                    let message = format!("the login at {endpoint} holds no certificate: {error}");
+                    Failure::local(message, again.as_str())
+                })?)
+            }
+            (DaemonEndpoint::Https(_), None) => {
+                let message = format!("there is no login at {endpoint}");
+                return Err(Failure::usage(message, again));
+            }
+            (DaemonEndpoint::Http(_) | DaemonEndpoint::Unix(_), _) => None,
+        };
+        Ok(Access { token, trust })
     }
 }
 
@@ -106,6 +153,7 @@ impl CommandLine {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
         let context = Context {
             endpoint: self.global.endpoint.unwrap_or_else(default_endpoint),
+            token_file: self.global.token_file,
             format: self.global.output,
         };
         match self.noun {
@@ -119,6 +167,9 @@ impl CommandLine {
             Noun::Artifact(verb) => verb.run(&context).await,
             Noun::Audit(verb) => verb.run(&context).await,
             Noun::Credential(verb) => verb.run(&context).await,
+            Noun::Token(verb) => verb.run(&context).await,
+            Noun::Login(arguments) => arguments.run(&context).await,
+            Noun::Logout(arguments) => arguments.run(),
             Noun::Gc(arguments) => arguments.run(&context).await,
             Noun::Doctor => system::doctor::run(&context).await,
             Noun::Version => system::version::run(&context).await,
@@ -190,6 +241,10 @@ mod tests {
                 "w",
             ],
             vec!["compyctl", "credential", "set", "npm", "value", "--global"],
+            vec!["compyctl", "token", "create", "ci"],
+            vec!["compyctl", "token", "create", "ci", "--role", "owner"],
+            vec!["compyctl", "login"],
+            vec!["compyctl", "login", "https://h:1", "secret"],
             vec!["compyctl", "run"],
             vec!["compyctl", "run", "task"],
             vec!["compyctl", "run", "task", "--repo", ".", "--max-steps", "0"],

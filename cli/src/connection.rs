@@ -7,9 +7,11 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use compyd_proto::link::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, MAX_MESSAGE_BYTES};
+use compyd_proto::v1::access_service_client::AccessServiceClient;
 use compyd_proto::v1::activity_service_client::ActivityServiceClient;
 use compyd_proto::v1::approval_service_client::ApprovalServiceClient;
 use compyd_proto::v1::artifact_service_client::ArtifactServiceClient;
@@ -22,11 +24,18 @@ use compyd_proto::v1::snapshot_service_client::SnapshotServiceClient;
 use compyd_proto::v1::system_service_client::SystemServiceClient;
 use compyd_proto::v1::workspace_service_client::WorkspaceServiceClient;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::{Interceptor, interceptor::InterceptedService};
 use tonic::transport::{Channel, Uri};
 use tonic::{Response, Status};
 
 use crate::exit::{Failure, is_broken_connection, is_transient, retry_delay, root_cause};
+use crate::login::trust::{self, Trust};
 
 /// Bytes one stream may have in flight: enough that a command's output is
 /// never held back by round trips at 500 MiB/s.
@@ -45,15 +54,18 @@ pub(crate) enum DaemonEndpoint {
     Unix(PathBuf),
     /// Plain HTTP/2 on TCP: `http://HOST:PORT`.
     Http(Uri),
+    /// HTTP/2 on TCP with TLS: `https://HOST:PORT`.
+    Https(Uri),
 }
 
 impl std::fmt::Display for DaemonEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DaemonEndpoint::Unix(path) => write!(f, "unix://{}", path.display()),
-            DaemonEndpoint::Http(uri) => write!(
+            DaemonEndpoint::Http(uri) | DaemonEndpoint::Https(uri) => write!(
                 f,
-                "http://{}",
+                "{}://{}",
+                uri.scheme_str().unwrap_or_default(),
                 uri.authority().map_or("", |authority| authority.as_str())
             ),
         }
@@ -63,9 +75,10 @@ impl std::fmt::Display for DaemonEndpoint {
 impl std::str::FromStr for DaemonEndpoint {
     type Err = String;
 
-    /// Reads `unix:///PATH`, `http://HOST:PORT` or `tcp://HOST:PORT`.
+    /// Reads `unix:///PATH`, `https://HOST:PORT`, `http://HOST:PORT` or
+    /// `tcp://HOST:PORT`, which is `http` too.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let expected = "write unix:///PATH, http://HOST:PORT or tcp://HOST:PORT";
+        let expected = "write unix:///PATH, https://HOST:PORT, http://HOST:PORT or tcp://HOST:PORT";
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.starts_with('/') {
                 Ok(DaemonEndpoint::Unix(path.into()))
@@ -73,20 +86,66 @@ impl std::str::FromStr for DaemonEndpoint {
                 Err(format!("the socket's path is not absolute; {expected}"))
             };
         }
-        let Some(address) = text
-            .strip_prefix("http://")
-            .or_else(|| text.strip_prefix("tcp://"))
-        else {
-            return Err(expected.to_owned());
+        let (scheme, address) = match text.split_once("://") {
+            Some(("https", address)) => ("https", address),
+            Some(("http" | "tcp", address)) => ("http", address),
+            _ => return Err(expected.to_owned()),
         };
         let address = address.trim_end_matches('/');
-        let uri: Uri = format!("http://{address}/")
+        let uri: Uri = format!("{scheme}://{address}/")
             .parse()
             .map_err(|error| format!("{error}; {expected}"))?;
         match (uri.host(), uri.port_u16(), uri.path()) {
-            (Some(host), Some(_), "/") if !host.is_empty() => Ok(DaemonEndpoint::Http(uri)),
+            (Some(host), Some(_), "/") if !host.is_empty() => Ok(match scheme {
+                "https" => DaemonEndpoint::Https(uri),
+                _ => DaemonEndpoint::Http(uri),
+            }),
             _ => Err(expected.to_owned()),
         }
+    }
+}
+
+/// What a daemon over TCP asks for, and how it is known to be the right one.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    /// Whom calls are made as.
+    pub(crate) token: Option<String>,
+    /// Whose certificates are accepted.
+    pub(crate) trust: Option<Trust>,
+}
+
+/// The connection, which says with each call whose it is.
+pub(crate) type Transport = InterceptedService<Channel, Bearer>;
+
+/// Shows a token.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Bearer {
+    fn of(access: &Access) -> Result<Self, Failure> {
+        let Some(token) = &access.token else {
+            return Ok(Self(None));
+        };
+        let value = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
+        let mut value = value.map_err(|_| {
+            Failure::usage(
+                "the token has characters that none has",
+                "give what `compyctl token create` printed",
+            )
+        })?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
     }
 }
 
@@ -94,18 +153,37 @@ impl std::str::FromStr for DaemonEndpoint {
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
     endpoint: DaemonEndpoint,
-    channel: Channel,
+    transport: Transport,
 }
 
 impl Daemon {
     /// Dials, for up to three seconds, so that `compyd & compyctl run ...`
     /// works.
-    pub(crate) async fn connect(endpoint: DaemonEndpoint) -> Result<Daemon, Failure> {
+    pub(crate) async fn connect(
+        endpoint: DaemonEndpoint,
+        access: Access,
+    ) -> Result<Daemon, Failure> {
+        let bearer = Bearer::of(&access)?;
+        let tls = match &access.trust {
+            Some(trust) => Some(Arc::new(trust.client_config().map_err(|error| {
+                Failure::local(format!("TLS cannot be used: {error}"), "")
+            })?)),
+            None => None,
+        };
         let mut backoff = Backoff::new(START_GRACE);
         loop {
-            match dial(&endpoint).await {
-                Ok(channel) => return Ok(Daemon { endpoint, channel }),
+            match dial(&endpoint, tls.as_ref()).await {
+                Ok(channel) => {
+                    let transport = InterceptedService::new(channel, bearer);
+                    return Ok(Daemon {
+                        endpoint,
+                        transport,
+                    });
+                }
                 Err(error) => {
+                    if let Some(refused) = trust::refused(&error, &endpoint.to_string()) {
+                        return Err(refused);
+                    }
                     if !backoff.wait().await {
                         return Err(Failure::Unreachable {
                             endpoint: endpoint.to_string(),
@@ -117,64 +195,68 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn approvals(&self) -> ApprovalServiceClient<Channel> {
-        ApprovalServiceClient::new(self.channel.clone())
+    pub(crate) fn access(&self) -> AccessServiceClient<Transport> {
+        AccessServiceClient::new(self.transport.clone())
+    }
+
+    pub(crate) fn approvals(&self) -> ApprovalServiceClient<Transport> {
+        ApprovalServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn policies(&self) -> PolicyServiceClient<Channel> {
-        PolicyServiceClient::new(self.channel.clone())
+    pub(crate) fn policies(&self) -> PolicyServiceClient<Transport> {
+        PolicyServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn workspaces(&self) -> WorkspaceServiceClient<Channel> {
-        WorkspaceServiceClient::new(self.channel.clone())
+    pub(crate) fn workspaces(&self) -> WorkspaceServiceClient<Transport> {
+        WorkspaceServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn activity(&self) -> ActivityServiceClient<Channel> {
-        ActivityServiceClient::new(self.channel.clone())
+    pub(crate) fn activity(&self) -> ActivityServiceClient<Transport> {
+        ActivityServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn sessions(&self) -> SessionServiceClient<Channel> {
-        SessionServiceClient::new(self.channel.clone())
+    pub(crate) fn sessions(&self) -> SessionServiceClient<Transport> {
+        SessionServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn setups(&self) -> SetupServiceClient<Channel> {
-        SetupServiceClient::new(self.channel.clone())
+    pub(crate) fn setups(&self) -> SetupServiceClient<Transport> {
+        SetupServiceClient::new(self.transport.clone())
     }
 
-    pub(crate) fn snapshots(&self) -> SnapshotServiceClient<Channel> {
-        SnapshotServiceClient::new(self.channel.clone())
+    pub(crate) fn snapshots(&self) -> SnapshotServiceClient<Transport> {
+        SnapshotServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn artifacts(&self) -> ArtifactServiceClient<Channel> {
-        ArtifactServiceClient::new(self.channel.clone())
+    pub(crate) fn artifacts(&self) -> ArtifactServiceClient<Transport> {
+        ArtifactServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn audit(&self) -> AuditServiceClient<Channel> {
-        AuditServiceClient::new(self.channel.clone())
+    pub(crate) fn audit(&self) -> AuditServiceClient<Transport> {
+        AuditServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    pub(crate) fn credentials(&self) -> CredentialServiceClient<Channel> {
-        CredentialServiceClient::new(self.channel.clone())
+    pub(crate) fn credentials(&self) -> CredentialServiceClient<Transport> {
+        CredentialServiceClient::new(self.transport.clone())
     }
 
-    pub(crate) fn system(&self) -> SystemServiceClient<Channel> {
-        SystemServiceClient::new(self.channel.clone())
+    pub(crate) fn system(&self) -> SystemServiceClient<Transport> {
+        SystemServiceClient::new(self.transport.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
@@ -233,10 +315,13 @@ pub(crate) fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-async fn dial(endpoint: &DaemonEndpoint) -> Result<Channel, tonic::transport::Error> {
+async fn dial(
+    endpoint: &DaemonEndpoint,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Channel, tonic::transport::Error> {
     let uri = match endpoint {
         DaemonEndpoint::Unix(_) => Uri::from_static("http://compyd"),
-        DaemonEndpoint::Http(uri) => uri.clone(),
+        DaemonEndpoint::Http(uri) | DaemonEndpoint::Https(uri) => uri.clone(),
     };
     let builder = Channel::builder(uri)
         .connect_timeout(Duration::from_secs(5))
@@ -256,7 +341,31 @@ async fn dial(endpoint: &DaemonEndpoint) -> Result<Channel, tonic::transport::Er
             builder.connect_with_connector(connector).await
         }
         DaemonEndpoint::Http(_) => builder.connect().await,
+        DaemonEndpoint::Https(_) => {
+            let tls = tls.cloned();
+            let connector = tower::service_fn(move |uri: Uri| {
+                let tls = tls.clone();
+                async move { dial_tls(&uri, tls).await.map(TokioIo::new) }
+            });
+            builder.connect_with_connector(connector).await
+        }
     }
+}
+
+async fn dial_tls(
+    uri: &Uri,
+    tls: Option<Arc<ClientConfig>>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let tls = tls.ok_or_else(|| std::io::Error::other("nobody says whom to trust"))?;
+    let host = uri.host().unwrap_or_default();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+    TlsConnector::from(tls).connect(name, stream).await
 }
 
 /// Growing pauses until a deadline.
@@ -316,6 +425,10 @@ mod tests {
             Ok("http://localhost:7878")
         );
         assert_eq!(
+            shown("https://compy.example:7878/").as_deref(),
+            Ok("https://compy.example:7878")
+        );
+        assert_eq!(
             shown("tcp://10.0.0.1:7878").as_deref(),
             Ok("http://10.0.0.1:7878")
         );
@@ -327,7 +440,8 @@ mod tests {
             "",
             "unix://rel",
             "http://host",
-            "https://h:1",
+            "https://h",
+            "https://h:1/x",
             "/run/x",
             "tcp://:1",
             "tcp://h:1/x",

@@ -216,9 +216,16 @@ pub(crate) fn is_broken_connection(status: &Status) -> bool {
             && matches!(status.code(), Code::Unavailable | Code::Cancelled))
 }
 
+/// What the daemon refuses for a moment only.
+const THROTTLED: [&str; 3] = ["RATE_LIMITED", "STREAMS_EXHAUSTED", "CONNECTIONS_EXHAUSTED"];
+
 /// Whether the same request, sent again, may well succeed.
 pub(crate) fn is_transient(status: &Status) -> bool {
-    status.code() == Code::Unavailable || is_broken_connection(status)
+    let is_throttled = status.code() == Code::ResourceExhausted
+        && status
+            .get_details_error_info()
+            .is_some_and(|info| THROTTLED.contains(&&*info.reason));
+    status.code() == Code::Unavailable || is_throttled || is_broken_connection(status)
 }
 
 /// The innermost cause of an error, which says more than "transport error".

@@ -12,6 +12,7 @@ pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod system;
 pub(crate) mod table;
+pub(crate) mod token;
 pub(crate) mod workspace;
 
 use std::io::{self, Write as _};
