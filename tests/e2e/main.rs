@@ -36,6 +36,7 @@ mod random_chain;
 #[path = "../../workspace-agent/tests/agent/random_tree.rs"]
 mod random_tree;
 mod recovery;
+mod remote;
 mod repairs;
 mod requests;
 mod rollback;

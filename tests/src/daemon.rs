@@ -48,6 +48,7 @@ pub struct Options {
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
+    listen: Vec<String>,
     engine: Option<String>,
     programs: Option<Programs>,
 }
@@ -64,6 +65,13 @@ impl Options {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Listening here as well: `https://127.0.0.1:0`.
+    #[must_use]
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen.push(address.into());
         self
     }
 
@@ -357,6 +365,7 @@ impl Daemon {
             .arg(self.data_dir())
             .arg("--listen")
             .arg(format!("unix://{}", socket.display()))
+            .args(self.options.listen.iter().flat_map(|it| ["--listen", it]))
             .arg("--config")
             .arg(config)
             .stdin(Stdio::null())

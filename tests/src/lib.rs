@@ -16,6 +16,7 @@ pub mod lossy;
 pub mod programs;
 pub mod published;
 pub mod recovery;
+pub mod remote;
 pub mod repository;
 pub mod script;
 pub mod second_engine;

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod idle;
 pub mod memory;
 pub mod proof;
+pub mod remote;
 pub mod snapshots;
 pub mod steps;
 pub mod store;

@@ -15,8 +15,9 @@ use compyd_tests::{
     world::World,
 };
 
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 14] = [
     "audit",
+    "remote",
     "edits",
     "context",
     "memory",
@@ -72,7 +73,10 @@ async fn main() -> anyhow::Result<ExitCode> {
             continue;
         }
         let own = World::own_address();
-        let mut options = Options::default();
+        let mut options = Options::default().set("log.filter", "warn");
+        if group == "remote" {
+            options = bench::remote::options(options);
+        }
         let provider = (group == "steps").then(bench::steps::Provider::start);
         if let Some(provider) = &provider {
             options = options
@@ -88,6 +92,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         match group {
             "memory" => bench::memory::measure(&field, agent_bytes, &mut report).await,
             "idle" => bench::idle::measure(&field, &mut report).await,
+            "remote" => bench::remote::measure(&field, &mut report).await,
             "exec" => bench::exec::measure(&field, &mut report).await,
             "streams" => bench::streams::measure(&field, &mut report).await,
             "create" => bench::create::measure(&field, &mut report).await,
@@ -126,8 +131,7 @@ async fn field(
         .tempdir_in(directory)?;
     let options = options
         .programs(programs.clone())
-        .data_dir(&on_disk.path().join("data"))
-        .set("log.filter", "warn");
+        .data_dir(&on_disk.path().join("data"));
     let Some(daemon) = Daemon::start(options).await else {
         return Ok(None);
     };
