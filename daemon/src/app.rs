@@ -38,6 +38,7 @@ use crate::{
         disk_space,
         docker::{DockerImages, DockerOptions, DockerRuntime},
         forge::local::LocalForge,
+        git_relay::GitRelay,
         master_key::{MasterKeySource, SystemMasterKey},
         model,
         sled::{SledOptions, SledStore},
@@ -84,7 +85,7 @@ use crate::{
         commands::Commands,
         credentials::{CredentialError, Credentials, Lost},
         doctor::{Doctor, Keys, Subjects},
-        egress::{Egress, EgressOptions},
+        egress::{Egress, EgressOptions, HostAccess},
         events::record_connections,
         garbage::Garbage,
         git::BundleSpace,
@@ -145,6 +146,9 @@ pub enum AppError {
     /// showing them.
     #[error("cannot open the stored credentials: {0}")]
     Credentials(#[from] CredentialError),
+    /// No host could be trusted.
+    #[error("cannot set up TLS: {0}")]
+    Tls(std::io::Error),
     /// Sessions of the past cannot be listed.
     #[error("cannot bring sessions back: {0}")]
     Sessions(#[from] SessionError),
@@ -456,6 +460,12 @@ async fn services(
         parts.tasks.clone(),
     );
     egress.set_audit(parts.audit.clone());
+    let extra_ca_file = settings.workspace.extra_ca_file.as_deref();
+    egress.set_hosts(HostAccess {
+        credentials: Arc::new(parts.credentials.clone()),
+        git: Arc::new(GitRelay::new(extra_ca_file, parts.tasks.clone()).map_err(AppError::Tls)?),
+    });
+    workspaces.set_credentials(Arc::new(parts.credentials.clone()));
     let (gateway, stop) = (egress.clone(), parts.stop.clone());
     parts
         .tasks

@@ -19,6 +19,12 @@ pub const FEATURE_VOLUMES: &str = "volumes";
 /// Feature of an agent that changes several files at once.
 pub const FEATURE_CHANGES: &str = "changes";
 
+/// Feature of an agent that gives commands their credentials.
+pub const FEATURE_SECRETS: &str = "secrets";
+
+/// Feature of an agent that brings SSH clients to the daemon, and to their hosts.
+pub const FEATURE_SSH_AGENT: &str = "ssh-agent";
+
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than
@@ -50,6 +56,11 @@ pub const AGENT_DIR: &str = "/.compy";
 pub const AGENT_BINARY: &str = "/.compy/compy-agent";
 /// Where commands find files with credentials, on a tmpfs.
 pub const SECRETS_DIR: &str = "/run/compy/secrets";
+/// Where SSH clients find their agent: each connection is announced to the daemon
+/// as one to [`SSH_AGENT_HOST`].
+pub const SSH_AGENT_SOCKET: &str = "/run/compy/ssh-agent.sock";
+/// The name of the daemon's own answers to SSH clients; of any port.
+pub const SSH_AGENT_HOST: &str = "ssh-agent.compy.internal";
 /// The volume that holds exec spools and receipts.
 pub const STATE_DIR: &str = "/var/lib/compy";
 /// The volume that holds the repositories.

@@ -83,7 +83,7 @@ async fn set(daemon: &Daemon, name: &str, kind: &str, value: &str) {
 }
 
 /// Every form of a canary that the script prints, but those that hide nothing.
-fn forms(value: &str) -> Vec<(String, Vec<u8>)> {
+pub(super) fn forms(value: &str) -> Vec<(String, Vec<u8>)> {
     let raw = value.as_bytes();
     let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
     let json = serde_json::to_string(value).unwrap();

@@ -12,6 +12,7 @@ pub mod compyctl;
 pub mod daemon;
 pub mod engine;
 pub mod exec;
+pub mod git_https;
 pub mod lossy;
 pub mod programs;
 pub mod published;

@@ -4,10 +4,12 @@
 //! ```text
 //! compy-agent serve      dials the daemon and serves compy.agent.v1 on that connection
 //! compy-agent supervise  one command's tree; started by serve
+//! compy-agent connect HOST PORT  a connection by the proxy, as an SSH client starts it
 //! compy-agent try-overlay DIR  whether the overlay there does what a volume does
 //! ```
 
 mod accounts;
+mod connect;
 mod disk;
 mod errors;
 mod exec;
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
             Err(message) => usage(&message),
         },
         Some("supervise") => supervise::run(),
+        Some("connect") => match (arguments.next(), arguments.next()) {
+            (Some(host), Some(port)) => connect::run(&host, &port),
+            _ => usage("connect takes a host and a port"),
+        },
         Some("try-overlay") => match arguments.next() {
             Some(directory) => try_overlay::run(directory.as_ref()),
             None => usage("try-overlay takes a directory"),

@@ -8,6 +8,8 @@ use compyd_proto::link;
 pub(crate) const USAGE: &str = "\
 usage: compy-agent serve [--workspace-id ID] [--root DIR]... [--user NAME|UID[:GROUP]]
                          [--state DIR] [--link SOCKET] [--proxy ADDRESS:PORT]
+                         [--ssh-agent SOCKET]
+       compy-agent connect HOST PORT
        compy-agent --version
 
   --workspace-id ID  the workspace's id; the machine-id is made of it
@@ -18,7 +20,9 @@ usage: compy-agent serve [--workspace-id ID] [--root DIR]... [--user NAME|UID[:G
   --state DIR        where spools and receipts are kept (default: /var/lib/compy)
   --link SOCKET      the daemon's socket (default: /run/compy/link/daemon.sock)
   --proxy ADDRESS    where programs are connected to the world
-                     (default: 127.0.0.1:3128; port 0: any that is free)";
+                     (default: 127.0.0.1:3128; port 0: any that is free)
+  --ssh-agent SOCKET where SSH clients find their agent
+                     (default: /run/compy/ssh-agent.sock)";
 
 /// What `serve` is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) state: PathBuf,
     pub(crate) link: PathBuf,
     pub(crate) proxy: SocketAddr,
+    pub(crate) ssh_agent: PathBuf,
 }
 
 impl Options {
@@ -42,6 +47,7 @@ impl Options {
             state: link::STATE_DIR.into(),
             link: link::LINK_SOCKET.into(),
             proxy: (Ipv4Addr::LOCALHOST, link::PROXY_PORT).into(),
+            ssh_agent: link::SSH_AGENT_SOCKET.into(),
         };
         let mut arguments = arguments.into_iter();
         while let Some(name) = arguments.next() {
@@ -57,6 +63,7 @@ impl Options {
                 "--user" => options.user = value()?,
                 "--state" => options.state = absolute(&name, value()?)?,
                 "--link" => options.link = absolute(&name, value()?)?,
+                "--ssh-agent" => options.ssh_agent = absolute(&name, value()?)?,
                 "--proxy" => options.proxy = loopback(&name, &value()?)?,
                 _ => return Err(format!("unknown option {name:?}")),
             }

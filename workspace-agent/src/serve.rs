@@ -30,6 +30,14 @@ use crate::service::{AgentService, TreesService};
 use crate::tunnel::desk::Desk;
 use crate::{first_use, machine, tree, tunnel};
 
+/// What this agent can do wherever it runs.
+const FEATURES: [&str; 4] = [
+    link::FEATURE_TREES,
+    link::FEATURE_VOLUMES,
+    link::FEATURE_CHANGES,
+    link::FEATURE_SECRETS,
+];
+
 /// Longest time for everything to end after a signal.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
 /// How often the heap is looked at after it has changed.
@@ -148,10 +156,20 @@ async fn serve(options: Options) -> Result<(), StartError> {
 
     let desk = Desk::new(tracker.clone(), shutdown.clone());
     let proxy_port = proxy_port(options.proxy, &desk).await;
+    let mut features = FEATURES.to_vec();
+    match tunnel::ssh_agent::start(&options.ssh_agent, &desk) {
+        Ok(()) => features.push(link::FEATURE_SSH_AGENT),
+        Err(error) => eprintln!(
+            "compy-agent: no agent for SSH clients here: cannot listen on {}: {error}",
+            options.ssh_agent.display()
+        ),
+    }
     let tunnel = TunnelServer::new(TunnelService::new(desk));
-    let service = AgentServer::new(AgentService::new(table, files, &user, proxy_port))
-        .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
+    let service = AgentServer::new(AgentService::new(
+        table, files, &user, proxy_port, &features,
+    ))
+    .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
+    .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
     let trees = TreesServer::new(TreesService)
         .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(link::MAX_MESSAGE_BYTES);

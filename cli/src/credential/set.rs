@@ -36,6 +36,20 @@ pub(crate) struct SetArguments {
         value_name = "NAME"
     )]
     env: String,
+    /// The host that a login or a key is for; ports are 443 and 22 unless named.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "HOST[:PORT]"
+    )]
+    host: String,
+    /// A file with the public keys of an SSH host, as ssh-keyscan prints them.
+    #[arg(long, value_name = "PATH")]
+    host_key: Option<PathBuf>,
+    /// Whose commands are given it; may be repeated [default: exec, run_command].
+    #[arg(long, value_enum, value_name = "TOOL")]
+    tool: Vec<ToolName>,
     /// From when on it is not used any more: 12h, 30d.
     #[arg(long, value_parser = values::duration, value_name = "TIME")]
     expires: Option<Duration>,
@@ -50,19 +64,56 @@ enum KindName {
     Value,
     /// A file that commands find in /run/compy/secrets
     File,
+    /// A login for git over HTTPS, USER:PASSWORD or a token, which no command sees
+    Git,
+    /// A private key for logins by SSH, which no command sees
+    SshKey,
+}
+
+/// Whose commands are given a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ToolName {
+    /// Those of people: workspace exec and workspace shell
+    Exec,
+    /// Those of models
+    #[value(name = "run_command")]
+    RunCommand,
+    /// Those of setup files
+    Setup,
+    /// Criteria, proofs and CI
+    Check,
+}
+
+impl ToolName {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl SetArguments {
     pub(crate) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let value = match &self.from_file {
             Some(file) => from_file(file)?,
+            None if io::stdin().is_terminal() && self.kind == KindName::SshKey => {
+                return Err(Failure::usage(
+                    "a private key has many lines, and a prompt takes one",
+                    "name its file by --from-file, or pipe it",
+                ));
+            }
             None if io::stdin().is_terminal() => prompted(&self.name)?,
             None => read("standard input", io::stdin().lock())?,
+        };
+        let host_keys = match &self.host_key {
+            Some(file) => String::from_utf8_lossy(&from_file(file)?).into_owned(),
+            None => String::new(),
         };
         let daemon = context.daemon().await?;
         let kind = match self.kind {
             KindName::Value => CredentialKind::Value,
             KindName::File => CredentialKind::File,
+            KindName::Git => CredentialKind::Git,
+            KindName::SshKey => CredentialKind::SshKey,
         };
         let request = SetCredentialRequest {
             request_id: request_id(),
@@ -72,6 +123,9 @@ impl SetArguments {
             environment: self.env,
             expires_in_ms: self.expires.map_or(0, values::milliseconds),
             value: value.into(),
+            host: self.host,
+            host_keys,
+            tools: self.tool.iter().map(|tool| tool.name()).collect(),
         };
         let response = daemon
             .call(|| {

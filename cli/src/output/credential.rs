@@ -14,10 +14,16 @@ pub(crate) struct CredentialView {
     pub(crate) name: String,
     /// `global`, `project URL` or `workspace ID`.
     pub(crate) scope: String,
-    /// `value` or `file`.
+    /// `value`, `file`, `git` or `ssh-key`.
     pub(crate) kind: String,
     /// The variable; empty where there is none.
     pub(crate) env: String,
+    /// The host that it is for, with its port; empty for a value or a file.
+    pub(crate) host: String,
+    /// The keys of an SSH host.
+    pub(crate) host_keys: Vec<String>,
+    /// Whose commands are given it, or told of it.
+    pub(crate) tools: Vec<String>,
     /// From when on it is not used any more.
     pub(crate) expires_at: Option<String>,
     /// Whether it has expired.
@@ -33,6 +39,8 @@ impl From<Credential> for CredentialView {
         let kind = match credential.kind() {
             CredentialKind::Unspecified | CredentialKind::Value => "value",
             CredentialKind::File => "file",
+            CredentialKind::Git => "git",
+            CredentialKind::SshKey => "ssh-key",
         };
         CredentialView {
             kind: kind.to_owned(),
@@ -43,6 +51,9 @@ impl From<Credential> for CredentialView {
             updated_at: time(credential.updated_at.as_ref()),
             name: credential.name,
             env: credential.environment,
+            host: credential.host,
+            host_keys: credential.host_keys,
+            tools: credential.tools,
         }
     }
 }
@@ -75,17 +86,24 @@ impl From<RotateMasterKeyResponse> for RotationView {
 
 /// Credentials, one line each.
 pub(crate) fn list_table(credentials: &[CredentialView]) -> Table {
-    let mut table = Table::new(&["NAME", "KIND", "ENV", "EXPIRES", "SET", "SCOPE"]);
+    let mut table = Table::new(&[
+        "NAME", "KIND", "ENV/HOST", "TOOLS", "EXPIRES", "SET", "SCOPE",
+    ]);
     for credential in credentials {
         let expires = match (&credential.expires_at, credential.expired) {
             (Some(_), true) => "expired",
             (Some(at), false) => at,
             (None, _) => "never",
         };
+        let place = match credential.host.as_str() {
+            "" => &credential.env,
+            _ => &credential.host,
+        };
         table.row([
             credential.name.as_str(),
             &credential.kind,
-            &credential.env,
+            place,
+            &credential.tools.join(","),
             expires,
             credential.updated_at.as_deref().unwrap_or_default(),
             &credential.scope,

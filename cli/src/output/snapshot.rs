@@ -44,6 +44,8 @@ pub(crate) struct SnapshotView {
     pause_ms: u64,
     /// Whether the engine has lost its image: it cannot be restored.
     image_missing: bool,
+    /// Files that it does not have because they hold a credential.
+    left_out: Vec<String>,
 }
 
 /// A volume of a snapshot in JSON.
@@ -95,6 +97,7 @@ impl From<Snapshot> for SnapshotView {
             new_bytes: snapshot.new_bytes,
             pause_ms: snapshot.pause_ms,
             image_missing: snapshot.image_missing,
+            left_out: snapshot.left_out,
         }
     }
 }
@@ -158,6 +161,9 @@ fn detail_table(snapshot: &SnapshotView) -> Table {
             volume.tree_hash.get(..12).unwrap_or(&volume.tree_hash)
         );
         table.row(["volume", &fact]);
+    }
+    for file in &snapshot.left_out {
+        table.row(["left out", file]);
     }
     table
 }

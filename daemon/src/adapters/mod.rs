@@ -10,6 +10,7 @@ pub mod disk_space;
 pub mod docker;
 pub mod events;
 pub mod forge;
+pub mod git_relay;
 #[cfg(any(test, feature = "test-util"))]
 pub mod local_agent;
 pub mod master_key;

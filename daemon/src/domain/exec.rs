@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::ExecId;
+use super::{credential::CommandTool, ids::ExecId};
 
 /// What to run. Two specifications are the same when all fields are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct ExecSpec {
     pub terminal: Option<TerminalSize>,
     /// What happens to processes that outlive the leader.
     pub leftovers: Leftovers,
+    /// Who starts it, which decides on the credentials it is given; the daemon's
+    /// own commands have no tool and are given none. The workspace is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<CommandTool>,
 }
 
 impl ExecSpec {
@@ -38,6 +42,16 @@ impl ExecSpec {
             stdin: false,
             terminal: None,
             leftovers: Leftovers::Keep,
+            tool: None,
+        }
+    }
+
+    /// The same, started by this tool.
+    #[must_use]
+    pub fn by(self, tool: CommandTool) -> Self {
+        Self {
+            tool: Some(tool),
+            ..self
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod session;
 pub mod setup;
 pub mod setup_file;
 pub mod snapshot;
+pub mod ssh;
 pub mod stage;
 pub mod todo;
 pub mod tools;

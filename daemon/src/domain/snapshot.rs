@@ -36,6 +36,9 @@ use super::{
 /// The format of manifests that this daemon writes, and the newest it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
 
+/// Files that a manifest names of those that were left out.
+pub const LEFT_OUT_NAMED: usize = 200;
+
 /// A manifest: everything that a workspace was at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -73,6 +76,10 @@ pub struct Snapshot {
     /// engine does not let that be looked at.
     #[serde(default)]
     pub root: Option<RootLook>,
+    /// Files that it does not have because they hold a credential, each with the
+    /// marker of one; the first [`LEFT_OUT_NAMED`] of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
 }
 
 /// Why a snapshot was taken.

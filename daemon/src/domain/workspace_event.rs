@@ -108,6 +108,10 @@ pub enum Happening {
         pause_ms: u64,
         /// Bytes that it added to the disk.
         new_bytes: u64,
+        /// Files that it does not have because they hold a credential; some of them
+        /// where they are many.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<String>,
     },
     /// A snapshot of it could not be taken.
     SnapshotFailed {
@@ -428,10 +432,21 @@ impl fmt::Display for Happening {
                 snapshot,
                 pause_ms,
                 new_bytes,
-            } => write!(
-                f,
-                "snapshot {snapshot} was taken: {new_bytes} new bytes, processes stood still for {pause_ms} ms"
-            ),
+                left_out,
+            } => {
+                write!(
+                    f,
+                    "snapshot {snapshot} was taken: {new_bytes} new bytes, processes stood still for {pause_ms} ms"
+                )?;
+                match left_out.as_slice() {
+                    [] => Ok(()),
+                    files => write!(
+                        f,
+                        "; left out, as they hold a credential: {}",
+                        files.join(", ")
+                    ),
+                }
+            }
             Self::SnapshotFailed { message } => write!(f, "no snapshot was taken: {message}"),
             Self::Restored { snapshot } => write!(f, "the workspace was restored to {snapshot}"),
             Self::Forked { snapshot } => write!(f, "the workspace was made from {snapshot}"),

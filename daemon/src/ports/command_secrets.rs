@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 
-use crate::domain::ids::WorkspaceId;
+use crate::domain::{credential::CommandTool, ids::WorkspaceId};
 
 /// Credentials for one command. It has no `Debug`, as it holds their values.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -12,6 +12,16 @@ pub struct CommandSecrets {
     pub environment: Vec<(String, Vec<u8>)>,
     /// Files on a tmpfs, readable for the command's account alone.
     pub files: Vec<SecretFile>,
+    /// Names of files that stay if they are there: other commands have them.
+    pub kept_files: Vec<String>,
+}
+
+impl CommandSecrets {
+    /// Whether the command is given nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.environment.is_empty() && self.files.is_empty()
+    }
 }
 
 /// A file with a credential.
@@ -28,7 +38,11 @@ pub struct SecretFile {
 /// Who knows what commands may know.
 #[async_trait]
 pub trait CommandSecretsPort: Send + Sync {
-    /// For a command that starts in a workspace now. An error is for a person; the
-    /// command is then not started.
-    async fn of(&self, workspace: &WorkspaceId) -> Result<CommandSecrets, String>;
+    /// For a command that this tool starts in a workspace now. An error is for a
+    /// person; the command is then not started.
+    async fn of(
+        &self,
+        workspace: &WorkspaceId,
+        tool: Option<CommandTool>,
+    ) -> Result<CommandSecrets, String>;
 }

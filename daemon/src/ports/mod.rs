@@ -10,6 +10,8 @@ pub mod command_secrets;
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
 pub mod forge;
+pub mod git_relay;
+pub mod host_credentials;
 pub mod image_archive;
 pub mod inventory;
 pub mod links;

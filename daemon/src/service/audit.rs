@@ -137,10 +137,17 @@ impl Audit {
                 snapshot,
                 pause_ms: _,
                 new_bytes,
-            } => entry("taken")
-                .with_outcome(Outcome::Ok)
-                .with("snapshot", snapshot.to_string())
-                .with("new_bytes", *new_bytes),
+                left_out,
+            } => {
+                let entry = entry("taken")
+                    .with_outcome(Outcome::Ok)
+                    .with("snapshot", snapshot.to_string())
+                    .with("new_bytes", *new_bytes);
+                match left_out.is_empty() {
+                    true => entry,
+                    false => entry.with("left_out", left_out.clone()),
+                }
+            }
             Happening::SnapshotFailed { message } => entry("taken")
                 .with_outcome(Outcome::Failed)
                 .with("error", message.clone()),

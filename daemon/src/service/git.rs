@@ -8,6 +8,7 @@
 //! it done.
 
 mod bundle;
+mod credentials;
 mod trees;
 
 use tokio_util::sync::CancellationToken;
@@ -383,8 +384,7 @@ git rev-parse --verify HEAD"#;
         argv: &[&[u8]],
         about: Option<ArtifactAbout>,
     ) -> Result<CommandOutcome, GitError> {
-        let id = format!("git-{}", uuid::Uuid::now_v7().simple());
-        let exec: ExecId = id.parse().expect("hex digits are a valid exec id");
+        let exec = new_exec();
         let never = CancellationToken::new();
         let outcome = self.run(exec.clone(), argv, about, &never).await?;
         if let Ok(agent) = self.commands.workspaces().agent(&self.site.workspace).await {
@@ -430,6 +430,12 @@ git rev-parse --verify HEAD"#;
         };
         Ok(self.commands.run(request, cancel).await?)
     }
+}
+
+/// The id of a command that answers a question.
+fn new_exec() -> ExecId {
+    let id = format!("git-{}", uuid::Uuid::now_v7().simple());
+    id.parse().expect("hex digits are a valid exec id")
 }
 
 fn environment() -> Vec<(String, Vec<u8>)> {

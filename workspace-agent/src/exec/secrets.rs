@@ -49,7 +49,7 @@ pub(super) fn place(
             write(&own, account, file).map_err(failed)?;
         }
     }
-    remove_others(&own, &secrets.files).map_err(failed)?;
+    remove_others(&own, secrets).map_err(failed)?;
     Ok(variables)
 }
 
@@ -131,15 +131,16 @@ fn write(own: &Path, account: &Account, file: &SecretFile) -> io::Result<()> {
     fs::rename(&unready, &path)
 }
 
-fn remove_others(own: &Path, files: &[SecretFile]) -> io::Result<()> {
+fn remove_others(own: &Path, secrets: &CommandSecrets) -> io::Result<()> {
     let found = match fs::read_dir(own) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
     for entry in found {
         let entry = entry?;
-        let is_known = |file: &SecretFile| entry.file_name() == file.name.as_str();
-        if !files.iter().any(is_known) && !entry.file_type()?.is_dir() {
+        let given = secrets.files.iter().map(|file| &file.name);
+        let mut known = given.chain(&secrets.kept_files);
+        if !known.any(|name| entry.file_name() == name.as_str()) && !entry.file_type()?.is_dir() {
             fs::remove_file(entry.path())?;
         }
     }
@@ -174,8 +175,8 @@ mod tests {
 
     fn files(files: Vec<SecretFile>) -> CommandSecrets {
         CommandSecrets {
-            env: Vec::new(),
             files,
+            ..CommandSecrets::default()
         }
     }
 
@@ -201,6 +202,12 @@ mod tests {
         place(dir.path(), &account, &other).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "changed");
         assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+        let kept = CommandSecrets {
+            kept_files: vec!["a".into(), "b".into()],
+            ..CommandSecrets::default()
+        };
+        assert_eq!(place(dir.path(), &account, &kept).unwrap(), []);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "changed");
         place(dir.path(), &account, &files(Vec::new())).unwrap();
         assert_eq!(fs::read_dir(&own).unwrap().count(), 0);
     }
@@ -239,7 +246,7 @@ mod tests {
                 name: "A=B".into(),
                 value: Bytes::new(),
             }],
-            files: Vec::new(),
+            ..CommandSecrets::default()
         };
         assert!(place(dir.path(), &account(), &wrong).is_err());
     }

@@ -10,10 +10,7 @@ use std::pin::Pin;
 
 use compyd_proto::agent as wire;
 use compyd_proto::agent::agent_server::Agent;
-use compyd_proto::link::{
-    FEATURE_CHANGES, FEATURE_TREES, FEATURE_VOLUMES, MAX_CHUNK_BYTES, PROTOCOL_MAJOR,
-    PROTOCOL_MINOR,
-};
+use compyd_proto::link::{MAX_CHUNK_BYTES, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -36,10 +33,17 @@ pub(crate) struct AgentService {
     default_user: wire::User,
     boot_id: String,
     proxy_port: u16,
+    features: Vec<String>,
 }
 
 impl AgentService {
-    pub(crate) fn new(table: ExecTable, files: FileTools, user: &Account, proxy_port: u16) -> Self {
+    pub(crate) fn new(
+        table: ExecTable,
+        files: FileTools,
+        user: &Account,
+        proxy_port: u16,
+        features: &[&str],
+    ) -> Self {
         Self {
             table,
             files,
@@ -51,6 +55,7 @@ impl AgentService {
             },
             boot_id: random_id(),
             proxy_port,
+            features: features.iter().map(|&feature| feature.to_owned()).collect(),
         }
     }
 }
@@ -100,9 +105,7 @@ impl Agent for AgentService {
                 minor: PROTOCOL_MINOR,
             }),
             boot_id: self.boot_id.clone(),
-            features: [FEATURE_TREES, FEATURE_VOLUMES, FEATURE_CHANGES]
-                .map(str::to_owned)
-                .to_vec(),
+            features: self.features.clone(),
             default_user: Some(self.default_user.clone()),
             resident_bytes: crate::serve::resident_bytes(),
             proxy_port: self.proxy_port.into(),

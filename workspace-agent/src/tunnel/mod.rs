@@ -11,12 +11,14 @@
 //! out a pipe to the world. Nothing is decided here and no name is looked up:
 //! everything that must hold is held by the daemon, which trusts nothing of this.
 //! [`dial`] is the other way: the daemon reaches a port of the loopback.
+//! [`ssh_agent`] is a door to the daemon itself.
 
 pub(crate) mod desk;
 pub(crate) mod dial;
 mod http;
 pub(crate) mod proxy;
 mod socks;
+pub(crate) mod ssh_agent;
 
 /// Bytes that one direction of a connection buffers.
 const COPY_BYTES: usize = 64 * 1024;

@@ -116,6 +116,10 @@ impl Rig {
         self.dir.path().join("work").canonicalize().unwrap()
     }
 
+    pub(crate) fn ssh_agent(&self) -> PathBuf {
+        self.dir.path().join("ssh-agent.sock")
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -263,7 +267,8 @@ fn spawn_agent(dir: &Path, wrapper: &[String], arguments: &[String]) -> Child {
         .arg("--link")
         .arg(dir.join("daemon.sock"))
         // Many agents share this machine's loopback.
-        .args(["--proxy", "127.0.0.1:0"])
+        .args(["--proxy", "127.0.0.1:0", "--ssh-agent"])
+        .arg(dir.join("ssh-agent.sock"))
         .args(arguments)
         .stdin(Stdio::null())
         .spawn()

@@ -464,3 +464,29 @@ async fn the_daemon_reaches_ports_of_the_loopback() {
     assert_eq!(reason(dial(port).await.map(|_| ())), "PORT_CLOSED");
     assert_eq!(reason(dial(70_000).await.map(|_| ())), "SPEC_INVALID");
 }
+
+#[tokio::test]
+async fn an_ssh_client_is_brought_to_the_daemon() {
+    let rig = Rig::start().await;
+    let mut daemon = Daemon::listen(&rig).await;
+    let socket = rig.ssh_agent();
+    let mut client = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let (wanted, mut agent) = daemon.allow().await;
+    assert_eq!(wanted.host, compyd_proto::link::SSH_AGENT_HOST);
+    client.write_all(b"list").await.unwrap();
+    let mut heard = [0; 4];
+    agent.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"list");
+    agent.write_all(b"none").await.unwrap();
+    agent.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"none");
+
+    // One that is refused sees an agent that has gone.
+    let mut client = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    daemon.deny().await;
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"");
+}

@@ -65,6 +65,7 @@ pub(super) fn secrets_to_wire(secrets: CommandSecrets) -> wire::CommandSecrets {
                 variable: file.variable.unwrap_or_default(),
             })
             .collect(),
+        kept_files: secrets.kept_files,
     }
 }
 
@@ -97,6 +98,7 @@ fn spec_from_wire(spec: wire::ExecSpec, base: &Environment) -> Result<ExecSpec, 
             Ok(wire::Leftovers::Kill) => Leftovers::Kill,
             Ok(wire::Leftovers::Keep | wire::Leftovers::Unspecified) | Err(_) => Leftovers::Keep,
         },
+        tool: None,
     })
 }
 

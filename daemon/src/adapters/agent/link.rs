@@ -73,6 +73,8 @@ const LONG_DEADLINE: Duration = Duration::from_secs(60);
 /// For a whole archive.
 const ARCHIVE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const MOST_ENTRIES: usize = 10_000;
+const NO_SECRETS: &str = "this workspace's agent is too old to be given credentials, and some are \
+     set for it; stop and start the workspace to give it this daemon's agent";
 
 /// A live link to the agent of one workspace.
 pub struct AgentLink {
@@ -92,6 +94,8 @@ pub struct AgentLink {
     counts_volumes: bool,
     /// Whether the agent changes several files at once.
     changes_files: bool,
+    /// Whether the agent gives commands their credentials.
+    gives_secrets: bool,
     /// Port of the proxy on the workspace's loopback, where there is one.
     proxy_port: Option<u16>,
 }
@@ -185,6 +189,7 @@ impl AgentLink {
         let serves_trees = hello.features.iter().any(|f| f == link::FEATURE_TREES);
         let counts_volumes = hello.features.iter().any(|f| f == link::FEATURE_VOLUMES);
         let changes_files = hello.features.iter().any(|f| f == link::FEATURE_CHANGES);
+        let gives_secrets = hello.features.iter().any(|f| f == link::FEATURE_SECRETS);
         let boot_id = hello.boot_id;
         if boot_id.len() != 32 || !boot_id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("the boot id is not 32 hex digits".to_owned());
@@ -210,6 +215,7 @@ impl AgentLink {
             proxy_port,
             counts_volumes,
             changes_files,
+            gives_secrets,
             trees: serves_trees.then(|| Arc::new(TreeLink::new(trees_channel))),
         })
     }
@@ -263,11 +269,19 @@ impl AgentLink {
             secrets: None,
         };
         let (secrets, workspace) = (self.secrets.clone(), self.workspace.clone());
+        let (tool, gives_secrets) = (spec.tool, self.gives_secrets);
         async move {
             let Some(secrets) = secrets else {
                 return Ok(request);
             };
-            let known = secrets.of(&workspace).await.map_err(Status::unavailable)?;
+            let known = secrets.of(&workspace, tool).await;
+            let known = known.map_err(Status::unavailable)?;
+            if !gives_secrets {
+                return match known.is_empty() {
+                    true => Ok(request),
+                    false => Err(Status::failed_precondition(NO_SECRETS)),
+                };
+            }
             Ok(wire::StartExecRequest {
                 secrets: Some(convert::secrets_to_wire(known)),
                 ..request

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::credential::{
-        Credential, CredentialKey, CredentialKind, CredentialScope, NewCredential,
+        CommandTool, Credential, CredentialKey, CredentialKind, CredentialScope, NewCredential,
     },
     ports::{clock::ClockPort, store::StoreError},
     service::{
@@ -114,7 +114,12 @@ impl CredentialService for CredentialApi {
                     CredentialKind::Value
                 }
                 wire::CredentialKind::File => CredentialKind::File,
+                wire::CredentialKind::Git => CredentialKind::Git,
+                wire::CredentialKind::SshKey => CredentialKind::SshKey,
             },
+            host: request.host.clone(),
+            host_keys: request.host_keys.clone(),
+            tools: tools(&request.tools)?,
             environment: Some(request.environment.clone()).filter(|name| !name.is_empty()),
             expires_at_ms: (expires_in_ms > 0).then(|| now_ms.saturating_add(expires_in_ms)),
             value: request.value.to_vec(),
@@ -186,6 +191,17 @@ impl CredentialService for CredentialApi {
     }
 }
 
+fn tools(names: &[String]) -> Result<Vec<CommandTool>, Status> {
+    let tools = names.iter().map(|name| {
+        CommandTool::named(name).ok_or_else(|| {
+            let known = CommandTool::ALL.map(CommandTool::name).join(", ");
+            let message = format!("`{}` is no tool that has credentials", name.escape_debug());
+            invalid("CREDENTIAL_REFUSED", message, format!("tools are {known}"))
+        })
+    });
+    tools.collect()
+}
+
 fn credential(credential: &Credential, now_ms: i64) -> wire::Credential {
     let scope = match &credential.key.scope {
         CredentialScope::Global => WireScope::Global(true),
@@ -195,6 +211,8 @@ fn credential(credential: &Credential, now_ms: i64) -> wire::Credential {
     let kind = match credential.kind {
         CredentialKind::Value => wire::CredentialKind::Value,
         CredentialKind::File => wire::CredentialKind::File,
+        CredentialKind::Git => wire::CredentialKind::Git,
+        CredentialKind::SshKey => wire::CredentialKind::SshKey,
     };
     wire::Credential {
         name: credential.key.name.to_string(),
@@ -205,6 +223,13 @@ fn credential(credential: &Credential, now_ms: i64) -> wire::Credential {
         created_at: Some(timestamp(credential.created_at_ms)),
         updated_at: Some(timestamp(credential.updated_at_ms)),
         expired: credential.is_expired(now_ms),
+        host: (credential.host.as_ref()).map_or_else(String::new, ToString::to_string),
+        host_keys: credential
+            .host_keys
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        tools: credential.tools.names(),
     }
 }
 

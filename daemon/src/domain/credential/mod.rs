@@ -3,20 +3,34 @@
 //! A credential's record can be shown; its value exists sealed in the store, in
 //! the daemon's memory, and where it is used.
 
+pub mod git;
+mod host;
 pub mod seal;
 #[cfg(test)]
 mod tests;
+mod tools;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    host::{CredentialHost, CredentialHostError, StandIn},
+    tools::{AllowedTools, CommandTool},
+};
 use super::{
     ids::{CredentialName, WorkspaceId},
     redaction::forms::{self, IndistinctError},
+    ssh::{self, HostKey, HostKeyError, SshKey, SshKeyError},
     workspace::Workspace,
 };
 
 /// Bytes that a value may have: keys and configuration files are far smaller.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
+
+/// Keys that an SSH host may have.
+pub const MAX_HOST_KEYS: usize = 16;
+
+/// Begins the names of the files that the daemon makes of credentials.
+pub const OWN_FILES: &str = "compy-";
 
 /// Variables that commands cannot do without, or that change which code runs.
 const RESERVED: [&str; 9] = [
@@ -51,6 +65,21 @@ pub enum CredentialKind {
     Value,
     /// A file that commands find on a tmpfs.
     File,
+    /// A login for the git repositories of one host, by HTTPS: no command has it.
+    Git,
+    /// A private key for one SSH host: commands have logins signed with it.
+    SshKey,
+}
+
+impl CredentialKind {
+    /// The port of a host that none is named for; `None` where there is no host.
+    fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Value | Self::File => None,
+            Self::Git => Some(443),
+            Self::SshKey => Some(22),
+        }
+    }
 }
 
 /// Names a credential: the same name may exist in several scopes.
@@ -71,6 +100,15 @@ pub struct Credential {
     pub kind: CredentialKind,
     /// The variable that commands find it in: the value, or the path of the file.
     pub environment: Option<String>,
+    /// The host it is for, where its kind is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<CredentialHost>,
+    /// The keys that an SSH host may show; 1 to 16 for a key of SSH.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_keys: Vec<HostKey>,
+    /// The commands that are given it, or told of it.
+    #[serde(default, skip_serializing_if = "AllowedTools::is_default")]
+    pub tools: AllowedTools,
     /// From when on it is not used any more, in milliseconds since the Unix epoch.
     pub expires_at_ms: Option<i64>,
     /// When it was first set, in milliseconds since the Unix epoch.
@@ -102,6 +140,12 @@ pub struct NewCredential {
     /// The variable; `None` means the one that follows from the name for a
     /// value, and none for a file.
     pub environment: Option<String>,
+    /// `HOST` or `HOST:PORT`; empty for kinds that are for no host.
+    pub host: String,
+    /// Lines of `known_hosts`; empty for all kinds but a key of SSH.
+    pub host_keys: String,
+    /// The commands that are given it; the default when there are none.
+    pub tools: Vec<CommandTool>,
     /// When it expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: Option<i64>,
     /// The value as given.
@@ -130,6 +174,32 @@ pub enum CredentialRefused {
     /// A project has a URL.
     #[error("a project is named by the URL of its repository, and this is none: `{0}`")]
     Project(String),
+    /// The host, or that there is none.
+    #[error("its host: {0}")]
+    Host(#[from] CredentialHostError),
+    /// No command has it, so no variable has either.
+    #[error("a login or a key of a host is in no variable: leave --env out")]
+    NoVariable,
+    /// A login would end a header.
+    #[error("a login is one line: USER:PASSWORD, or a token alone")]
+    Login,
+    /// The private key.
+    #[error("its key: {0}")]
+    SshKey(#[from] SshKeyError),
+    /// The keys of the host.
+    #[error("its host's keys: {0}")]
+    HostKeys(#[from] HostKeyError),
+    /// None or too many keys of the host.
+    #[error(
+        "an SSH host is known by 1 to {MAX_HOST_KEYS} keys of its own: name a file with them by --host-key, such as what `ssh-keyscan -t ed25519 HOST` prints, compared with what the host's operator says"
+    )]
+    HostKeyCount,
+    /// Host keys for something else.
+    #[error("only a key of SSH has host keys: leave --host-key out")]
+    UnwantedHostKeys,
+    /// The daemon's own files have such names.
+    #[error("names of files do not begin with `{OWN_FILES}`")]
+    OwnFile,
 }
 
 impl NewCredential {
@@ -165,8 +235,38 @@ impl NewCredential {
                 let name = self.environment.unwrap_or_else(|| variable(&key.name));
                 (Some(name), value)
             }
+            CredentialKind::File if key.name.as_str().starts_with(OWN_FILES) => {
+                return Err(CredentialRefused::OwnFile);
+            }
             CredentialKind::File => (self.environment, self.value),
+            CredentialKind::Git | CredentialKind::SshKey if self.environment.is_some() => {
+                return Err(CredentialRefused::NoVariable);
+            }
+            CredentialKind::Git => {
+                let login = self.value.trim_ascii().to_vec();
+                if login.iter().any(|byte| byte.is_ascii_control()) {
+                    return Err(CredentialRefused::Login);
+                }
+                (None, login)
+            }
+            CredentialKind::SshKey => {
+                SshKey::parse(&self.value)?;
+                (None, self.value)
+            }
         };
+        let host = match (self.kind.default_port(), self.host.trim()) {
+            (None, "") => None,
+            (None, _) => return Err(CredentialHostError::Unwanted.into()),
+            (Some(_), "") => return Err(CredentialHostError::Missing.into()),
+            (Some(port), host) => Some(CredentialHost::parse(host, port)?),
+        };
+        let host_keys = HostKey::parse_all(&self.host_keys)?;
+        match (self.kind, host_keys.len()) {
+            (CredentialKind::SshKey, 1..=MAX_HOST_KEYS) => {}
+            (CredentialKind::SshKey, _) => return Err(CredentialRefused::HostKeyCount),
+            (_, 0) => {}
+            (_, _) => return Err(CredentialRefused::UnwantedHostKeys),
+        }
         if let Some(name) = &environment
             && !is_variable(name)
         {
@@ -176,6 +276,9 @@ impl NewCredential {
             key,
             kind: self.kind,
             environment,
+            host,
+            host_keys,
+            tools: AllowedTools::of(self.tools),
             expires_at_ms: self.expires_at_ms,
             created_at_ms: before.map_or(now_ms, |before| before.created_at_ms),
             updated_at_ms: now_ms,
@@ -189,6 +292,17 @@ impl Credential {
     #[must_use]
     pub fn is_expired(&self, now_ms: i64) -> bool {
         self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    /// What is kept out of everything that is shown, of its value.
+    #[must_use]
+    pub fn secrets(&self, value: &[u8]) -> Vec<Vec<u8>> {
+        match self.kind {
+            CredentialKind::Value | CredentialKind::File | CredentialKind::Git => {
+                vec![value.to_vec()]
+            }
+            CredentialKind::SshKey => ssh::secrets_of(value),
+        }
     }
 
     /// Whether its scope covers a workspace.

@@ -4,7 +4,13 @@ use super::{
     seal::{MasterKey, OpenError},
     *,
 };
-use crate::{domain::workspace::Repository, ports::contract::store::workspace};
+use crate::{
+    domain::{
+        ssh::tests::{ED25519_KEY, ED25519_PUBLIC},
+        workspace::Repository,
+    },
+    ports::contract::store::workspace,
+};
 
 fn new(name: &str, scope: CredentialScope) -> NewCredential {
     NewCredential {
@@ -14,6 +20,9 @@ fn new(name: &str, scope: CredentialScope) -> NewCredential {
         },
         kind: CredentialKind::Value,
         environment: None,
+        host: String::new(),
+        host_keys: String::new(),
+        tools: Vec::new(),
         expires_at_ms: None,
         value: b"t0ken-of-npm\n".to_vec(),
     }
@@ -62,6 +71,110 @@ fn what_cannot_be_a_credential_is_refused_with_the_reason() {
     }
     let said = with(&|new| new.key.scope = CredentialScope::Project(" ".to_owned()));
     assert!(said.contains("URL"), "{said}");
+}
+
+fn ssh_key() -> NewCredential {
+    NewCredential {
+        kind: CredentialKind::SshKey,
+        host: "git.example".to_owned(),
+        host_keys: ED25519_PUBLIC.to_owned(),
+        value: ED25519_KEY.as_bytes().to_vec(),
+        ..new("deploy", CredentialScope::Global)
+    }
+}
+
+fn git_login() -> NewCredential {
+    NewCredential {
+        kind: CredentialKind::Git,
+        host: "git.example".to_owned(),
+        ..new("forge", CredentialScope::Global)
+    }
+}
+
+#[test]
+fn a_login_and_a_key_are_for_a_host_and_in_no_variable() {
+    let (login, value) = git_login().accept(5, None).unwrap();
+    assert_eq!(login.host.unwrap().to_string(), "git.example:443");
+    assert_eq!((login.environment, value), (None, b"t0ken-of-npm".to_vec()));
+    let (key, value) = ssh_key().accept(5, None).unwrap();
+    assert_eq!(key.host.unwrap().to_string(), "git.example:22");
+    assert_eq!(
+        (key.host_keys.len(), value),
+        (1, ED25519_KEY.as_bytes().to_vec())
+    );
+
+    let refused = |mut new: NewCredential, change: &dyn Fn(&mut NewCredential)| {
+        change(&mut new);
+        new.accept(5, None).unwrap_err().to_string()
+    };
+    let login = |change: &dyn Fn(&mut NewCredential)| refused(git_login(), change);
+    let key = |change: &dyn Fn(&mut NewCredential)| refused(ssh_key(), change);
+    let value =
+        |change: &dyn Fn(&mut NewCredential)| refused(new("a", CredentialScope::Global), change);
+    for (said, expected) in [
+        (login(&|new| new.host.clear()), "--host"),
+        (login(&|new| new.host = "a b".to_owned()), "a b"),
+        (
+            login(&|new| new.environment = Some("A".to_owned())),
+            "--env",
+        ),
+        (
+            login(&|new| new.value = b"user:pass\r\nHost: evil".to_vec()),
+            "one line",
+        ),
+        (
+            login(&|new| new.host_keys = ED25519_PUBLIC.to_owned()),
+            "--host-key",
+        ),
+        (key(&|new| new.host_keys.clear()), "--host-key"),
+        (
+            key(&|new| new.host_keys = format!("{ED25519_PUBLIC}\n").repeat(17)),
+            "1 to 16",
+        ),
+        (
+            key(&|new| new.value = b"no private key at all".to_vec()),
+            "ssh-keygen",
+        ),
+        (value(&|new| new.host = "a.example".to_owned()), "--host"),
+        (
+            value(&|new| new.host_keys = ED25519_PUBLIC.to_owned()),
+            "--host-key",
+        ),
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let own = NewCredential {
+        kind: CredentialKind::File,
+        ..new("compy-ssh-config", CredentialScope::Global)
+    };
+    assert_eq!(own.accept(5, None), Err(CredentialRefused::OwnFile));
+}
+
+#[test]
+fn tools_are_those_that_are_named_or_people_and_models() {
+    let of = |tools: &[CommandTool]| AllowedTools::of(tools.to_vec());
+    assert_eq!(of(&[]).names(), ["exec", "run_command"]);
+    let both = of(&[CommandTool::Check, CommandTool::Setup, CommandTool::Check]);
+    assert_eq!(both.names(), ["setup", "check"]);
+    assert!(both.allow(Some(CommandTool::Setup)) && !both.allow(Some(CommandTool::Exec)));
+    for tools in [of(&[]), both, of(&CommandTool::ALL)] {
+        assert!(!tools.allow(None), "the daemon's own commands");
+    }
+    for tool in CommandTool::ALL {
+        assert_eq!(CommandTool::named(tool.name()), Some(tool));
+    }
+}
+
+#[test]
+fn a_credential_of_before_hosts_and_tools_is_sealed_as_it_was() {
+    let credential = accepted("a", CredentialScope::Global);
+    let stored = serde_json::to_string(&credential).unwrap();
+    let expected = r#"{"key":{"scope":"global","name":"a"},"kind":"value","environment":"A","expires_at_ms":null,"created_at_ms":5,"updated_at_ms":5}"#;
+    assert_eq!(stored, expected);
+    assert_eq!(
+        serde_json::from_str::<Credential>(&stored).unwrap(),
+        credential
+    );
 }
 
 #[test]

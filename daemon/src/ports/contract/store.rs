@@ -13,7 +13,8 @@ use crate::{
         access::{Role, Token},
         artifact::{Artifact, ArtifactKind},
         credential::{
-            Credential, CredentialKey, CredentialKind, CredentialScope, SealedCredential,
+            AllowedTools, Credential, CredentialKey, CredentialKind, CredentialScope,
+            SealedCredential,
         },
         egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
@@ -102,6 +103,7 @@ pub fn snapshot(number: u128, of: u128) -> Snapshot {
     };
     Snapshot {
         format: MANIFEST_FORMAT,
+        left_out: BTreeMap::new(),
         id: SnapshotId::from_uuid(Uuid::from_u128(number)),
         workspace: workspace.id,
         label: Some("before the upgrade".parse().unwrap()),
@@ -515,6 +517,9 @@ async fn credentials(store: &dyn StorePort) {
             },
             kind: CredentialKind::Value,
             environment: Some("A".to_owned()),
+            host: None,
+            host_keys: Vec::new(),
+            tools: AllowedTools::default(),
             expires_at_ms: None,
             created_at_ms: 1,
             updated_at_ms: 2,

@@ -4,6 +4,7 @@
 use crate::domain::{
     artifact::ArtifactKind,
     checks::Site,
+    credential::CommandTool,
     exec::{ExecSpec, Exit, ExitStatus, Leftovers},
     ids::ArtifactId,
     report::{self, Framework, Reading, RunVerdict, TestReport},
@@ -132,7 +133,7 @@ async fn run(
     argv: &[String],
     environment: Vec<(String, Vec<u8>)>,
 ) -> Result<CommandOutcome, CommandError> {
-    let mut spec = ExecSpec::new(argv);
+    let mut spec = ExecSpec::new(argv).by(CommandTool::Check);
     spec.cwd = Some(site.directory.clone());
     spec.environment = environment;
     let timeout = commands.check_timeout().as_millis();

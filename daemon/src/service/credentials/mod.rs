@@ -12,6 +12,8 @@
 //!          none is                      -> forget it
 //! ```
 
+mod given;
+mod hosts;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use super::{audit::Audit, redaction::Redactions};
+use super::{audit::Audit, redaction::Redactions, workspaces::WorkspaceCredentials};
 use crate::{
     domain::{
-        audit::Kind,
         credential::{
-            Credential, CredentialKey, CredentialKind, CredentialRefused, NewCredential,
+            Credential, CredentialKey, CredentialRefused, CredentialScope, NewCredential,
             SealedCredential, in_force,
             seal::{MasterKey, NONCE_BYTES, OpenError},
         },
@@ -35,7 +36,6 @@ use crate::{
     },
     ports::{
         clock::ClockPort,
-        command_secrets::{CommandSecrets, CommandSecretsPort, SecretFile},
         master_key::{MasterKeyError, MasterKeyPort},
         store::{StoreError, StorePort},
     },
@@ -293,60 +293,39 @@ impl Credentials {
     }
 }
 
-#[async_trait]
-impl CommandSecretsPort for Credentials {
-    async fn of(&self, workspace: &WorkspaceId) -> Result<CommandSecrets, String> {
-        if self.inner.values().current.is_empty() {
-            return Ok(CommandSecrets::default());
-        }
-        let found = self.inner.store.workspace(workspace).await;
-        let found = found
-            .map_err(|error| format!("the credentials of {workspace} cannot be told: {error}"))?;
-        let Some(workspace) = found else {
-            return Ok(CommandSecrets::default());
-        };
-        let (secrets, names) = self.in_force(&workspace);
-        if !names.is_empty() {
-            let used = self
-                .inner
-                .audit
-                .entry(Kind::CredentialUse, "daemon")
-                .in_workspace(&workspace.id)
-                .with("credentials", names);
-            let recorded = self.inner.audit.record_durably(used).await;
-            recorded.map_err(|error| format!("a use of credentials is not on record: {error}"))?;
-        }
-        Ok(secrets)
-    }
-}
-
 impl Credentials {
-    /// What commands of a workspace are given now, and the names of it.
-    fn in_force(&self, workspace: &Workspace) -> (CommandSecrets, Vec<String>) {
+    /// A workspace's record; an error is for a person.
+    async fn workspace(&self, id: &WorkspaceId) -> Result<Option<Workspace>, String> {
+        let found = self.inner.store.workspace(id).await;
+        found.map_err(|error| format!("the credentials of {id} cannot be told: {error}"))
+    }
+
+    /// Those that a workspace may use now, in the order of their names.
+    fn in_force(&self, workspace: &Workspace) -> Vec<Held> {
         let now_ms = self.inner.clock.now_ms();
         let values = self.inner.values();
         let all = values.current.iter().map(|held| &held.credential);
-        let (mut secrets, mut names) = (CommandSecrets::default(), Vec::new());
-        for credential in in_force(all, workspace, now_ms) {
-            let Some(held) = values.find(&credential.key) else {
-                continue;
-            };
-            names.push(credential.key.name.to_string());
-            let (variable, value) = (held.credential.environment, held.value);
-            match held.credential.kind {
-                CredentialKind::Value => {
-                    secrets
-                        .environment
-                        .extend(variable.map(|name| (name, value)));
-                }
-                CredentialKind::File => secrets.files.push(SecretFile {
-                    name: credential.key.name.to_string(),
-                    content: value,
-                    variable,
-                }),
+        let used = in_force(all, workspace, now_ms).into_iter();
+        used.filter_map(|credential| values.find(&credential.key))
+            .collect()
+    }
+}
+
+#[async_trait]
+impl WorkspaceCredentials for Credentials {
+    async fn forget(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        let scope = CredentialScope::Workspace(workspace.clone());
+        let _one_by_one = self.inner.key.lock().await;
+        for credential in self.list() {
+            let key = credential.key;
+            if key.scope == scope {
+                self.inner.store.remove_credential(&key).await?;
+                self.inner.change(|values| values.remove(&key));
+                tracing::info!(credential = %key.name, workspace_id = %workspace,
+                    "credential deleted with its workspace");
             }
         }
-        (secrets, names)
+        Ok(())
     }
 }
 
@@ -364,7 +343,14 @@ impl Inner {
 
     fn redact(&self, values: &Values) {
         let all = values.current.iter().chain(&values.past);
-        let named = all.map(|held| (held.credential.key.name.as_str(), held.value.as_slice()));
+        let named = all.flat_map(|held| {
+            let secrets = held.credential.secrets(&held.value).into_iter();
+            secrets.map(|secret| (held.credential.key.name.as_str(), secret))
+        });
+        let named: Vec<_> = named.collect();
+        let named = named
+            .iter()
+            .map(|(name, secret)| (*name, secret.as_slice()));
         self.redactions.replace(Redactor::new(named));
     }
 }

@@ -5,8 +5,18 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     adapters::memory::{MemoryAudit, MemoryStore},
-    domain::credential::{CredentialKind, CredentialScope},
-    ports::{contract::store::workspace, master_key::KeysFound},
+    domain::{
+        audit::Kind,
+        credential::{CommandTool, CredentialHost, CredentialKind, git},
+        ssh::tests::{ED25519_KEY, ED25519_PUBLIC},
+        workspace::NetworkMode,
+    },
+    ports::{
+        command_secrets::{CommandSecrets, CommandSecretsPort as _, SecretFile},
+        contract::store::workspace,
+        host_credentials::HostCredentialsPort as _,
+        master_key::KeysFound,
+    },
 };
 
 /// A key file in memory: which key is in force, and which comes next; 0 is none.
@@ -109,6 +119,9 @@ fn new(name: &str, value: &str) -> NewCredential {
         key: key(name),
         kind: CredentialKind::Value,
         environment: None,
+        host: String::new(),
+        host_keys: String::new(),
+        tools: Vec::new(),
         expires_at_ms: None,
         value: value.as_bytes().to_vec(),
     }
@@ -166,7 +179,9 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
         setting.store.add_workspace(known).await.unwrap();
     }
     let credentials = setting.started().await;
-    assert!(credentials.of(&here.id).await == Ok(CommandSecrets::default()));
+    assert!(
+        credentials.of(&here.id, Some(CommandTool::Exec)).await == Ok(CommandSecrets::default())
+    );
     let own = |new: NewCredential| NewCredential {
         key: CredentialKey {
             scope: CredentialScope::Workspace(here.id.clone()),
@@ -199,13 +214,14 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
             content: b"machine a\nlogin b\n".to_vec(),
             variable: Some("NETRC".to_owned()),
         }],
+        kept_files: Vec::new(),
     };
-    assert!(credentials.of(&here.id).await == Ok(expected));
+    assert!(credentials.of(&here.id, Some(CommandTool::Exec)).await == Ok(expected));
     let expected = CommandSecrets {
         environment: vec![variable("t0ken-for-all")],
-        files: Vec::new(),
+        ..CommandSecrets::default()
     };
-    assert!(credentials.of(&there.id).await == Ok(expected));
+    assert!(credentials.of(&there.id, Some(CommandTool::Exec)).await == Ok(expected));
     // Each use was on record before; without a record there is none.
     let uses = setting.audit.entries();
     let uses: Vec<_> = uses
@@ -218,11 +234,201 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
     assert!(uses[0].0 == Some(here.id.to_string()));
     assert_eq!(uses[1], of(&there.id, &["npm"]));
     setting.audit.set_full(true);
-    let refused = credentials.of(&there.id).await;
+    let refused = credentials.of(&there.id, Some(CommandTool::Exec)).await;
     assert!(refused.is_err_and(|error| error.contains("not on record")));
     setting.audit.set_full(false);
     let unknown = workspace(3, "gone").id;
-    assert!(credentials.of(&unknown).await == Ok(CommandSecrets::default()));
+    assert!(
+        credentials.of(&unknown, Some(CommandTool::Exec)).await == Ok(CommandSecrets::default())
+    );
+}
+
+fn git_login(name: &str, login: &str) -> NewCredential {
+    NewCredential {
+        kind: CredentialKind::Git,
+        host: "git.example".to_owned(),
+        ..new(name, login)
+    }
+}
+
+fn ssh_key(name: &str) -> NewCredential {
+    NewCredential {
+        kind: CredentialKind::SshKey,
+        host: "git.example:2222".to_owned(),
+        host_keys: ED25519_PUBLIC.to_owned(),
+        ..new(name, ED25519_KEY)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn of_logins_and_keys_commands_learn_the_way_alone() {
+    let setting = Setting::default();
+    let here = workspace(1, "here");
+    let mut bridged = workspace(2, "bridged");
+    bridged.definition.network = NetworkMode::Bridge;
+    for known in [&here, &bridged] {
+        setting.store.add_workspace(known).await.unwrap();
+    }
+    let credentials = setting.started().await;
+    credentials
+        .set(git_login("forge", "me:t0ken-of-forge"))
+        .await
+        .unwrap();
+    credentials.set(ssh_key("deploy")).await.unwrap();
+    let given = credentials
+        .of(&here.id, Some(CommandTool::Exec))
+        .await
+        .unwrap();
+    let variables: Vec<_> = (given.environment.iter())
+        .map(|(name, value)| format!("{name}={}", text(value)))
+        .collect();
+    let key = "url.http://git.example.compy-git.internal:443/.insteadOf";
+    assert_eq!(
+        variables,
+        [
+            "GIT_CONFIG_COUNT=2".to_owned(),
+            format!("GIT_CONFIG_KEY_0={key}"),
+            "GIT_CONFIG_VALUE_0=https://git.example:443/".to_owned(),
+            format!("GIT_CONFIG_KEY_1={key}"),
+            "GIT_CONFIG_VALUE_1=https://git.example/".to_owned(),
+            "SSH_AUTH_SOCK=/run/compy/ssh-agent.sock".to_owned(),
+            "GIT_SSH_COMMAND=ssh -F \"$COMPY_SSH_CONFIG\"".to_owned(),
+        ]
+    );
+    let files: Vec<_> = (given.files.iter())
+        .map(|file| (file.name.as_str(), text(&file.content)))
+        .collect();
+    let [(config, says), (known, hosts)] = &files[..] else {
+        panic!("two files");
+    };
+    assert_eq!(
+        (*config, *known),
+        ("compy-ssh-config", "compy-ssh-known-hosts")
+    );
+    for line in [
+        "Host git.example\n",
+        "Port 2222\n",
+        "StrictHostKeyChecking yes\n",
+        "compy-agent connect %h %p\n",
+    ] {
+        assert!(says.contains(line), "{line}: {says}");
+    }
+    let public = ED25519_PUBLIC.trim_end_matches(" test");
+    assert_eq!(*hosts, format!("[git.example]:2222 {public}\n"));
+
+    // The daemon's own commands have none of it, and leave the files of others.
+    let own = credentials.of(&here.id, None).await.unwrap();
+    assert!(own.is_empty());
+    assert_eq!(
+        own.kept_files,
+        ["compy-ssh-config", "compy-ssh-known-hosts"]
+    );
+    // On the bridge the way does not lead by the daemon.
+    let given = credentials
+        .of(&bridged.id, Some(CommandTool::Exec))
+        .await
+        .unwrap();
+    assert!(
+        !given
+            .environment
+            .iter()
+            .any(|(name, _)| name.starts_with("GIT_CONFIG"))
+    );
+    assert!(!text(&given.files[0].content).contains("ProxyCommand"));
+    assert_eq!(setting.audit.entries(), [], "nothing was used yet");
+}
+
+#[tokio::test]
+async fn a_login_or_a_signature_is_on_record_or_there_is_none() {
+    let setting = Setting::default();
+    let here = workspace(1, "here");
+    setting.store.add_workspace(&here).await.unwrap();
+    let credentials = setting.started().await;
+    credentials
+        .set(git_login("a-wide", "me:t0ken-for-all"))
+        .await
+        .unwrap();
+    let mut own = git_login("narrow", "me:t0ken-for-here");
+    own.key.scope = CredentialScope::Workspace(here.id.clone());
+    credentials.set(own).await.unwrap();
+    credentials.set(ssh_key("deploy")).await.unwrap();
+    let host = |text| CredentialHost::parse(text, 443).unwrap();
+    let request = git::GitRequest {
+        repository: "/me/it.git".to_owned(),
+    };
+    let login = credentials
+        .git_login(&here.id, &host("git.example"), &request)
+        .await;
+    assert_eq!(login, Ok(Some(git::authorization(b"me:t0ken-for-here"))));
+    for (workspace, other) in [
+        (&here.id, "other.example"),
+        (&here.id, "git.example:8443"),
+        (&workspace(3, "gone").id, "git.example"),
+    ] {
+        let none = credentials
+            .git_login(workspace, &host(other), &request)
+            .await;
+        assert_eq!(none, Ok(None), "{other}");
+    }
+    let identities = credentials.ssh_identities(&here.id).await.unwrap();
+    assert_eq!(
+        (identities.len(), identities[0].name.as_str()),
+        (1, "deploy")
+    );
+    let signature = credentials
+        .ssh_sign(&here.id, "deploy", "git", b"data")
+        .await;
+    assert!(identities[0].host_keys[0].verifies(b"data", &signature.unwrap()));
+    let details: Vec<_> = (setting.audit.entries().iter())
+        .map(|entry| serde_json::to_string(&entry.detail).unwrap())
+        .collect();
+    let [login, signed] = &details[..] else {
+        panic!("{details:?}");
+    };
+    for part in ["narrow", "git.example:443", "/me/it.git"] {
+        assert!(login.contains(part), "{part}: {login}");
+    }
+    for part in ["deploy", "git.example:2222", "\"git\""] {
+        assert!(signed.contains(part), "{part}: {signed}");
+    }
+    setting.audit.set_full(true);
+    let refused = credentials
+        .git_login(&here.id, &host("git.example"), &request)
+        .await;
+    assert!(refused.is_err_and(|error| error.contains("not on record")));
+    let refused = credentials
+        .ssh_sign(&here.id, "deploy", "git", b"data")
+        .await;
+    assert!(refused.is_err_and(|error| error.contains("not on record")));
+}
+
+#[tokio::test]
+async fn a_workspaces_own_credentials_end_with_it() {
+    let setting = Setting::default();
+    let credentials = setting.started().await;
+    let (here, there) = (workspace(1, "here").id, workspace(2, "there").id);
+    for (name, scope) in [
+        ("own", CredentialScope::Workspace(here.clone())),
+        ("other", CredentialScope::Workspace(there)),
+        ("all", CredentialScope::Global),
+    ] {
+        let mut new = new(name, &format!("t0ken-of-{name}"));
+        new.key.scope = scope;
+        credentials.set(new).await.unwrap();
+    }
+    for _ in 0..2 {
+        credentials.forget(&here).await.unwrap();
+        let names = credentials.list().into_iter();
+        let names: Vec<_> = names.map(|one| one.key.name.to_string()).collect();
+        assert_eq!(names, ["all", "other"]);
+    }
+    assert_eq!(setting.store.credentials().await.unwrap().len(), 2);
+    // What ran there may still print it.
+    assert_eq!(setting.shown("t0ken-of-own"), "[redacted:own]");
 }
 
 #[tokio::test]

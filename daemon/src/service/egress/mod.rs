@@ -12,6 +12,7 @@
 //! that no connection outlives rules that refuse it.
 
 mod carry;
+mod stand_in;
 mod totals;
 
 #[cfg(test)]
@@ -34,13 +35,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::totals::EgressTotals;
 use self::{
     carry::Ended,
     totals::{Book, Counters},
 };
+pub use self::{stand_in::HostAccess, totals::EgressTotals};
 use crate::{
     domain::{
+        credential::StandIn,
         egress::{
             AddressRules, Denial, EgressDecision, EgressOutcome, Host, Network, Policy, Target,
         },
@@ -101,6 +103,8 @@ struct Inner {
     decisions: broadcast::Sender<EgressDecision>,
     /// Where decisions are recorded too, once that is named.
     audit: OnceLock<Audit>,
+    /// Who speaks with hosts for workspaces, once that is named.
+    hosts: OnceLock<HostAccess>,
     next_id: AtomicU64,
     book: Book,
     /// Connections that are decided on or open. Held for a look-up only.
@@ -134,6 +138,7 @@ impl Egress {
                 tasks,
                 decisions,
                 audit: OnceLock::new(),
+                hosts: OnceLock::new(),
                 next_id: AtomicU64::new(0),
                 book: Book::default(),
                 register: Mutex::default(),
@@ -228,9 +233,18 @@ impl Egress {
                 return self.refuse(linked, &wanted, shown, refusal).await;
             }
         };
-        let target = Target {
+        let named = Target {
             host,
             port: wanted.port,
+        };
+        let git_host = match StandIn::of(&named) {
+            Some(StandIn::SshAgent) => return self.ssh_agent(linked, &wanted).await,
+            Some(StandIn::Git(host)) => Some(host),
+            None => None,
+        };
+        let target = match &git_host {
+            Some(host) => host.target(),
+            None => named.clone(),
         };
         let registered = self.register(workspace, &target);
         let connected = timeout(CONNECT_TIMEOUT, self.connect(workspace, &target)).await;
@@ -260,6 +274,10 @@ impl Egress {
                 return tracing::debug!(workspace_id = %workspace, target = %told, %error, "not carried");
             }
         };
+        let world = match git_host {
+            Some(host) => self.before_git_host(workspace, host, world),
+            None => world,
+        };
         let ended = tokio::select! {
             // First: not a byte passes when the rules changed meanwhile.
             biased;
@@ -267,7 +285,7 @@ impl Egress {
                 Ended::Denied(Denial::RulesChanged(target.clone()))
             }
             ended = carry::carry(
-                &target,
+                &named,
                 program,
                 world,
                 self.inner.options.idle_timeout,

@@ -12,8 +12,17 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     adapters::memory::ManualClock,
-    domain::egress::{Mismatch, PolicyKind, Protocol, Range},
-    ports::{agent::AgentError, tunnel::TunnelPort},
+    domain::{
+        credential::{CredentialHost, git::GitRequest},
+        egress::{Mismatch, PolicyKind, Protocol, Range},
+        ssh::agent::Identity,
+    },
+    ports::{
+        agent::AgentError,
+        git_relay::{GitGate, GitRelayPort},
+        host_credentials::HostCredentialsPort,
+        tunnel::TunnelPort,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -421,4 +430,151 @@ async fn a_denial_of_an_address_names_it() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// A relay that lets the gate decide on one request and says what came of it.
+struct FakeRelay;
+
+#[async_trait]
+impl GitRelayPort for FakeRelay {
+    async fn relay(
+        &self,
+        host: &CredentialHost,
+        mut program: BoxedBytes,
+        mut world: BoxedBytes,
+        gate: Arc<dyn GitGate>,
+    ) {
+        let mut request = vec![0; 64 * 1024];
+        let length = program.read(&mut request).await.unwrap();
+        let request = String::from_utf8_lossy(&request[..length]).into_owned();
+        let mut words = request.split(' ');
+        let (method, url) = (words.next().unwrap(), words.next().unwrap());
+        let (path, query) = match url.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (url, None),
+        };
+        let said = match gate.admit(method, path, query).await {
+            Ok(login) => {
+                world.write_all(login.as_bytes()).await.unwrap();
+                format!("{host} was asked")
+            }
+            Err(why) => why,
+        };
+        program.write_all(said.as_bytes()).await.unwrap();
+        program.shutdown().await.unwrap();
+    }
+}
+
+/// Has a login for one host, in every workspace.
+struct OneLogin;
+
+#[async_trait]
+impl HostCredentialsPort for OneLogin {
+    async fn git_login(
+        &self,
+        _: &WorkspaceId,
+        host: &CredentialHost,
+        _: &GitRequest,
+    ) -> Result<Option<String>, String> {
+        let known = host.to_string() == "a.example:8443";
+        Ok(known.then(|| "Basic eA==".to_owned()))
+    }
+
+    async fn ssh_identities(&self, _: &WorkspaceId) -> Result<Vec<Identity>, String> {
+        Ok(Vec::new())
+    }
+
+    async fn ssh_sign(
+        &self,
+        _: &WorkspaceId,
+        _: &str,
+        _: &str,
+        _: &[u8],
+    ) -> Result<Vec<u8>, String> {
+        Err("there is no key".to_owned())
+    }
+}
+
+fn with_hosts() -> Bench {
+    let bench = Bench::new();
+    bench.egress.set_hosts(HostAccess {
+        credentials: Arc::new(OneLogin),
+        git: Arc::new(FakeRelay),
+    });
+    bench
+}
+
+#[tokio::test]
+async fn a_git_host_is_decided_on_dialled_and_told_by_its_own_name() {
+    let mut bench = with_hosts();
+    let programs = bench
+        .workspace(allow(&["a.example:8443", "b.example"]))
+        .await;
+    let ask = async |host: &str, port: u16, line: &str| {
+        let mut program = programs.want(host, port).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n");
+        program.write_all(request.as_bytes()).await.unwrap();
+        String::from_utf8(rest(program).await).unwrap()
+    };
+    let read = "GET /me/it.git/info/refs?service=git-upload-pack";
+    let stand_in = "a.example.compy-git.internal";
+    assert_eq!(ask(stand_in, 8443, read).await, "a.example:8443 was asked");
+    let address = "93.184.216.34:8443".parse().unwrap();
+    assert_eq!(bench.outcome().await, EgressOutcome::Allowed(address));
+    assert_eq!(rest(bench.server()).await, b"Basic eA==");
+    let refused = ask(stand_in, 8443, "POST /me/it.git/git-receive-pack").await;
+    assert!(refused.contains("published by the daemon"), "{refused}");
+    assert_eq!(rest(bench.server()).await, b"", "nothing came there");
+    let none = ask("b.example.compy-git.internal", 443, read).await;
+    assert!(none.contains("no login for b.example:443"), "{none}");
+    // A request for another host than the connection is for.
+    let mut program = programs.want(stand_in, 8443).await.unwrap();
+    let other = format!("{read} HTTP/1.1\r\nHost: b.example.compy-git.internal\r\n\r\n");
+    program.write_all(other.as_bytes()).await.unwrap();
+    let said = rest(program).await;
+    assert!(
+        said.starts_with(b"HTTP/1.1 403"),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
+}
+
+#[tokio::test]
+async fn rules_hold_for_the_host_that_a_name_stands_for() {
+    let mut bench = with_hosts();
+    let stand_ins = ["a.example.compy-git.internal:8443"];
+    let programs = bench.workspace(allow(&stand_ins)).await;
+    let denied = programs.want("a.example.compy-git.internal", 8443).await;
+    assert!(matches!(denied, Err(Refusal::Denied { .. })));
+    assert!(bench.denial().await.to_string().contains("a.example:8443"));
+    bench.set(&programs, Policy::Open);
+    let inside = programs
+        .want("rebound.example.compy-git.internal", 443)
+        .await;
+    assert!(matches!(inside, Err(Refusal::Denied { .. })));
+    assert_eq!(bench.dialled(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_ssh_client_is_answered_and_what_is_unsound_ends_it() {
+    let bench = with_hosts();
+    let programs = bench.workspace(Policy::None).await;
+    let agent = compyd_proto::link::SSH_AGENT_HOST;
+    let mut client = programs.want(agent, 1).await.unwrap();
+    client
+        .write_all(&[0, 0, 0, 1, 11, 0, 0, 0, 1, 19])
+        .await
+        .unwrap();
+    let mut answers = [0; 14];
+    client.read_exact(&mut answers).await.unwrap();
+    assert_eq!(answers, [0, 0, 0, 5, 12, 0, 0, 0, 0, 0, 0, 0, 1, 5]);
+    client.write_all(&[0, 0, 0, 0]).await.unwrap();
+    assert_eq!(rest(client).await, b"");
+    for unsound in [&[255, 255, 255, 255, 11][..], &[0, 0, 0, 9, 11]] {
+        let mut client = programs.want(agent, 1).await.unwrap();
+        client.write_all(unsound).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(client).await, b"");
+    }
+    assert_eq!(bench.dialled(), [""; 0]);
 }

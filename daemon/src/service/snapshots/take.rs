@@ -19,8 +19,8 @@ use crate::{
         ids::{SnapshotId, SnapshotLabel, WorkspaceId},
         redaction::Redactor,
         snapshot::{
-            CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
-            SnapshotReason, SnapshotSizes,
+            CapturedState, CapturedVolume, ImageOrigin, LEFT_OUT_NAMED, MANIFEST_FORMAT, Snapshot,
+            SnapshotImage, SnapshotReason, SnapshotSizes,
             journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
         },
         workspace::Workspace,
@@ -161,6 +161,12 @@ impl Snapshots {
                     snapshot: manifest.id.clone(),
                     pause_ms: manifest.pause_ms,
                     new_bytes: manifest.sizes.new_bytes,
+                    left_out: manifest
+                        .left_out
+                        .keys()
+                        .take(FILES_NAMED)
+                        .cloned()
+                        .collect(),
                 };
                 workspaces.events().record(&record, what).await;
                 tracing::info!(workspace_id = %id, snapshot_id = %manifest.id,
@@ -205,7 +211,7 @@ impl Snapshots {
                 (self.hold_root(taking, &reader).await?, seen, 0)
             }
         };
-        self.check_left_out(taking, &reader).await?;
+        let left_out = self.check_left_out(taking, &reader)?;
         let root = match root.origin {
             ImageOrigin::Shared => root,
             ImageOrigin::Committed => HeldRoot {
@@ -245,6 +251,7 @@ impl Snapshots {
             },
             pause_ms,
             root: root.look,
+            left_out,
         };
         let storing = SnapshotStep::Storing {
             manifest: Box::new(manifest.clone()),
@@ -317,15 +324,15 @@ impl Snapshots {
     }
 
     /// Files with credentials are not in what was captured: a person who asked for
-    /// the snapshot is told, and gets none.
-    async fn check_left_out(
+    /// the snapshot is told, and gets none. Gives those that are left out.
+    fn check_left_out(
         &self,
         taking: &Taking<'_>,
         reader: &Reader,
-    ) -> Result<(), SnapshotsError> {
+    ) -> Result<BTreeMap<String, String>, SnapshotsError> {
         let found = reader.trees.found();
         if found.is_empty() {
-            return Ok(());
+            return Ok(found);
         }
         let named = found
             .iter()
@@ -339,7 +346,7 @@ impl Snapshots {
             | SnapshotReason::Setup => {
                 tracing::warn!(workspace_id = %taking.workspace.id, snapshot_id = %taking.snapshot,
                     "left out of the snapshot: {message}");
-                Ok(())
+                Ok(found.into_iter().take(LEFT_OUT_NAMED).collect())
             }
         }
     }

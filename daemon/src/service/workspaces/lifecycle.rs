@@ -301,6 +301,9 @@ impl Workspaces {
         }
         self.inner.runtime.remove_volumes(id).await?;
         self.inner.links.remove(id).await?;
+        if let Some(credentials) = self.inner.credentials.get() {
+            credentials.forget(id).await?;
+        }
         self.inner.store.remove_workspace(id).await?;
         self.inner.index.remove(id);
         self.inner.activity.forget(id);

@@ -20,6 +20,7 @@
 
 mod activity;
 mod checkout;
+mod credentials;
 mod disk;
 mod egress;
 mod error;
@@ -62,6 +63,7 @@ use self::{
 };
 pub use self::{
     activity::UseGuard,
+    credentials::WorkspaceCredentials,
     disk::OverLimit,
     error::WorkspacesError,
     exec::Follow,
@@ -235,6 +237,7 @@ struct Inner {
     gone: Notify,
     adding: Adding,
     baked: OnceLock<Arc<dyn BakedSetups>>,
+    credentials: OnceLock<Arc<dyn WorkspaceCredentials>>,
     /// Workspaces whose present start this daemon has seen through, maintenance
     /// included: others are let in. Held for a look-up only.
     up: Mutex<HashSet<WorkspaceId>>,
@@ -302,6 +305,7 @@ impl Workspaces {
                 gone: Notify::new(),
                 adding: Adding::default(),
                 baked: OnceLock::new(),
+                credentials: OnceLock::new(),
                 up: Mutex::default(),
             }),
         })

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     domain::{
+        credential::CommandTool,
         exec::{
             Exec, ExecEvent, ExecSpec, Exit, ExitStatus, Leftovers, OutputGap, OutputOffsets,
             OutputStream, Reading, SignalTarget, TerminalSize,
@@ -73,6 +74,7 @@ pub fn start(start: wire::ExecStart) -> Result<Follow, Status> {
         stdin: start.stdin,
         terminal,
         leftovers: Leftovers::Keep,
+        tool: Some(CommandTool::Exec),
     };
     Ok(Follow::Run(id.into(), Box::new(spec)))
 }

@@ -77,6 +77,9 @@ pub fn snapshot(snapshot: &Snapshot) -> wire::Snapshot {
         volumes: (snapshot.volumes.iter())
             .map(|(volume, tree)| self::volume(*volume, tree))
             .collect(),
+        left_out: (snapshot.left_out.iter())
+            .map(|(path, marker)| format!("{path} {marker}"))
+            .collect(),
         size_bytes: snapshot.sizes.bytes,
         new_bytes: snapshot.sizes.new_bytes,
         pause_ms: snapshot.pause_ms,

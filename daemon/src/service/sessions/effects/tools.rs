@@ -10,6 +10,7 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         conversation::ToolCall,
+        credential::CommandTool,
         exec::{ExecSpec, Leftovers},
         files::{FileInfo, FileKind, FileText, GlobQuery, GrepQuery, Listing, ReadRange},
         recovery::{Catalogue, End, FailureType, FoundIn, RecoveryAction, Signs},
@@ -355,6 +356,7 @@ async fn run_command(context: &EffectContext, run: RunCommand) -> Result<Brought
         cwd: Some(cwd),
         timeout_ms: Some(timeout_s * 1000),
         leftovers: Leftovers::Kill,
+        tool: Some(CommandTool::RunCommand),
         ..ExecSpec::new(["sh", "-c", SHELL, "sh", run.command.as_str()])
     };
     let title = crate::domain::session::pull_request::subject(&run.command);

@@ -381,6 +381,15 @@ fn fails_in_the_copy_alone(proof: &Proof) -> bool {
 
 async fn publish(context: &EffectContext) -> Result<Done, Undone> {
     let (base, commit) = (base(context)?, committed(context)?);
+    let redactor = context.world.commands.redactions().current();
+    let git = context.git();
+    let search = git.credential_since(&base.commit, &commit.branch, &redactor);
+    if let Some(found) = search.await? {
+        return Err(useless(format!(
+            "the branch {} is not published: {} holds the credential {}; take it out of every commit since {} and let the credential be changed, as it has been written down",
+            commit.branch, found.place, found.marker, base.commit
+        )));
+    }
     let bundles = &context.world.bundles;
     let directory = bundles
         .directory()

@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use super::super::{Follow, Workspaces, WorkspacesError, checkout::directory_of};
 use crate::{
     domain::{
+        credential::CommandTool,
         exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputStream},
         files::ReadRange,
         ids::{ExecId, RepositoryName, WorkspaceId},
@@ -56,7 +57,7 @@ pub(in crate::service) fn spec(
     timeout_ms: u64,
     leftovers: Leftovers,
 ) -> ExecSpec {
-    let mut spec = ExecSpec::new(["sh", "-eu", "-c", &command.run]);
+    let mut spec = ExecSpec::new(["sh", "-eu", "-c", &command.run]).by(CommandTool::Setup);
     spec.cwd = Some(directory.to_owned());
     spec.user.clone_from(&command.user);
     spec.timeout_ms = Some(timeout_ms);
