@@ -510,6 +510,7 @@ async fn services(
 
     let catalogue = Arc::new(catalogue(settings)?);
     let policies = Policies::open(settings.session.policy_file.clone())?;
+    policies.record_start(&parts.audit).await?;
     let (watched, audit, stop) = (policies.clone(), parts.audit.clone(), parts.stop.clone());
     // On cancel: nothing is under way that matters.
     parts

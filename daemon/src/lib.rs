@@ -12,6 +12,8 @@ pub mod app;
 pub mod arguments;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzz;
 pub mod metrics;
 pub mod ports;
 pub mod service;

@@ -134,7 +134,8 @@ fn scan(place: &str, bytes: &[u8], hits: &mut Hits) {
     }
 }
 
-fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
+/// Every file below a directory.
+pub(crate) fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return;
     };

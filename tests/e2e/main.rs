@@ -17,6 +17,7 @@ mod credentials;
 mod diff;
 mod disk;
 mod durability;
+mod edge;
 mod egress;
 mod engine_trouble;
 mod exec;

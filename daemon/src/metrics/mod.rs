@@ -51,6 +51,11 @@ struct Metrics {
     store_writes: IntCounter,
     session_events: IntCounter,
     sync_seconds: HistogramVec,
+    audit_records: IntCounter,
+    audit_failures: IntCounterVec,
+    audit_seconds: HistogramVec,
+    audit_bytes: IntGauge,
+    audit_checkpoint: IntGauge,
     model_calls: IntCounterVec,
     model_seconds: HistogramVec,
     model_tokens: IntCounterVec,
@@ -141,6 +146,26 @@ impl Metrics {
                 "Time to make a group of writes durable, by file (records, journal).",
                 &["file"],
                 SYNC_SECONDS,
+            ),
+            audit_records: all.counter(
+                "compy_audit_records_total",
+                "Records written to the audit log.",
+            ),
+            audit_failures: all.counters(
+                "compy_audit_failures_total",
+                "What the audit log could not do, by kind (write, sync, missed: records that found no room and are only counted).",
+                &["kind"],
+            ),
+            audit_seconds: all.histograms(
+                "compy_audit_append_duration_seconds",
+                "Time to append a group of records, by whether somebody waited until they were on disk (written, durable).",
+                &["kind"],
+                SYNC_SECONDS,
+            ),
+            audit_bytes: all.gauge("compy_audit_bytes", "Bytes of the audit log's lines."),
+            audit_checkpoint: all.gauge(
+                "compy_audit_last_checkpoint_timestamp_seconds",
+                "When the audit log was last signed; 0 before the first time.",
             ),
             model_calls: all.counters(
                 "compy_model_calls_total",
@@ -340,6 +365,44 @@ pub fn journal_synced(events: usize, took: Duration) {
     histogram.observe(took.as_secs_f64());
 }
 
+/// What became of records for the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditAppend {
+    /// They are written, and synced soon.
+    Written,
+    /// They are on disk, and somebody waited for that.
+    Durable,
+}
+
+/// So many records were appended to the audit log.
+pub fn audit_appended(how: AuditAppend, records: usize, took: Duration) {
+    let metrics = &*METRICS;
+    metrics.audit_records.inc_by(records as u64);
+    let kind = match how {
+        AuditAppend::Written => "written",
+        AuditAppend::Durable => "durable",
+    };
+    let histogram = metrics.audit_seconds.with_label_values(&[kind]);
+    histogram.observe(took.as_secs_f64());
+}
+
+/// The audit log could not do something, so many times: "write", "sync",
+/// "missed".
+pub fn audit_failed(kind: &'static str, times: u64) {
+    let counter = METRICS.audit_failures.with_label_values(&[kind]);
+    counter.inc_by(times);
+}
+
+/// The lines of the audit log have so many bytes.
+pub fn audit_has(bytes: u64) {
+    METRICS.audit_bytes.set(gauge(bytes));
+}
+
+/// The audit log was signed, at this time in milliseconds since the Unix epoch.
+pub fn audit_signed(at_ms: i64) {
+    METRICS.audit_checkpoint.set(at_ms / 1000);
+}
+
 /// A language model was called; `result` is "ok" or the kind of the error.
 pub fn model_called(
     provider: &'static str,
@@ -493,6 +556,10 @@ mod tests {
         snapshot_ended(Err(()), Duration::from_secs(2));
         store_synced(3, Duration::from_micros(700));
         journal_synced(2, Duration::from_micros(700));
+        audit_appended(AuditAppend::Durable, 4, Duration::from_micros(700));
+        audit_failed("sync", 2);
+        audit_has(77);
+        audit_signed(8_000);
         let usage = Usage {
             input_uncached: 7,
             output: 5,
@@ -541,6 +608,12 @@ mod tests {
         assert_eq!(value("compy_snapshot_pause_seconds_bucket", &quick), 1.);
         assert_eq!(value("compy_snapshots_failed_total", &[]), 1.);
         assert_eq!(value("compy_store_writes_total", &[]), 3.);
+        let sync = [("kind", "sync")];
+        assert_eq!(value("compy_audit_failures_total", &sync), 2.);
+        let durable = [("kind", "durable")];
+        let appended = "compy_audit_append_duration_seconds_count";
+        assert!(value(appended, &durable) >= 1.);
+        assert!(value("compy_audit_records_total", &[]) >= 4.);
         let input = [("provider", "openai"), ("kind", "input")];
         assert_eq!(value("compy_model_tokens_total", &input), 7.);
         let missing = [("desired", "running"), ("state", "missing")];

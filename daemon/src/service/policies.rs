@@ -11,9 +11,12 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::audit::Audit;
-use crate::domain::{
-    audit::{Entry, Kind, Outcome},
-    policy::{Policy, PolicyError},
+use crate::{
+    domain::{
+        audit::{Entry, Kind, Outcome, query::Query},
+        policy::{Policy, PolicyError},
+    },
+    ports::audit::AuditError,
 };
 
 /// How often the file is looked at.
@@ -111,6 +114,37 @@ impl Policies {
         (self.inner.file.clone(), current.problem.clone())
     }
 
+    /// Puts on record which policy is in use from now on, unless the log's last
+    /// word on policies says so already: the file, or the daemon's own rules, may
+    /// have changed while no daemon ran. Nothing may be decided before.
+    ///
+    /// # Errors
+    /// The log cannot be read, or cannot say it.
+    pub async fn record_start(&self, audit: &Audit) -> Result<(), AuditError> {
+        let last = audit.log().search(Query {
+            kind: Some(Kind::PolicyChange),
+            outcome: Some(Outcome::Ok),
+            limit: 1,
+            ..Query::default()
+        });
+        let last = last.await?.pop();
+        let policy = self.current();
+        let hash = policy.hash().to_string();
+        let known = last.and_then(|record| Some(record.entry.detail.get("sha256")?.clone()));
+        if known.is_some_and(|known| known == hash) {
+            return Ok(());
+        }
+        let entry = audit
+            .entry(Kind::PolicyChange, "daemon")
+            .with("event", "in use from the start on");
+        let entry = match &self.inner.file {
+            Some(file) => entry.with("file", file.display().to_string()),
+            None => entry,
+        };
+        let entry = in_use(entry, &policy);
+        audit.record_durably(entry).await.map(drop)
+    }
+
     /// Looks at the file now and then until `stop`, and takes what has changed
     /// once the audit log says so.
     pub async fn reload_when_changed(self, audit: Audit, stop: CancellationToken) {
@@ -189,14 +223,20 @@ impl Changed {
             .entry(Kind::PolicyChange, "daemon")
             .with("file", self.file.display().to_string());
         match &self.read {
-            Ok(policy) => entry
-                .with_outcome(Outcome::Ok)
-                .with("rules", policy.rule_count()),
+            Ok(policy) => in_use(entry, policy),
             Err(error) => entry
                 .with_outcome(Outcome::Failed)
                 .with("error", error.to_string()),
         }
     }
+}
+
+/// Says of a policy that it is the one in use.
+fn in_use(entry: Entry, policy: &Policy) -> Entry {
+    entry
+        .with_outcome(Outcome::Ok)
+        .with("rules", policy.rule_count())
+        .with("sha256", policy.hash().to_string())
 }
 
 fn stamp(file: &PathBuf) -> Option<Stamp> {
@@ -226,9 +266,13 @@ fn read(file: &PathBuf) -> Result<Policy, PoliciesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        policy::{Autonomy, Decision, Level, Session, Subject},
-        tools::Tool,
+    use crate::{
+        adapters::memory::{ManualClock, MemoryAudit},
+        domain::{
+            policy::{Autonomy, Decision, Level, Session, Subject},
+            tools::Tool,
+        },
+        service::redaction::Redactions,
     };
 
     const RULE: &str = "[[rule]]\nname = \"no make\"\ndecision = \"deny\"\nargv = [\"make\"]\nreason = \"use just\"\n\
@@ -280,6 +324,40 @@ mod tests {
             (decision(&policies), policies.source().1),
             (Decision::Allow, None)
         );
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_changed_while_no_daemon_ran_is_on_record_before_it_is_used() {
+        let log = Arc::new(MemoryAudit::default());
+        let clock = Arc::new(ManualClock::default());
+        let audit = Audit::new(log.clone(), clock, Redactions::default());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policy.toml");
+        std::fs::write(&file, RULE).unwrap();
+        let start = async || {
+            let policies = Policies::open(Some(file.clone())).unwrap();
+            policies.record_start(&audit).await.map(|()| policies)
+        };
+        let first = start().await.unwrap();
+        start().await.unwrap();
+        assert_eq!(log.entries().len(), 1, "the same again is nothing new");
+        // A change that is seen while it runs is known to the next one.
+        std::fs::write(&file, format!("{RULE}# more")).unwrap();
+        let changed = first.changed().expect("the file has changed");
+        audit.record(changed.entry(&audit));
+        start().await.unwrap();
+        assert_eq!(log.entries().len(), 2);
+        std::fs::write(&file, "# none").unwrap();
+        start().await.unwrap();
+        let entries = log.entries();
+        let last = entries.last().unwrap();
+        assert_eq!((entries.len(), last.kind), (3, Kind::PolicyChange));
+        assert_eq!(last.detail["file"], file.display().to_string());
+        assert_ne!(last.detail["sha256"], entries[1].detail["sha256"]);
+        // What cannot be recorded is not used.
+        std::fs::write(&file, RULE).unwrap();
+        log.set_full(true);
+        assert!(start().await.is_err());
     }
 
     #[test]

@@ -13,14 +13,18 @@ use compyd::{
     domain::session::event::{Condition, Event, EventBody},
     ports::store::StorePort as _,
 };
-use compyd_proto::v1::{GetSessionRequest, SessionState, session_event::Event as Wire};
+use compyd_proto::v1::{GetSessionRequest, Session, SessionState, session_event::Event as Wire};
 use compyd_tests::{
     daemon::{Daemon, Options},
     programs::torture,
     sessions::{outline, request, rests},
 };
 
-use super::long_session::{Calls, ended_well, prepare, script, start};
+use super::long_session::{
+    CANARY, Calls, ended_as, ended_well, guarded_script, guarded_well, prepare_guarded, script,
+    start,
+};
+use crate::credentials::files_below;
 
 /// Boundaries killed at in `make test`; all of them under `make torture`.
 const SAMPLED: u64 = 10;
@@ -80,6 +84,16 @@ impl Died {
         }
     }
 
+    /// Whether the next life finds the session waiting for a person.
+    fn leaves_it_waiting(&self) -> bool {
+        match self.side {
+            Side::Before => matches!(self.events[0].body, EventBody::QuestionAnswered { .. }),
+            Side::After => self.events.last().is_some_and(|event| {
+                matches!(&event.body, EventBody::StateChanged { to, .. } if *to == Condition::Waiting)
+            }),
+        }
+    }
+
     /// Whether the next life finds the session ended, and has nothing to go on
     /// with.
     fn leaves_it_ended(&self) -> bool {
@@ -89,6 +103,10 @@ impl Died {
 
     /// Number of the first event that the next life adds by driving the session.
     fn next_driven(&self) -> u64 {
+        // It is not interrupted: a person's answer comes next.
+        if self.leaves_it_waiting() {
+            return self.durable() + 1;
+        }
         // The session is interrupted, and resumed.
         let resumed = self.durable() + 2;
         match self.leaves_the_model_asked() {
@@ -100,8 +118,15 @@ impl Died {
 }
 
 /// One life of the daemon, which is to die at an event; `None` when the session
-/// has come to rest before that.
-async fn life(daemon: &mut Daemon, id: &str, side: Side, at: u64) -> Option<Died> {
+/// has come to rest before that. It is killed once more, by whoever calls, the
+/// first time that it waits for a person.
+async fn life(
+    daemon: &mut Daemon,
+    id: &str,
+    side: Side,
+    at: u64,
+    killed_waiting: &mut bool,
+) -> Option<Died> {
     let wanted = daemon.data_dir().join("death");
     let name = match side {
         Side::Before => "before",
@@ -124,7 +149,14 @@ async fn life(daemon: &mut Daemon, id: &str, side: Side, at: u64) -> Option<Died
         let answer = daemon.sessions().get_session(request).await;
         let session = answer.ok().and_then(|answer| answer.into_inner().session);
         let state = session.map_or(SessionState::Running, |session| session.state());
-        if rests(state) && state != SessionState::Interrupted {
+        if state == SessionState::Waiting && !*killed_waiting {
+            daemon.kill().await;
+            daemon.start_again();
+            *killed_waiting = true;
+        } else if state == SessionState::Waiting {
+            // It may die of the answer.
+            approve(daemon, id).await;
+        } else if rests(state) && state != SessionState::Interrupted {
             let _ = std::fs::remove_file(&wanted);
             return None;
         }
@@ -135,6 +167,13 @@ async fn life(daemon: &mut Daemon, id: &str, side: Side, at: u64) -> Option<Died
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Answers the one approval that is waited for; whether the answer was taken.
+async fn approve(daemon: &Daemon, id: &str) -> bool {
+    let approval = format!("{id}:q1");
+    let said = daemon.compyctl(&["approval", "approve", &approval]).await;
+    said.code == 0
 }
 
 /// A session's log as it is on disk. No daemon may have the store open.
@@ -184,11 +223,11 @@ fn names(log: &[Event]) -> BTreeMap<u64, String> {
                 Some("verified".to_owned())
             }
             EventBody::StateChanged { .. } | EventBody::ModelFailed { .. } => None,
+            EventBody::QuestionAsked { .. } => Some("approval".to_owned()),
+            EventBody::QuestionAnswered { .. } => Some("approved".to_owned()),
             EventBody::BudgetNoted { .. }
             | EventBody::Compacted { .. }
-            | EventBody::CircleFound(_)
-            | EventBody::QuestionAsked { .. }
-            | EventBody::QuestionAnswered { .. } => {
+            | EventBody::CircleFound(_) => {
                 panic!("the script comes to no such event: {event:?}")
             }
         };
@@ -207,17 +246,73 @@ fn decoded(log: &[Vec<u8>]) -> Vec<Event> {
         .collect()
 }
 
+/// The chain verifies after every kill, for the daemon and for who did not write
+/// it, and says what was asked and approved, and each command that ran.
+async fn the_record_is_whole(daemon: &Daemon, id: &str) {
+    let _ = daemon.compyctl(&["audit", "verify"]).await.expect_code(0);
+    let file = daemon.directory().join("audit.jsonl");
+    let held = daemon.directory().join("audit.checkpoint");
+    let [file, held] = [&file, &held].map(|path| path.display().to_string());
+    let export = ["audit", "export", &file, "--checkpoint", &held];
+    let _ = daemon.compyctl(&export).await.expect_code(0);
+    let verify = ["audit", "verify", &file, "--checkpoint", &held];
+    let _ = daemon.compyctl(&verify).await.expect_code(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let of_session: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| line["record"].clone())
+        .filter(|record| record["session"] == id)
+        .collect();
+    let count = |kind: &str, key: &str, value: &str| {
+        let is_it =
+            |record: &&serde_json::Value| record["kind"] == kind && record["detail"][key] == value;
+        of_session.iter().filter(is_it).count()
+    };
+    // What is waited for is on record before the session's log has it, so a kill
+    // in between records the answer again, and never leaves it out.
+    assert!(count("approval", "event", "answered") >= 1);
+    let starts = text
+        .lines()
+        .filter(|line| line.contains("\"event\":\"started\""));
+    assert!(starts.count() >= 2, "each life is on record");
+}
+
+/// Nothing that outlives the session has the credential in it.
+async fn nobody_has_the_canary(daemon: &Daemon, id: &str) {
+    let canary = CANARY.1.as_bytes();
+    let has = |bytes: &[u8]| bytes.windows(canary.len()).any(|window| window == canary);
+    for artifact in daemon.artifacts_of(id).await {
+        assert!(!has(&daemon.artifact(&artifact.id).await), "{artifact:?}");
+    }
+    assert!(!has(daemon.log().as_bytes()), "the log");
+    let mut files = Vec::new();
+    files_below(&daemon.data_dir(), &mut files);
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        // What is gone meanwhile is nobody's.
+        let bytes = std::fs::read(&file).unwrap_or_default();
+        assert!(!has(&bytes), "{}", file.display());
+    }
+}
+
 #[tokio::test]
 async fn a_daemon_killed_at_every_boundary_ends_the_session_as_if_it_had_lived() {
     let Some(mut daemon) = Daemon::start(Options::default()).await else {
         return;
     };
-    let model = script().write(daemon.directory());
-    let reference = start(&daemon, "reference", &model).await;
-    let as_it_should_be = ended_well(&daemon, "reference", &reference, Calls::Done).await;
+    let script = guarded_script();
+    let model = script.write(daemon.directory());
+    prepare_guarded(&daemon, "reference").await;
+    let reference = daemon.start_session(request("reference", &model)).await;
+    let is_waiting = |session: &Session| session.state() == SessionState::Waiting;
+    let _ = daemon.session_when(&reference, "ask", is_waiting).await;
+    assert!(approve(&daemon, &reference).await);
+    let as_it_should_be = ended_as(&daemon, "reference", &reference, Calls::Done, &script).await;
+    guarded_well(&daemon, "reference", &reference).await;
     let boundaries = as_it_should_be.len() as u64;
     let stride = if torture() { 0 } else { boundaries / SAMPLED };
-    prepare(&daemon, "killed").await;
+    prepare_guarded(&daemon, "killed").await;
     daemon.kill().await;
     let reference = decoded(&log_on_disk(&daemon, &reference).await);
 
@@ -240,12 +335,21 @@ async fn a_daemon_killed_at_every_boundary_ends_the_session_as_if_it_had_lived()
     let id = created.session.to_string();
 
     // One session killed over and over: on both sides of one append after the
-    // other, or of some of them.
+    // other, or of some of them; and once while it waits for a person.
     let mut at = deaths[0].next_driven();
-    while let Some(died) = life(&mut daemon, &id, Side::Before, at + stride).await {
+    let mut killed_waiting = false;
+    while let Some(died) = life(
+        &mut daemon,
+        &id,
+        Side::Before,
+        at + stride,
+        &mut killed_waiting,
+    )
+    .await
+    {
         at = died.next_driven();
         deaths.push(died);
-        let Some(died) = life(&mut daemon, &id, Side::After, at).await else {
+        let Some(died) = life(&mut daemon, &id, Side::After, at, &mut killed_waiting).await else {
             break;
         };
         at = died.next_driven();
@@ -254,13 +358,19 @@ async fn a_daemon_killed_at_every_boundary_ends_the_session_as_if_it_had_lived()
     // Who asks again for the session gets this one.
     let again = daemon.start_session(request).await;
     assert_eq!(again, id);
-    let events = ended_well(&daemon, "killed", &id, Calls::Done).await;
+    let events = ended_as(&daemon, "killed", &id, Calls::Done, &script).await;
     assert_eq!(outline(&events), outline(&as_it_should_be));
+    assert!(killed_waiting, "it was killed while a person was asked");
+    guarded_well(&daemon, "killed", &id).await;
+    the_record_is_whole(&daemon, &id).await;
+    nobody_has_the_canary(&daemon, &id).await;
     let interrupted = events.iter().filter(|event| {
         matches!(&event.event, Some(Wire::StateChanged(changed))
             if changed.state() == SessionState::Interrupted)
     });
-    let cut_off = deaths.iter().filter(|died| !died.leaves_it_ended());
+    let cut_off = deaths
+        .iter()
+        .filter(|died| !died.leaves_it_ended() && !died.leaves_it_waiting());
     assert_eq!(
         interrupted.count(),
         cut_off.count(),

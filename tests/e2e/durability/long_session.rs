@@ -19,6 +19,13 @@ pub(super) const SLOW: &str = "m02";
 /// Steps that such a session has at least.
 pub(super) const STEPS_MIN: usize = 60;
 
+/// A repository beside the session's, to which only what is approved is pushed.
+const ELSEWHERE: &str = "/workspace/elsewhere.git";
+/// Where the approved command leaves its mark.
+const APPROVED: &str = "/workspace/approved";
+/// The credential that a command of a guarded session prints, and its value.
+pub(super) const CANARY: (&str, &str) = ("token", "canary_T0ken_9d41c6b07e3a");
+
 /// Marks of the script's commands, in order.
 const COMMANDS: usize = 20;
 /// Files that are written and then edited.
@@ -90,6 +97,69 @@ pub(super) fn script() -> Script {
     before(script, 1, understand.into())
 }
 
+/// The same script with two more commands: one that prints a credential, and one
+/// that a person has to approve.
+pub(super) fn guarded_script() -> Script {
+    let push = format!("git push {ELSEWHERE} HEAD:work && echo approved >> {APPROVED}");
+    let guarded = vec![
+        call(
+            "run_command",
+            json!({"command": "echo the token is $TOKEN"}),
+        ),
+        call(
+            "think",
+            json!({"content": "git push sends textkit/slug.py and the rest to elsewhere.git"}),
+        ),
+        call("run_command", json!({"command": push})),
+    ];
+    script().before_turn(1, json!({"tool_calls": guarded}))
+}
+
+/// A workspace with a fresh copy of the sample, a credential, and a place to push
+/// to.
+pub(super) async fn prepare_guarded(daemon: &Daemon, name: &str) {
+    prepare(daemon, name).await;
+    let (credential, value) = CANARY;
+    let set = [
+        "credential",
+        "set",
+        credential,
+        "--workspace",
+        name,
+        "--kind",
+        "value",
+    ];
+    let client = daemon.client().args(set).stdin(value.as_bytes());
+    let _ = client.run().await.expect_code(0);
+    let made = format!("git init -q --bare {ELSEWHERE}");
+    let made = daemon.shell(name, &made).await;
+    assert_eq!(made.code(), Some(0), "{}", made.text());
+}
+
+/// What is approved was done once, and the credential was in the command's hands
+/// and is in nobody else's.
+pub(super) async fn guarded_well(daemon: &Daemon, workspace: &str, id: &str) {
+    let events = daemon.events(id, 0).await;
+    let told = story(&events);
+    let asked = |event: &&SessionEvent| matches!(event.event, Some(Event::QuestionAsked(_)));
+    assert_eq!(events.iter().filter(asked).count(), 1, "asked once\n{told}");
+    let answered = |event: &&SessionEvent| matches!(event.event, Some(Event::QuestionAnswered(_)));
+    assert_eq!(events.iter().filter(answered).count(), 1, "{told}");
+    let approved = daemon.shell(workspace, &format!("cat {APPROVED}")).await;
+    assert_eq!(approved.text(), "approved", "{told}");
+    let pushed = format!("git -C {ELSEWHERE} rev-list --count work");
+    assert_eq!(
+        daemon.shell(workspace, &pushed).await.code(),
+        Some(0),
+        "{told}"
+    );
+    let printed = events.iter().any(|event| {
+        matches!(&event.event, Some(Event::ToolEnded(ended))
+            if ended.content.contains("the token is [redacted:token]"))
+    });
+    assert!(printed, "the command had the credential\n{told}");
+}
+
 /// A session on a fresh copy of the sample in a fresh workspace of this name.
 pub(super) async fn start(daemon: &Daemon, name: &str, model: &str) -> String {
     prepare(daemon, name).await;
@@ -119,6 +189,17 @@ pub(super) async fn ended_well(
     id: &str,
     calls: Calls,
 ) -> Vec<SessionEvent> {
+    ended_as(daemon, workspace, id, calls, &script()).await
+}
+
+/// The same of a session that plays this script, which has all of [`script`].
+pub(super) async fn ended_as(
+    daemon: &Daemon,
+    workspace: &str,
+    id: &str,
+    calls: Calls,
+    script: &Script,
+) -> Vec<SessionEvent> {
     let session = daemon.ended(id).await;
     let events = daemon.events(id, 0).await;
     let told = story(&events);
@@ -128,7 +209,7 @@ pub(super) async fn ended_well(
     nothing_is_left_open_or_done_twice(&events);
     let steps = steps(&events);
     assert!(steps >= STEPS_MIN, "{steps} steps\n{told}");
-    let asked: Vec<String> = script().call_names();
+    let asked: Vec<String> = script.call_names();
     let ended: Vec<(&str, bool)> = (events.iter())
         .filter_map(|event| match &event.event {
             Some(Event::ToolEnded(ended)) => Some((ended.name.as_str(), ended.outcome == 1)),

@@ -28,6 +28,8 @@ const RECORDS: u64 = 1_000_000;
 /// Records of one session.
 const OF_A_SESSION: u64 = 1_000;
 const ROUNDS: usize = 15;
+/// In hexadecimal, as a part of every record is.
+const ABSENT_HASH: &str = "5eb63bbbe01eeed093cb22bb8f5acdc3";
 /// Tool calls of a round.
 const CALLS: u64 = 200;
 
@@ -54,7 +56,50 @@ pub async fn measure(directory: &Path, report: &mut Report) {
                 text: Some("a needle in the hay".to_owned()),
                 ..of_a_page()
             },
-            Theirs::Grep,
+            Theirs::Grep("a needle in the hay".to_owned()),
+        ),
+        (
+            "a million records, by absent text | grep",
+            Query {
+                text: Some("nowhere to be seen".to_owned()),
+                ..of_a_page()
+            },
+            Theirs::Grep("nowhere to be seen".to_owned()),
+        ),
+        (
+            "a million records, by absent hash | grep",
+            Query {
+                text: Some(ABSENT_HASH.to_owned()),
+                ..of_a_page()
+            },
+            Theirs::Grep(ABSENT_HASH.to_owned()),
+        ),
+        (
+            "a million records, by absent characters | grep",
+            Query {
+                text: Some("zq".to_owned()),
+                ..of_a_page()
+            },
+            Theirs::Grep("zq".to_owned()),
+        ),
+        (
+            "a million records, by caller and hour | jq",
+            Query {
+                caller: Some("uid:77".to_owned()),
+                since_ms: Some(clock.now_ms() - 3_600_000),
+                until_ms: Some(clock.now_ms()),
+                ..of_a_page()
+            },
+            Theirs::Jq("select(.record.caller == \"uid:77\")".to_owned()),
+        ),
+        (
+            "a million records, what all have and one | grep",
+            Query {
+                tool: Some("read_file".to_owned()),
+                text: Some("cargo test --package p77777".to_owned()),
+                ..of_a_page()
+            },
+            Theirs::Grep("cargo test --package p77777".to_owned()),
         ),
         (
             "a million records, by session | jq",
@@ -83,9 +128,9 @@ pub async fn measure(directory: &Path, report: &mut Report) {
             let begun = Instant::now();
             let found = log.search(query.clone()).await.expect("the log is read");
             ours.push(begun.elapsed().as_secs_f64() * 1e3);
-            assert!(!found.is_empty(), "{name} finds something");
+            assert_eq!(found.is_empty(), name.contains("absent"), "{name}");
             // jq takes tens of seconds.
-            if round == 0 || matches!(theirs, Theirs::Grep) {
+            if round == 0 || matches!(theirs, Theirs::Grep(_)) {
                 of_them.extend(theirs.run(&exported));
             }
         }
@@ -117,7 +162,9 @@ fn session(number: u64) -> String {
 
 /// What a user would otherwise do.
 enum Theirs {
-    Grep,
+    /// For a text.
+    Grep(String),
+    /// With a filter.
     Jq(String),
 }
 
@@ -125,9 +172,9 @@ impl Theirs {
     /// Milliseconds; `None` where the tool is not to be had.
     fn run(&self, exported: &Path) -> Option<f64> {
         let mut command = match self {
-            Self::Grep => {
+            Self::Grep(text) => {
                 let mut grep = Command::new("grep");
-                grep.args(["-F", "a needle in the hay"]);
+                grep.args(["-F", text]);
                 grep
             }
             Self::Jq(filter) => {
@@ -138,9 +185,9 @@ impl Theirs {
         };
         let begun = Instant::now();
         let status = command.arg(exported).stdout(Stdio::null()).status().ok()?;
-        status
-            .success()
-            .then(|| begun.elapsed().as_secs_f64() * 1e3)
+        // grep says with 1 that there is nothing.
+        let done = matches!(status.code(), Some(0 | 1));
+        done.then(|| begun.elapsed().as_secs_f64() * 1e3)
     }
 }
 
@@ -155,7 +202,7 @@ fn entry(clock: &dyn ClockPort, number: u64) -> Entry {
         )
         .with(
             "result_sha256",
-            format!("{:064x}", u128::from(number) << 60),
+            blake3::hash(&number.to_le_bytes()).to_hex().to_string(),
         )
         .with("duration_ms", number % 5_000);
     entry.session = Some(session(number / OF_A_SESSION));
@@ -167,6 +214,9 @@ fn entry(clock: &dyn ClockPort, number: u64) -> Entry {
 async fn fill(log: &FileAudit, clock: &dyn ClockPort) {
     for number in 0..RECORDS {
         let mut entry = entry(clock, number);
+        if number == RECORDS / 3 {
+            entry.caller = "uid:77".to_owned();
+        }
         if number == RECORDS / 2 {
             entry = entry
                 .with_tool("write_file")

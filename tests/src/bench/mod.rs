@@ -10,6 +10,7 @@ pub mod idle;
 pub mod memory;
 pub mod proof;
 pub mod remote;
+pub mod safety;
 pub mod snapshots;
 pub mod steps;
 pub mod store;

@@ -15,9 +15,10 @@ use compyd_tests::{
     world::World,
 };
 
-const GROUPS: [&str; 14] = [
+const GROUPS: [&str; 15] = [
     "audit",
     "remote",
+    "safety",
     "edits",
     "context",
     "memory",
@@ -62,6 +63,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     for group in GROUPS.into_iter().filter(|group| wanted(group)) {
         if group == "audit" {
             bench::audit::measure(&directory, &mut report).await;
+            continue;
+        }
+        if group == "safety" {
+            bench::safety::measure(&mut report);
             continue;
         }
         if group == "edits" {

@@ -629,3 +629,51 @@ async fn garbled_answers_are_errors_or_believed_and_never_the_end() {
     double.say(Says::Messages(Call::Ping.sound()));
     assert_eq!(Call::Ping.make(&double.link).await, Ok(()));
 }
+
+/// What an agent answers: a call's number, then messages, each behind its length
+/// in two bytes; with the highest bit, bytes in the place of messages.
+#[test]
+fn whatever_an_agent_answers_costs_its_own_call_at_most() {
+    let seeds = (0..).zip(Call::ALL).map(|(number, call)| {
+        let messages = call.sound();
+        let framed = messages.iter().flat_map(|message| {
+            let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+            [&length[..], &message[..]].concat()
+        });
+        std::iter::once(number).chain(framed).collect()
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let double = runtime.block_on(Hostile::new(Says::Nothing));
+    crate::fuzz::run_here("agent", seeds.collect(), |input| {
+        let Some((number, mut rest)) = input.split_first() else {
+            return String::new();
+        };
+        let call = Call::ALL[usize::from(number & 0x7f) % Call::ALL.len()];
+        let says = match number & 0x80 {
+            0 => {
+                let mut messages = Vec::new();
+                while let Some((length, after)) = rest.split_first_chunk() {
+                    let length = usize::from(u16::from_be_bytes(*length)).min(after.len());
+                    let (message, after) = after.split_at(length);
+                    messages.push(message.to_vec());
+                    rest = after;
+                }
+                Says::Messages(messages)
+            }
+            _ => Says::Bytes(rest.to_vec()),
+        };
+        double.say(says);
+        let made = runtime.block_on(async {
+            let limit = std::time::Duration::from_secs(8);
+            tokio::time::timeout(limit, call.make(&double.link)).await
+        });
+        let made = made.unwrap_or_else(|_| panic!("{call:?} does not end"));
+        double.say(Says::Messages(Call::Ping.sound()));
+        let ping = runtime.block_on(Call::Ping.make(&double.link));
+        assert!(ping.is_ok(), "the link lives on: {ping:?}");
+        match made {
+            Ok(()) => format!("{call:?} is believed"),
+            Err(error) => format!("{call:?}: {error}"),
+        }
+    });
+}

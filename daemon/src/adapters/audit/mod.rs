@@ -12,9 +12,11 @@
 //! after the first begins with a checkpoint, so that those before it can go.
 //!
 //! The files are what is exported: what verifies one verifies the others laid
-//! end to end. Where lines are is found by a sparse index with times and short
-//! hashes of names ([`segment`]); everything else is looked for in the lines.
+//! end to end. Where lines are is found by a sparse index with times
+//! ([`segment`]) and by filters of what they say ([`filter`]); what is left is
+//! looked through.
 
+mod filter;
 mod key;
 mod search;
 mod segment;
@@ -33,7 +35,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use self::{
-    segment::{Contents, LastSegment, Segment},
+    segment::{Contents, Indexer, LastSegment, Segment},
     writer::{Order, Queue, Writer},
 };
 use crate::{
@@ -45,6 +47,7 @@ use crate::{
         query::Query,
         verify::Verified,
     },
+    metrics,
     ports::{
         audit::{AuditError, AuditPort, Lines, Retention},
         clock::ClockPort,
@@ -137,7 +140,9 @@ impl FileAudit {
             if !found.blocks.is_empty() {
                 break Some((segment, found));
             }
-            fs::remove_file(&segment.path).map_err(failed)?;
+            for file in segment::files(&options.dir, number) {
+                remove_file(&file).map_err(failed)?;
+            }
         };
         let mut all = Vec::new();
         for number in numbers {
@@ -149,13 +154,13 @@ impl FileAudit {
             });
         }
         check_gaps(&all, last.as_ref())?;
-        let (head, checkpoint) = match last {
+        let (head, checkpoint, indexer) = match last {
             Some((segment, found)) => {
                 all.push(Contents {
                     segment: Arc::new(segment),
                     blocks: found.blocks,
                 });
-                (found.head, found.checkpoint)
+                (found.head, found.checkpoint, found.indexer)
             }
             None => {
                 let segment = Segment::create(&options.dir, 1).map_err(failed)?;
@@ -164,14 +169,20 @@ impl FileAudit {
                     segment: Arc::new(segment),
                     blocks: Vec::new(),
                 });
-                (Head::START, None)
+                (Head::START, None, Indexer::default())
             }
         };
         let shared: Shared = Arc::new(RwLock::new(all));
         let queue = Arc::new(Queue::default());
         let (public, dir) = (key.public(), options.dir.clone());
         let mut writer = Writer::new(shared.clone(), queue.clone(), options, key, head);
+        if let Some((_, line)) = &checkpoint
+            && let Ok(signed) = Record::of_line(line.trim_ascii_end())
+        {
+            metrics::audit_signed(signed.entry.at_ms);
+        }
         writer.last_checkpoint = checkpoint;
+        writer.indexer = indexer;
         if !torn.is_empty() {
             writer.note_torn(&torn);
         }
@@ -276,6 +287,14 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir)?;
     dir.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Removes a file that may be gone already.
+fn remove_file(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps what a crash left behind the last whole line.

@@ -4,6 +4,7 @@ use memchr::memmem::Finder;
 
 use super::{
     damaged,
+    filter::Wanted,
     segment::{Block, Contents},
 };
 use crate::{
@@ -20,18 +21,25 @@ use crate::{
 const LINES_BYTES: usize = 256 << 10;
 /// Threads that look at once.
 const THREADS: usize = 4;
-/// Blocks that a thread looks through before the others are asked what they
-/// have found.
-const ROUND: usize = 16;
+/// Blocks that a thread looks through at most before the others are asked what
+/// they have found.
+const ROUND: usize = 1024;
+
+/// A block, and its place among those of its file.
+type Place<'a> = (&'a Contents, usize, &'a Block);
 
 /// Records that match, the newest first.
 pub(super) fn search(contents: &[Contents], query: &Query) -> Result<Vec<Record>, AuditError> {
     let needles = query.needles();
     let finders: Vec<Finder<'_>> = needles.iter().map(Finder::new).collect();
-    let blocks: Vec<(&Contents, &Block)> = contents
+    let wanted = Wanted::of(query);
+    let blocks: Vec<Place<'_>> = contents
         .iter()
-        .flat_map(|contents| contents.blocks.iter().map(move |block| (contents, block)))
-        .filter(|(_, block)| block.may_have(query))
+        .flat_map(|contents| {
+            let blocks = contents.blocks.iter().enumerate();
+            blocks.map(move |(place, block)| (contents, place, block))
+        })
+        .filter(|(_, _, block)| block.may_be_of(query))
         .rev()
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -43,10 +51,10 @@ pub(super) fn search(contents: &[Contents], query: &Query) -> Result<Vec<Record>
     while !rest.is_empty() && found.len() < query.limit {
         let (now, later) = rest.split_at(rest.len().min(round * threads));
         let parts: Vec<Result<Vec<Record>, AuditError>> = std::thread::scope(|scope| {
-            let finders = &finders;
+            let (wanted, finders) = (&wanted, &finders);
             let workers: Vec<_> = now
                 .chunks(round)
-                .map(|blocks| scope.spawn(move || in_blocks(blocks, query, finders)))
+                .map(|blocks| scope.spawn(move || in_blocks(blocks, query, wanted, finders)))
                 .collect();
             let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
                 worker
@@ -59,22 +67,26 @@ pub(super) fn search(contents: &[Contents], query: &Query) -> Result<Vec<Record>
             found.extend(part?);
         }
         rest = later;
-        round = (round * 4).min(ROUND * 16);
+        round = (round * 4).min(ROUND);
     }
     found.truncate(query.limit);
     Ok(found)
 }
 
 fn in_blocks(
-    blocks: &[(&Contents, &Block)],
+    blocks: &[Place<'_>],
     query: &Query,
+    wanted: &Wanted,
     finders: &[Finder<'_>],
 ) -> Result<Vec<Record>, AuditError> {
     let mut found = Vec::new();
-    let mut bytes = Vec::new();
-    for (contents, block) in blocks {
+    let (mut bytes, mut kept) = (Vec::new(), Vec::new());
+    for (contents, place, block) in blocks {
         if found.len() >= query.limit {
             break;
+        }
+        if !wanted.may_be_in(&contents.segment.filters, *place, block, &mut kept) {
+            continue;
         }
         (contents.segment).read(block.offset, block.end, &mut bytes)?;
         let of_block = in_block(&bytes, query, finders)

@@ -1,5 +1,5 @@
 //! One file of the log, and the sparse index of it: for each block of lines
-//! where it is, when its records are from and whom they may concern.
+//! where it is and when its records are from, and a [`Filter`] of what they say.
 //!
 //! The index of a file that is not written to any more lies beside it. It is
 //! only a copy: where it is missing or not of that file, it is made anew.
@@ -14,10 +14,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{damaged, failure};
+use super::{
+    damaged, failure,
+    filter::{self, Filter},
+};
 use crate::{
     domain::audit::{
-        Entry, Kind, Outcome,
+        Entry,
         chain::{Hash, Head, Line, Record},
         query::Query,
     },
@@ -26,12 +29,9 @@ use crate::{
 
 /// A block is closed by the line with which it has this many bytes.
 const BLOCK_BYTES: u64 = 64 << 10;
-/// How many different values of a block are told apart; of one with more,
-/// every value is taken to be there.
-const MAX_VALUES: usize = 128;
 
 /// Some lines that follow each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Block {
     /// Where it begins in its file.
     pub(super) offset: u64,
@@ -43,10 +43,6 @@ pub(super) struct Block {
     pub(super) records: u64,
     oldest_ms: i64,
     newest_ms: i64,
-    /// Short hashes of callers, sessions, workspaces, tools, kinds and
-    /// outcomes; empty when there are too many.
-    values: Vec<u32>,
-    overflowed: bool,
 }
 
 impl Block {
@@ -59,8 +55,6 @@ impl Block {
             records: 0,
             oldest_ms: entry.at_ms,
             newest_ms: entry.at_ms,
-            values: Vec::new(),
-            overflowed: false,
         };
         block.add(end, entry);
         block
@@ -71,62 +65,52 @@ impl Block {
         self.records += 1;
         self.oldest_ms = self.oldest_ms.min(entry.at_ms);
         self.newest_ms = self.newest_ms.max(entry.at_ms);
-        let named = [
-            ("caller", Some(&entry.caller)),
-            ("session", entry.session.as_ref()),
-            ("workspace", entry.workspace.as_ref()),
-            ("tool", entry.tool.as_ref()),
-        ];
-        let named = named.map(|(field, value)| (field, value.map(String::as_str)));
-        let kinds = [
-            ("kind", Some(entry.kind.name())),
-            ("outcome", entry.outcome.map(Outcome::name)),
-        ];
-        for (field, value) in named.into_iter().chain(kinds) {
-            if let Some(value) = value.map(|value| short_hash(field, value))
-                && !self.overflowed
-                && !self.values.contains(&value)
-            {
-                self.values.push(value);
-            }
-        }
-        if self.values.len() > MAX_VALUES {
-            self.overflowed = true;
-            self.values.clear();
-        }
     }
 
-    /// Whether a record of it may match.
-    pub(super) fn may_have(&self, query: &Query) -> bool {
-        let has = |field, value: Option<&str>| {
-            let value = value.map(|value| short_hash(field, value));
-            value.is_none_or(|value| self.overflowed || self.values.contains(&value))
-        };
+    /// Whether a record of it is of the time, and in the part, that is looked in.
+    pub(super) fn may_be_of(&self, query: &Query) -> bool {
         query.since_ms.is_none_or(|since| self.newest_ms >= since)
             && query.until_ms.is_none_or(|until| self.oldest_ms < until)
             && query.before_seq.is_none_or(|before| self.first < before)
-            && has("caller", query.caller.as_deref())
-            && has("session", query.session.as_deref())
-            && has("workspace", query.workspace.as_deref())
-            && has("tool", query.tool.as_deref())
-            && has("kind", query.kind.map(Kind::name))
-            && has("outcome", query.outcome.map(Outcome::name))
     }
 }
 
-/// 32 bits of a hash that stays the same from one version to the next (FNV-1a).
-fn short_hash(field: &str, value: &str) -> u32 {
-    let bytes = field.bytes().chain([0]).chain(value.bytes());
-    bytes.fold(0x811c_9dc5, |hash: u32, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+/// Adds lines to the blocks of a file, and keeps the filters of those that are
+/// full.
+#[derive(Default)]
+pub(super) struct Indexer {
+    /// Of the last block.
+    filter: Filter,
 }
 
-/// Adds a line to the blocks of its file.
-pub(super) fn index(blocks: &mut Vec<Block>, offset: u64, end: u64, seq: u64, entry: &Entry) {
-    match blocks.last_mut() {
-        Some(block) if block.end - block.offset < BLOCK_BYTES => block.add(end, entry),
-        _ => blocks.push(Block::new(offset, end, seq, entry)),
+impl Indexer {
+    /// Adds a line.
+    pub(super) fn add(
+        &mut self,
+        segment: &Segment,
+        blocks: &mut Vec<Block>,
+        (offset, end, seq): (u64, u64, u64),
+        entry: &Entry,
+    ) {
+        match blocks.last_mut() {
+            Some(block) if block.end - block.offset < BLOCK_BYTES => block.add(end, entry),
+            _ => {
+                self.close(segment, blocks);
+                blocks.push(Block::new(offset, end, seq, entry));
+            }
+        }
+        self.filter.add(entry);
+    }
+
+    /// Keeps the filter of the last block, to which nothing is added any more. A
+    /// failure costs every search a reading of the block.
+    pub(super) fn close(&mut self, segment: &Segment, blocks: &[Block]) {
+        let Some((last, before)) = blocks.split_last() else {
+            return;
+        };
+        if let Err(error) = self.filter.keep(&segment.filters, before.len(), last) {
+            tracing::warn!(file = %segment.path.display(), %error, "a filter of an audit file is not kept");
+        }
     }
 }
 
@@ -137,6 +121,8 @@ pub(super) struct Segment {
     pub(super) first: u64,
     pub(super) path: PathBuf,
     pub(super) file: File,
+    /// The [filters](Filter) of its blocks, in order.
+    pub(super) filters: File,
 }
 
 /// What is in a file.
@@ -170,20 +156,28 @@ impl Segment {
     /// directory.
     pub(super) fn create(dir: &Path, first: u64) -> io::Result<Self> {
         let path = path(dir, first);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        Ok(Self { first, path, file })
+        let file = readable_and_written().truncate(true).open(&path)?;
+        let filters_path = filters_path(dir, first);
+        let filters = readable_and_written().truncate(true).open(filters_path)?;
+        Ok(Self {
+            first,
+            path,
+            file,
+            filters,
+        })
     }
 
     /// Opens one.
     pub(super) fn open(dir: &Path, first: u64) -> io::Result<Self> {
         let path = path(dir, first);
-        let file = File::options().read(true).write(true).open(&path)?;
-        Ok(Self { first, path, file })
+        let file = readable_and_written().create(false).open(&path)?;
+        let filters = readable_and_written().open(filters_path(dir, first))?;
+        Ok(Self {
+            first,
+            path,
+            file,
+            filters,
+        })
     }
 
     /// The bytes of some lines.
@@ -194,9 +188,18 @@ impl Segment {
     }
 }
 
+/// Options of a file that is made where it is not there, and kept where it is.
+fn readable_and_written() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.read(true).write(true).create(true);
+    options
+}
+
 /// What opening the last file found.
 pub(super) struct LastSegment {
     pub(super) blocks: Vec<Block>,
+    /// Goes on with the last of them.
+    pub(super) indexer: Indexer,
     pub(super) head: Head,
     /// The line of the last checkpoint, and its number.
     pub(super) checkpoint: Option<(u64, Vec<u8>)>,
@@ -211,6 +214,7 @@ pub(super) fn open_last(segment: &Segment) -> Result<LastSegment, AuditError> {
     let bytes = fs::read(&segment.path).map_err(|error| failure("read", &segment.path, &error))?;
     let mut found = LastSegment {
         blocks: Vec::new(),
+        indexer: Indexer::default(),
         head: Head::START,
         checkpoint: None,
         torn: Vec::new(),
@@ -233,8 +237,8 @@ pub(super) fn open_last(segment: &Segment) -> Result<LastSegment, AuditError> {
             seq: record.seq,
             hash,
         };
-        let blocks = &mut found.blocks;
-        index(blocks, offset as u64, end as u64, record.seq, &record.entry);
+        let place = (offset as u64, end as u64, record.seq);
+        (found.indexer).add(segment, &mut found.blocks, place, &record.entry);
         offset = end;
     }
     let torn = &bytes[offset..];
@@ -272,7 +276,7 @@ struct Kept {
     blocks: Vec<Block>,
 }
 
-const KEPT_VERSION: u32 = 1;
+const KEPT_VERSION: u32 = 2;
 
 /// Keeps the index of a file that is full. A failure costs a reading later.
 pub(super) fn keep_index(dir: &Path, contents: &Contents) {
@@ -299,18 +303,23 @@ pub(super) fn open_full(dir: &Path, segment: &Segment) -> Result<Vec<Block>, Aud
     let length = segment.file.metadata().map_err(failed)?.len();
     let kept = fs::read(index_path(dir, segment.first)).ok();
     if let Some(blocks) = kept.and_then(|kept| read_kept(&kept, segment.first, length)) {
-        return Ok(blocks);
+        let filters = segment.filters.metadata().map_err(failed)?.len();
+        if filters == filter::kept_bytes(blocks.len()) {
+            return Ok(blocks);
+        }
     }
     let bytes = fs::read(&segment.path).map_err(failed)?;
-    let mut blocks = Vec::new();
+    let (mut blocks, mut indexer) = (Vec::new(), Indexer::default());
     let mut offset = 0;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let end = offset + line.len() as u64;
         let record = Record::of_line(line.trim_ascii_end())
             .map_err(|error| damaged(&segment.path, offset, &error.to_string()))?;
-        index(&mut blocks, offset, end, record.seq, &record.entry);
+        let place = (offset, end, record.seq);
+        indexer.add(segment, &mut blocks, place, &record.entry);
         offset = end;
     }
+    indexer.close(segment, &blocks);
     Ok(blocks)
 }
 
@@ -334,6 +343,20 @@ pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
 /// The index beside it.
 pub(super) fn index_path(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{first:020}.index"))
+}
+
+/// The filters beside it.
+pub(super) fn filters_path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.filters"))
+}
+
+/// Everything that is kept of a file of the log, itself last.
+pub(super) fn files(dir: &Path, first: u64) -> [PathBuf; 3] {
+    [
+        index_path(dir, first),
+        filters_path(dir, first),
+        path(dir, first),
+    ]
 }
 
 /// The first records' numbers of the files in a directory, in order; other

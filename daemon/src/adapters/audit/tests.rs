@@ -415,9 +415,91 @@ async fn an_index_that_is_lost_or_wrong_is_made_anew() {
     fs::remove_file(segment::index_path(&field.log_dir(), firsts[0])).unwrap();
     let second = segment::index_path(&field.log_dir(), firsts[1]);
     let kept = fs::read_to_string(&second).unwrap();
-    fs::write(&second, kept.replace("\"values\":[", "\"values\":[1,")).unwrap();
+    fs::write(&second, kept.replace("\"records\":", "\"records\":1")).unwrap();
+    // A filter that has nothing, and one that is of another block.
+    let filters = segment::filters_path(&field.log_dir(), firsts[1]);
+    fs::write(&filters, vec![0; fs::read(&filters).unwrap().len()]).unwrap();
+    let of_another = segment::filters_path(&field.log_dir(), firsts[2]);
+    fs::copy(
+        &of_another,
+        segment::filters_path(&field.log_dir(), firsts[3]),
+    )
+    .unwrap();
     let audit = FileAudit::open(options).unwrap();
     assert_eq!(audit.search(rare).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_search_finds_what_reading_everything_through_finds() {
+    let field = Field::new();
+    let options = AuditOptions {
+        segment_bytes: 300_000,
+        ..field.options()
+    };
+    let mut random = fastrand::Rng::with_seed(7);
+    let words = [
+        "cargo", "té\"st", "a\\b", "rm -rf", "deadbeef", "~", "tool", "hash",
+    ];
+    let mut entry = |number: u64| {
+        let mut entry = field.entry(number);
+        entry.session = (random.u8(..) > 40).then(|| format!("se-{}", random.u64(..400)));
+        entry.tool = (random.u8(..) > 40).then(|| format!("tool{}", random.u64(..30)));
+        entry.outcome = Some(Outcome::ALL[random.usize(..Outcome::ALL.len())]);
+        let word = words[random.usize(..words.len())];
+        let said = format!("{word} {:x}", random.u64(..));
+        entry.with(
+            "said",
+            serde_json::json!({"n": [random.u64(..9_999), true, null], "t": said}),
+        )
+    };
+    let mut audit = FileAudit::open(options.clone()).unwrap();
+    let mut queries = fastrand::Rng::with_seed(8);
+    for life in 0..2 {
+        for number in 0..2_500 {
+            let entry = entry(life * 2_500 + number);
+            audit.record(entry);
+        }
+        let everything = audit.search(all()).await.unwrap();
+        let mut hits = 0;
+        for _ in 0..400 {
+            let of = &everything[queries.usize(..everything.len())].entry;
+            let mut some = |value: &Option<String>| match queries.u8(..3) {
+                0 => value.clone(),
+                _ => None,
+            };
+            let mut query = Query {
+                session: some(&of.session),
+                tool: some(&of.tool),
+                caller: some(&Some(of.caller.clone())),
+                ..all()
+            };
+            query.outcome = of.outcome.filter(|_| queries.bool());
+            let said = of.detail.get("said").and_then(|said| said["t"].as_str());
+            if let Some(said) = said.filter(|_| queries.bool()) {
+                let said: Vec<char> = said.chars().collect();
+                let start = queries.usize(..said.len());
+                let length = queries.usize(..9);
+                let text: String = said[start..].iter().take(length).collect();
+                let absent = queries.u8(..4) == 0;
+                query.text = Some(if absent { format!("{text}%") } else { text });
+            }
+            let matches = |record: &&Record| query.matches(record.seq, &record.entry);
+            let expected: Vec<Record> = everything.iter().filter(matches).cloned().collect();
+            hits += usize::from(!expected.is_empty());
+            assert_eq!(
+                audit.search(query.clone()).await.unwrap(),
+                expected,
+                "{query:?}"
+            );
+        }
+        assert!(
+            (50..400).contains(&hits),
+            "{hits} of 400 queries find something"
+        );
+        // The next life reads its indexes.
+        audit.close().await;
+        audit = FileAudit::open(options.clone()).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    io,
     os::unix::fs::FileExt as _,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -16,8 +16,8 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    AuditOptions, Shared, closed, failure,
-    segment::{self, Contents, Segment},
+    AuditOptions, Shared, closed, failure, remove_file,
+    segment::{self, Contents, Indexer, Segment},
 };
 use crate::{
     adapters::disk_space::sync_dir,
@@ -26,6 +26,7 @@ use crate::{
         chain::{Hash, Head},
         checkpoint::SigningKey,
     },
+    metrics::{self, AuditAppend},
     ports::audit::{AuditError, Retention},
 };
 
@@ -173,6 +174,8 @@ pub(super) struct Writer {
     head: Head,
     /// Number and line of the last checkpoint.
     pub(super) last_checkpoint: Option<(u64, Vec<u8>)>,
+    /// Of the current file.
+    pub(super) indexer: Indexer,
     current: Arc<Segment>,
     /// Where the lines of the current file end.
     end: u64,
@@ -213,6 +216,7 @@ impl Writer {
             key,
             head,
             last_checkpoint: None,
+            indexer: Indexer::default(),
             current,
             end,
             must_cut: false,
@@ -251,6 +255,7 @@ impl Writer {
         self.write_quietly(Vec::new());
         while let Some((waiting, missed)) = self.queue.take(self.deadline()) {
             self.missed += missed;
+            metrics::audit_failed("missed", missed);
             let mut group = Vec::new();
             let mut acks = Vec::new();
             for next in waiting {
@@ -311,14 +316,17 @@ impl Writer {
             return;
         }
         let entries: Vec<Entry> = self.held_back.drain(..).collect();
+        let begun = Instant::now();
         match self.write(&entries) {
             Ok(()) => {
+                metrics::audit_appended(AuditAppend::Written, entries.len(), begun.elapsed());
                 self.missed = 0;
                 if self.refused_at.take().is_some() {
                     tracing::info!("the audit log is written again");
                 }
             }
             Err(error) => {
+                metrics::audit_failed("write", 1);
                 if self.refused_at.replace(Instant::now()).is_none() {
                     tracing::error!(%error, "the audit log is not written; it is tried again");
                 }
@@ -329,6 +337,7 @@ impl Writer {
                 }
                 let beyond = self.held_back.len().saturating_sub(MOST_HELD_BACK);
                 self.held_back.truncate(MOST_HELD_BACK);
+                metrics::audit_failed("missed", beyond as u64);
                 self.missed += beyond as u64;
             }
         }
@@ -340,7 +349,14 @@ impl Writer {
             return;
         }
         let (entries, acks): (Vec<Entry>, Vec<Ack<u64>>) = group.into_iter().unzip();
+        let begun = Instant::now();
         let written = self.write(&entries).and_then(|()| self.sync());
+        match &written {
+            Ok(()) => {
+                metrics::audit_appended(AuditAppend::Durable, entries.len(), begun.elapsed());
+            }
+            Err(_) => metrics::audit_failed("write", 1),
+        }
         let first = written.map(|()| self.head.seq + 1 - entries.len() as u64);
         for (place, ack) in (0..).zip(acks) {
             let _ = ack.send(first.clone().map(|first| first + place));
@@ -377,6 +393,7 @@ impl Writer {
         let place = (self.end, self.end + line.len() as u64, head.seq);
         self.append(head, &line, [(place, &entry)].into_iter())?;
         self.last_checkpoint = Some((head.seq, line));
+        metrics::audit_signed(at_ms);
         Ok(())
     }
 
@@ -395,10 +412,11 @@ impl Writer {
         self.unsynced_since.get_or_insert_with(Instant::now);
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(contents) = shared.last_mut() {
-            for ((start, end, seq), entry) in records {
-                segment::index(&mut contents.blocks, start, end, seq, entry);
+            for (place, entry) in records {
+                (self.indexer).add(&self.current, &mut contents.blocks, place, entry);
             }
         }
+        metrics::audit_has(shared.iter().map(Contents::end).sum());
         Ok(())
     }
 
@@ -429,6 +447,7 @@ impl Writer {
         };
         let synced = rewritten.and_then(|()| self.current.file.sync_data());
         if let Err(error) = synced {
+            metrics::audit_failed("sync", 1);
             self.must_rewrite = true;
             // Waits for its next turn.
             self.unsynced_since = Some(Instant::now());
@@ -480,6 +499,7 @@ impl Writer {
         });
         drop(shared);
         if let Some(full) = full {
+            self.indexer.close(&full.segment, &full.blocks);
             segment::keep_index(dir, &full);
         }
         self.current = segment;
@@ -528,13 +548,8 @@ impl Writer {
         let dir = &self.options.dir;
         for contents in &gone {
             let first = contents.segment.first;
-            for file in [segment::index_path(dir, first), segment::path(dir, first)] {
-                match fs::remove_file(&file) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(failure("shorten", &file, &error));
-                    }
-                    _ => {}
-                }
+            for file in segment::files(dir, first) {
+                remove_file(&file).map_err(|error| failure("shorten", &file, &error))?;
             }
             let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
             shared.retain(|contents| contents.segment.first != first);

@@ -74,6 +74,17 @@ pub(super) fn connect(
     )
 }
 
+#[cfg(test)]
+impl Anthropic {
+    /// The dialect of nobody.
+    pub(super) fn unconnected() -> Self {
+        Self {
+            model: "m".to_owned(),
+            provider: PROVIDER.to_owned(),
+        }
+    }
+}
+
 impl Dialect for Anthropic {
     type Reader = AnthropicReader;
 

@@ -92,6 +92,18 @@ pub(super) fn connect(
     )
 }
 
+#[cfg(test)]
+impl OpenAi {
+    /// The dialect of nobody.
+    pub(super) fn unconnected() -> Self {
+        Self {
+            model: "m".to_owned(),
+            provider: PROVIDER.to_owned(),
+            output_cap: OutputCap::MaxTokens,
+        }
+    }
+}
+
 impl Dialect for OpenAi {
     type Reader = OpenAiReader;
 

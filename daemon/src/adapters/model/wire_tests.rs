@@ -26,6 +26,7 @@ mod anthropic;
 mod lifecycle;
 mod openai;
 mod prefix;
+mod streams;
 mod tls;
 
 use std::{sync::Arc, time::Duration};

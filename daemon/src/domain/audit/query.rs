@@ -89,6 +89,12 @@ fn written(text: &str) -> String {
 
 /// Whether a text is in any value of an entry.
 fn has(entry: &Entry, text: &str) -> bool {
+    any_text(entry, &mut |value| value.contains(text))
+}
+
+/// Whether any text that an entry is searched for is so: each of its values, and
+/// the keys of its details. No text after it is asked.
+pub fn any_text(entry: &Entry, is: &mut impl FnMut(&str) -> bool) -> bool {
     let Entry {
         at_ms: _,
         kind,
@@ -103,27 +109,22 @@ fn has(entry: &Entry, text: &str) -> bool {
         detail,
     } = entry;
     let texts = [workspace, session, step, process, decision, tool];
-    caller.contains(text)
-        || kind.name().contains(text)
-        || outcome.is_some_and(|outcome| outcome.name().contains(text))
-        || texts
-            .into_iter()
-            .flatten()
-            .any(|value| value.contains(text))
-        || detail
-            .iter()
-            .any(|(key, value)| key.contains(text) || value_has(value, text))
+    is(caller)
+        || is(kind.name())
+        || outcome.is_some_and(|outcome| is(outcome.name()))
+        || texts.into_iter().flatten().any(|value| is(value))
+        || (detail.iter()).any(|(key, value)| is(key) || any_text_within(value, is))
 }
 
-fn value_has(value: &Value, text: &str) -> bool {
+fn any_text_within(value: &Value, is: &mut impl FnMut(&str) -> bool) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(truth) => truth.to_string().contains(text),
-        Value::Number(number) => number.to_string().contains(text),
-        Value::String(found) => found.contains(text),
-        Value::Array(values) => values.iter().any(|value| value_has(value, text)),
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(key, value)| key.contains(text) || value_has(value, text)),
+        Value::Bool(truth) => is(if *truth { "true" } else { "false" }),
+        Value::Number(number) => is(&number.to_string()),
+        Value::String(text) => is(text),
+        Value::Array(values) => values.iter().any(|value| any_text_within(value, is)),
+        Value::Object(fields) => {
+            (fields.iter()).any(|(key, value)| is(key) || any_text_within(value, is))
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The policy file: TOML, read strictly.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use super::{decision::Decision, risk::RiskKind};
-use crate::domain::tools::Tool;
+use crate::domain::{budget::Money, tools::Tool};
 
 /// Rules that a file can have.
 pub(super) const RULES_MAX: usize = 2_000;
@@ -47,6 +47,12 @@ pub(super) struct PolicyFile {
     /// Branches that nothing is merged to without a person; `*` at the end
     /// stands for anything.
     pub(super) protected_branches: Option<Vec<String>>,
+    /// Tokens of one session beyond which a person is asked, and again for as
+    /// many more.
+    pub(super) ask_above_tokens: Option<u64>,
+    /// The same of money, as a text: "2.50".
+    #[serde(default, deserialize_with = "money")]
+    pub(super) ask_above_money: Option<Money>,
     #[serde(default)]
     pub(super) rule: Vec<Spanned<RuleText>>,
 }
@@ -121,6 +127,11 @@ impl PolicyFile {
                 "`approval_timeout_s` is 0: an approval is waited for at least a second".into(),
             ));
         }
+        if file.ask_above_tokens == Some(0) || file.ask_above_money == Some(Money(0)) {
+            return Err(malformed(
+                "`ask_above_tokens` and `ask_above_money` are at least 1 token and more than no money: a session that may spend nothing has a budget of nothing".into(),
+            ));
+        }
         let protected = file.protected_branches.iter().flatten();
         for branch in protected {
             if branch.is_empty() || branch.trim_end_matches('*').contains('*') {
@@ -131,6 +142,12 @@ impl PolicyFile {
         }
         Ok(file)
     }
+}
+
+/// An amount of money, which is written as a text.
+fn money<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Money>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// Line of an offset into a text, from 1.

@@ -10,7 +10,7 @@ use super::{
     file::{APPROVAL_TIMEOUT_S, Example, PolicyError, PolicyFile, RuleText, line_at},
     risk::{RiskKind, Tier},
 };
-use crate::domain::tools::Tool;
+use crate::domain::{audit::chain::Hash, budget::Money, tools::Tool};
 
 /// The rules that come with the daemon.
 pub(super) const BUILT_IN: &str = include_str!("default.toml");
@@ -28,6 +28,26 @@ pub struct Policy {
     glob_rules: Vec<usize>,
     protected_branches: Vec<String>,
     approval_timeout: Duration,
+    ask_above: AskAbove,
+    hash: Hash,
+}
+
+/// What a session may have spent before a person is asked whether it may go on.
+/// Each is more than nothing where it is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AskAbove {
+    /// Tokens.
+    pub tokens: Option<u64>,
+    /// Money.
+    pub money: Option<Money>,
+}
+
+/// The hash of files' texts and of how long each is; names of files do not count.
+fn hash_of(files: &[(&str, &str)]) -> Hash {
+    let texts = files
+        .iter()
+        .map(|(text, _)| format!("{}\n{text}", text.len()));
+    Hash::of(texts.collect::<String>().as_bytes())
 }
 
 /// A rule.
@@ -96,6 +116,8 @@ impl Policy {
             glob_rules: Vec::new(),
             protected_branches: Vec::new(),
             approval_timeout: Duration::from_secs(APPROVAL_TIMEOUT_S),
+            ask_above: AskAbove::default(),
+            hash: hash_of(files),
         };
         let mut globs = GlobSetBuilder::new();
         let mut examples = Vec::new();
@@ -104,6 +126,9 @@ impl Policy {
             let file = PolicyFile::parse(text, origin)?;
             protected = protected.or(file.protected_branches);
             timeout = timeout.or(file.approval_timeout_s);
+            let above = &mut policy.ask_above;
+            above.tokens = above.tokens.or(file.ask_above_tokens);
+            above.money = above.money.or(file.ask_above_money);
             for spanned in file.rule {
                 let line = line_at(text, spanned.span().start);
                 let rule = spanned.into_inner();
@@ -301,6 +326,19 @@ impl Policy {
     #[must_use]
     pub fn approval_timeout(&self) -> Duration {
         self.approval_timeout
+    }
+
+    /// What a session may have spent before a person is asked.
+    #[must_use]
+    pub fn ask_above(&self) -> AskAbove {
+        self.ask_above
+    }
+
+    /// SHA-256 of everything that it was read from: with another one, it may
+    /// decide otherwise.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.hash
     }
 
     /// How many rules it has.

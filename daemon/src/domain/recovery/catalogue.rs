@@ -36,7 +36,8 @@ pub enum FoundIn {
 }
 
 impl FoundIn {
-    const ALL: [Self; 6] = [
+    /// Every place.
+    pub const ALL: [Self; 6] = [
         Self::Command,
         Self::Checks,
         Self::File,

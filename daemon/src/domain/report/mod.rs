@@ -46,7 +46,7 @@ pub enum Framework {
 impl Framework {
     /// Every framework, in the order in which output of an unknown command is
     /// tried: those with the most telling marks first.
-    const ALL: [Self; 7] = [
+    pub const ALL: [Self; 7] = [
         Self::Pytest,
         Self::Cargo,
         Self::Tap,

@@ -1,7 +1,7 @@
 //! What of a session's events goes to the audit log.
 
 use super::{
-    event::{ApprovalVerdict, EventBody, QuestionAbout, ToolEnded, ToolOutcome},
+    event::{ApprovalRequest, ApprovalVerdict, EventBody, QuestionAbout, ToolEnded, ToolOutcome},
     state::{Effect, Open, SessionState},
     work::{Work, WorkResult},
 };
@@ -137,7 +137,13 @@ fn entry(
                     .with("commit", commit.clone()),
                 QuestionAbout::Approval(asked) => entry
                     .with_tool(asked.tool.name())
-                    .with("about", "a tool call")
+                    .with(
+                        "about",
+                        match asked.call.as_str() {
+                            ApprovalRequest::SPENDING => "spending",
+                            _ => "a tool call",
+                        },
+                    )
                     .with("call", asked.call.clone())
                     .with("act", asked.act.clone())
                     .with("directory", asked.directory.clone())

@@ -110,7 +110,7 @@ fn go_on(state: &SessionState, gate: &Gate<'_>) -> Next {
         | Stage::Locate
         | Stage::Modify
         | Stage::Debug
-        | Stage::Iterate => model_stage(state),
+        | Stage::Iterate => model_stage(state, gate),
         Stage::Validate => validate(state),
         Stage::Pr => pull_request(state, gate),
         Stage::Ci => ci(state),
@@ -134,7 +134,7 @@ pub fn time_is_up(state: &SessionState) -> String {
 }
 
 /// A stage in which the model works.
-fn model_stage(state: &SessionState) -> Next {
+fn model_stage(state: &SessionState, gate: &Gate<'_>) -> Next {
     let Worker::Model { steps_max, next } = workflow::worker(state.stage) else {
         return fail(state, &format!("{} has no work for a model", state.stage));
     };
@@ -180,7 +180,11 @@ fn model_stage(state: &SessionState) -> Next {
         }
         return Next::Record(events);
     }
-    Next::Record(vec![EventBody::ModelAsked])
+    match gate.spending(state) {
+        Passage::Open | Passage::AfterSnapshot => Next::Record(vec![EventBody::ModelAsked]),
+        Passage::Refused(why) => fail(state, &why),
+        Passage::Ask(approval) => Next::Record(ask_with(gate::question(state, approval))),
+    }
 }
 
 /// Whether the model need not say that it is done: the daemon has seen it.

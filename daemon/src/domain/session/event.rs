@@ -439,7 +439,7 @@ pub enum QuestionAbout {
 /// What a person is asked to approve: one tool call, exactly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRequest {
-    /// Id of the call.
+    /// Id of the call; [`SPENDING`](Self::SPENDING), or "publish" and the commit.
     pub call: String,
     /// The tool.
     pub tool: Tool,
@@ -462,6 +462,11 @@ pub struct ApprovalRequest {
     pub refusal: String,
     /// When it counts as refused, in milliseconds since the Unix epoch.
     pub expires_at_ms: i64,
+}
+
+impl ApprovalRequest {
+    /// What stands for the call where a session has spent much and would go on.
+    pub const SPENDING: &str = "spend";
 }
 
 /// What was answered to an approval.

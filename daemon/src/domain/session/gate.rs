@@ -18,10 +18,13 @@ use super::{
     work::Commit,
 };
 use crate::domain::{
+    budget::Quantity,
     conversation::ToolCall,
     criteria::{self, Criterion},
     edits::Change,
-    policy::{Decision, FileChangeKind, FileUse, Policy, Session, Subject, Tier, Verdict},
+    policy::{
+        Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier, Verdict,
+    },
     tools::{TodoAdd, Tool, ToolRequest, workspace_path},
 };
 
@@ -154,6 +157,63 @@ impl Gate<'_> {
         }
     }
 
+    /// What is said to the next model call of a session that has spent more than
+    /// the policy lets it spend unasked. What is approved is approved up to the
+    /// next multiple of that.
+    pub(super) fn spending(&self, state: &SessionState) -> Passage {
+        let Some(policy) = self.policy else {
+            return Passage::Open;
+        };
+        let (above, spent) = (policy.ask_above(), state.spending.spent);
+        let reached = [
+            (Quantity::Tokens, above.tokens),
+            (Quantity::Money, above.money.map(|money| money.0)),
+        ];
+        for (quantity, step) in reached {
+            let Some(step) = step.filter(|step| *step > 0) else {
+                continue;
+            };
+            let used = spent.of(quantity);
+            let shown = |amount| match quantity {
+                Quantity::Money => format!("{} of money", quantity.show(amount)),
+                Quantity::Tokens | Quantity::Steps | Quantity::Time => quantity.show(amount),
+            };
+            let mark = used - used % step;
+            let class = format!("{}: {}", RiskKind::Spending.name(), shown(mark));
+            let approved = [&state.approvals.session, self.project];
+            if mark == 0 || approved.iter().any(|classes| classes.contains(&class)) {
+                continue;
+            }
+            let used = shown(used);
+            if let Some(words) = state.approvals.refused.get(&class) {
+                return Passage::Refused(format!("{used} are spent, and {words}"));
+            }
+            return Passage::Ask(Box::new(ApprovalRequest {
+                call: ApprovalRequest::SPENDING.to_owned(),
+                tool: Tool::Think,
+                act: format!("ask the model again after {used}"),
+                directory: state.repository_dir(),
+                diff: None,
+                hosts: Vec::new(),
+                tier: RiskKind::Spending.tier(),
+                classes: vec![class],
+                why: format!(
+                    "the policy lets a session spend {} before a person is asked, and as much again after each answer",
+                    shown(step)
+                ),
+                refusal: "the session ends; what it has done stays in the workspace".to_owned(),
+                expires_at_ms: self.expires_at_ms(policy),
+            }));
+        }
+        Passage::Open
+    }
+
+    /// When a question that is asked now counts as refused.
+    fn expires_at_ms(&self, policy: &Policy) -> i64 {
+        let timeout_ms = i64::try_from(policy.approval_timeout().as_millis()).unwrap_or(i64::MAX);
+        self.now_ms.saturating_add(timeout_ms)
+    }
+
     /// What follows from what a person has answered before; `None` where that is
     /// nothing.
     fn answered_before(
@@ -187,7 +247,6 @@ impl Gate<'_> {
         let hosts: BTreeSet<String> = acts
             .flat_map(|ruling| ruling.act.hosts.iter().cloned())
             .collect();
-        let timeout_ms = i64::try_from(policy.approval_timeout().as_millis()).unwrap_or(i64::MAX);
         ApprovalRequest {
             call: String::new(),
             tool: Tool::RunCommand,
@@ -199,7 +258,7 @@ impl Gate<'_> {
             classes: verdict.classes.clone(),
             why: verdict.why(),
             refusal: String::new(),
-            expires_at_ms: self.now_ms.saturating_add(timeout_ms),
+            expires_at_ms: self.expires_at_ms(policy),
         }
     }
 }

@@ -133,6 +133,10 @@ impl Approvals {
     fn answer(&mut self, request: &ApprovalRequest, verdict: ApprovalVerdict, words: &str) {
         let classes = request.classes.iter().cloned();
         match verdict {
+            // It is about all calls up to the next mark.
+            ApprovalVerdict::Once if request.call == ApprovalRequest::SPENDING => {
+                self.session.extend(classes);
+            }
             ApprovalVerdict::Once => {}
             ApprovalVerdict::Session => self.session.extend(classes),
             ApprovalVerdict::Project => {

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::domain::{
+    conversation::Usage,
     policy::{Autonomy, Level, Tier},
-    session::event::ApprovalVerdict,
+    session::{event::ApprovalVerdict, gate::Passage},
+    tools::ToolRequest,
 };
 
 const PUSH: &str = "git push origin work";
@@ -314,6 +316,122 @@ fn publishing_is_the_workflows_own_unless_a_rule_names_it() {
         assert_eq!(
             (asked.state.condition, published(&asked)),
             (wanted, accepted)
+        );
+    }
+}
+
+/// Does what is to be done, for 300 tokens each time.
+fn paid(state: &SessionState) -> Outcome {
+    let mut outcome = honest(state);
+    if let Outcome::Reply(reply) = &mut outcome {
+        reply.usage = Some(Usage {
+            input_uncached: 200,
+            output: 100,
+            ..Usage::default()
+        });
+    }
+    outcome
+}
+
+/// A session whose policy asks when so many tokens are spent.
+fn spending(above: u64) -> Play {
+    let mut play = Play::new(options(), World::default());
+    let policy = Policy::read(&format!("ask_above_tokens = {above}\n"), "a test");
+    play.policy = Some(policy.unwrap());
+    play.run(&mut paid);
+    play
+}
+
+#[test]
+fn a_session_that_has_spent_much_asks_before_it_goes_on_and_once_for_each_mark() {
+    let whole = spending(u64::MAX).state;
+    assert_eq!(whole.condition, Condition::Verified);
+    let total = whole.spending.spent.tokens;
+    let step = total / 3;
+    let mut play = spending(step);
+    let mut asked = Vec::new();
+    while play.state.condition == Condition::Waiting {
+        let (_, approval) = play.state.approval_in_question().unwrap();
+        assert_eq!((approval.tier, &*approval.call), (Tier::High, "spend"));
+        assert!(play.state.spending.spent.tokens >= step);
+        asked.push(approval.classes.clone());
+        answer(&mut play, true, Scope::Once, "").unwrap();
+        play.run(&mut paid);
+    }
+    assert_eq!(play.state.condition, Condition::Verified);
+    let mut once = asked.clone();
+    once.dedup();
+    assert_eq!(once, asked, "each is asked once");
+    assert!((1..=3).contains(&asked.len()), "{asked:?}");
+    assert!(asked[0][0].starts_with("spending: "), "{asked:?}");
+}
+
+#[test]
+fn a_session_that_may_not_spend_more_ends() {
+    let step = spending(u64::MAX).state.spending.spent.tokens / 3;
+    let mut denied = spending(step);
+    let calls = denied.state.model_calls;
+    answer(&mut denied, false, Scope::Once, "that is enough").unwrap();
+    denied.run(&mut paid);
+    assert_eq!(denied.state.condition, Condition::Failed);
+    assert!(
+        denied.state.reason.contains("that is enough"),
+        "{}",
+        denied.state.reason
+    );
+    assert_eq!(denied.state.model_calls, calls, "nothing more is spent");
+
+    let mut expired = spending(step);
+    let (question, _) = expired.state.approval_in_question().unwrap();
+    let question = question.id.clone();
+    expired.ask(Request::Expire { question }).unwrap();
+    expired.run(&mut paid);
+    assert_eq!(
+        (expired.state.condition, expired.state.approvals.expired),
+        (Condition::Failed, 1)
+    );
+}
+
+/// The tiers that a person sees before anything is done.
+#[test]
+fn everything_of_high_risk_waits_for_a_person() {
+    let edit = |path: &str| {
+        let arguments = json!({"path": path, "content": "x"});
+        call("write_file", arguments)
+    };
+    for (risk, risky) in [
+        ("delete-outside", run("rm -rf /workspace/other")),
+        ("force-push", run("git push --force origin work")),
+        ("push", run(PUSH)),
+        ("merge", run("gh pr merge 7")),
+        ("deploy", run("kubectl apply -f deploy.yaml")),
+        ("deploy", run("npm publish")),
+        ("migration-file", edit("migrations/0007_add.sql")),
+        ("migration-file", edit("schema.sql")),
+        ("database", run("psql -c 'drop table users'")),
+        ("ci-file", edit(".github/workflows/ci.yml")),
+        ("dependency-file", edit("Cargo.toml")),
+        ("dependency-file", edit("package.json")),
+        ("credentials", run("cat ~/.ssh/id_ed25519")),
+        ("egress", run("compyctl workspace egress w --mode open")),
+        ("spending", run("aws ec2 run-instances --image-id ami-1")),
+    ] {
+        let state = Play::new(options(), World::default()).state;
+        let request = ToolRequest::parse(&risky).unwrap();
+        let policy = Policy::built_in();
+        let gate = Gate {
+            policy: Some(&policy),
+            project: &BTreeSet::new(),
+            now_ms: 0,
+        };
+        let Passage::Ask(approval) = gate.pass(&state, &risky, &request) else {
+            panic!("{risk} is not asked: {risky:?}");
+        };
+        assert_eq!(approval.tier, Tier::High, "{risky:?}");
+        assert!(
+            approval.why.contains(&format!("({risk},")),
+            "{risk}: {}",
+            approval.why
         );
     }
 }

@@ -804,3 +804,73 @@ async fn refusals_are_told_from_failures() {
         SnapshotsError::Archive(ArchiveError::Broken(_))
     ));
 }
+
+/// An archive, as the tar in it: packed again, so that what is in it is reached;
+/// with an odd first byte, as the packed bytes themselves.
+#[test]
+fn whatever_an_archive_holds_is_refused_or_comes_in_whole() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (here, archive) = runtime.block_on(async {
+        let here = place().await;
+        let manifest = here.stored(&tree()).await;
+        let archive = here.export(&manifest).await;
+        (here, archive)
+    });
+    drop(here);
+    let sound = members(&archive);
+    let of_tar = |members: &[Raw]| [&[0][..], &tar(members)].concat();
+    let seeds = vec![
+        of_tar(&sound),
+        of_tar(&sound[..1]),
+        of_tar(&sound[..3]),
+        [&[1][..], &archive].concat(),
+    ];
+    let there = runtime.block_on(place());
+    crate::fuzz::run_here("archive", seeds, |input| {
+        let Some((kind, bytes)) = input.split_first() else {
+            return String::new();
+        };
+        let archive = match kind % 2 {
+            0 => zstd::encode_all(Cursor::new(repaired(bytes)), 1).unwrap(),
+            _ => bytes.to_vec(),
+        };
+        runtime.block_on(async {
+            match there.import(&archive).await {
+                Ok(imported) => {
+                    let id = &imported.snapshot.id;
+                    there.world.snapshots.delete(id).await.unwrap();
+                    assert_eq!(there.left().await, NOTHING);
+                    "it comes in".to_owned()
+                }
+                Err(error) => {
+                    assert_eq!(there.left().await, NOTHING, "{error}");
+                    error.to_string()
+                }
+            }
+        })
+    });
+}
+
+/// A tar whose headers have the right checksums again.
+fn repaired(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let mut at = 0;
+    while let Some(header) = bytes.get_mut(at..at + 512) {
+        if header.iter().all(|byte| *byte == 0) {
+            break;
+        }
+        let mut raw = tar::Header::new_old();
+        raw.as_mut_bytes().copy_from_slice(header);
+        raw.set_cksum();
+        header.copy_from_slice(raw.as_bytes());
+        let size = raw.size().unwrap_or(0);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        at = at
+            .saturating_add(512)
+            .saturating_add(size.saturating_add(511) / 512 * 512);
+        if at > bytes.len() {
+            break;
+        }
+    }
+    bytes
+}
