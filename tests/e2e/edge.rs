@@ -177,7 +177,10 @@ fn whatever_a_request_says_it_is_answered_or_refused() {
         let method = u8::try_from(method).expect("there are fewer");
         [&b""[..], texts, nested].map(|message| [&[method, 0], message].concat())
     });
-    let channel = compyd_tests::daemon::channel(&field.daemon.socket());
+    let channel = {
+        let _entered = field.runtime.enter();
+        compyd_tests::daemon::channel(&field.daemon.socket())
+    };
     fuzz("methods", seeds.collect(), |input| {
         let [method, framing, message @ ..] = input else {
             return String::new();

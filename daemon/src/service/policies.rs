@@ -118,8 +118,11 @@ impl Policies {
     /// word on policies says so already: the file, or the daemon's own rules, may
     /// have changed while no daemon ran. Nothing may be decided before.
     ///
+    /// A disk that is full holds it back; until there is space, nothing that has to
+    /// be on record first can be done either.
+    ///
     /// # Errors
-    /// The log cannot be read, or cannot say it.
+    /// The log cannot be read or written.
     pub async fn record_start(&self, audit: &Audit) -> Result<(), AuditError> {
         let last = audit.log().search(Query {
             kind: Some(Kind::PolicyChange),
@@ -142,7 +145,13 @@ impl Policies {
             None => entry,
         };
         let entry = in_use(entry, &policy);
-        audit.record_durably(entry).await.map(drop)
+        match audit.record_durably(entry.clone()).await {
+            // A daemon with a full disk starts, to say so and to be helped. It is
+            // the first thing that the log takes when there is space again.
+            Err(AuditError::DiskFull(_)) => audit.record(entry),
+            recorded => drop(recorded?),
+        }
+        Ok(())
     }
 
     /// Looks at the file now and then until `stop`, and takes what has changed
@@ -354,10 +363,10 @@ mod tests {
         assert_eq!((entries.len(), last.kind), (3, Kind::PolicyChange));
         assert_eq!(last.detail["file"], file.display().to_string());
         assert_ne!(last.detail["sha256"], entries[1].detail["sha256"]);
-        // What cannot be recorded is not used.
+        // A full disk is no reason not to start.
         std::fs::write(&file, RULE).unwrap();
         log.set_full(true);
-        assert!(start().await.is_err());
+        start().await.unwrap();
     }
 
     #[test]

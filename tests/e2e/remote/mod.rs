@@ -118,13 +118,9 @@ async fn a_token_logs_in_from_elsewhere_until_it_is_revoked_and_all_of_it_is_on_
     assert_eq!(kept.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let listed = elsewhere(&daemon, &config, "", &list).await.expect_code(0);
     assert_eq!(listed.json(), serde_json::json!([]));
-    let refused = elsewhere(
-        &daemon,
-        &config,
-        "",
-        &["--endpoint", &endpoint, "workspace", "create", "w"],
-    );
-    let refused = refused.await.expect_code(1);
+    let create = ["--endpoint", &endpoint, "workspace", "create", "w"];
+    let refused = elsewhere(&daemon, &config, "", &create).await;
+    let refused = refused.expect_code(1);
     assert!(
         refused.stderr.contains("ROLE_INSUFFICIENT"),
         "{}",

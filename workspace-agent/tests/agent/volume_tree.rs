@@ -91,12 +91,12 @@ fn root_only() -> bool {
 }
 
 #[tokio::test]
-async fn an_agent_says_that_it_serves_trees_and_tries_volumes() {
+async fn an_agent_says_what_it_can_do() {
     let rig = Rig::start().await;
     let hello = rig.client.clone().hello(HelloRequest::default()).await;
     assert_eq!(
         hello.unwrap().into_inner().features,
-        ["trees", "volumes", "changes"]
+        ["trees", "volumes", "changes", "secrets", "ssh-agent"]
     );
 }
 

@@ -261,7 +261,7 @@ mod tests {
         let faults = "{\"fault\":\"cut\"}";
         let (outcome, waits, _) = call(&model(faults, RetryPolicy::default())).await;
         assert!(matches!(outcome, Err(ModelError::Cut { .. })));
-        assert_eq!(waits, []);
+        assert!(waits.is_empty(), "{waits:?}");
     }
 
     #[tokio::test(start_paused = true)]

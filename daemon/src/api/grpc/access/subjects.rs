@@ -18,8 +18,11 @@ use crate::{api::grpc::status::invalid, service::access::subjects::Subject};
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
+/// What a field's text names.
+type Names = fn(String) -> Subject;
+
 /// The fields that name something, as compy/v1/access.proto lists them.
-const FIELDS: [(&str, fn(String) -> Subject); 7] = [
+const FIELDS: [(&str, Names); 7] = [
     ("workspace", Subject::Workspace),
     ("session_id", Subject::Session),
     ("snapshot", Subject::Snapshot),
@@ -29,7 +32,7 @@ const FIELDS: [(&str, fn(String) -> Subject); 7] = [
     ("approval_id", Subject::Approval),
 ];
 
-fn subject_of(name: &str) -> Option<fn(String) -> Subject> {
+fn subject_of(name: &str) -> Option<Names> {
     let found = FIELDS.iter().find(|(field, _)| *field == name);
     found.map(|(_, subject)| *subject)
 }
