@@ -153,8 +153,7 @@ async fn a_private_repository_is_cloned_and_its_login_is_not_in_the_workspace() 
 
     // Nothing but reading passes, also for who goes by the stand-in itself.
     let stand_in = format!("http://localhost.compy-git.internal:{}", host.port);
-    let push =
-        "cd /workspace/it && git commit -q --allow-empty -m x && git push origin HEAD:refs/heads/x";
+    let push = "cd /workspace/it && git -c user.name=x -c user.email=x@example.com commit -q --allow-empty -m x && git push origin HEAD:refs/heads/x";
     let pushed = said(&daemon, "w", push).await;
     assert!(
         pushed.contains("403") && pushed.ends_with("exit Some(128)"),
