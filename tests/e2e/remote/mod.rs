@@ -384,7 +384,7 @@ async fn a_token_for_one_workspace_sees_and_touches_no_other() {
         .into_iter()
         .map(|it| it.id)
         .collect();
-    assert_eq!(ids, [mine.id.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&mine.id));
     let get = |workspace: &str| GetWorkspaceRequest {
         workspace: workspace.to_owned(),
     };
