@@ -4,6 +4,9 @@ use tree_sitter::Node;
 
 use super::{Input, Word, output, walk::Walker};
 
+/// Redirections of one command that are looked at: what each may write is judged.
+const REDIRECTS_MAX: usize = 64;
+
 impl Walker<'_> {
     pub(super) fn redirected(&mut self, node: Node<'_>, source: &str) {
         let mut cursor = node.walk();
@@ -79,7 +82,10 @@ impl Walker<'_> {
     /// What redirections give to a command.
     pub(super) fn streams(&mut self, redirects: &[Node<'_>], source: &str) -> Streams {
         let mut streams = Streams::default();
-        for redirect in redirects {
+        if redirects.len() > REDIRECTS_MAX {
+            self.doubt(format!("it redirects more than {REDIRECTS_MAX} times"));
+        }
+        for redirect in redirects.iter().take(REDIRECTS_MAX) {
             match redirect.kind() {
                 "heredoc_redirect" => {
                     let mut cursor = redirect.walk();
