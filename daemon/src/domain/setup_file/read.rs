@@ -18,6 +18,9 @@ const VERSION: &str = "1";
 const SECOND: Duration = Duration::from_secs(1);
 const LONGEST_INITIALIZE: Duration = Duration::from_secs(2 * 60 * 60);
 const LONGEST_MAINTENANCE: Duration = Duration::from_secs(10 * 60);
+/// Mistakes of the syntax that are told; the others mostly come of them, and to
+/// find the line of each would take long in a file that is no TOML at all.
+const SYNTAX_ERRORS_MAX: usize = 20;
 /// How alike a key must be to a known one to be taken for it.
 const ALIKE: f64 = 0.6;
 
@@ -47,7 +50,7 @@ pub(super) fn read(content: &[u8]) -> Result<SetupFile, SetupFileError> {
         problems: Vec::new(),
     };
     let (table, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
+    for error in errors.into_iter().take(SYNTAX_ERRORS_MAX) {
         reader.refuse(error.span().unwrap_or_default(), error.message());
     }
     let file = match reader.problems.is_empty() {

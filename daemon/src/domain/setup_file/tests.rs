@@ -151,6 +151,8 @@ fn size_and_counts_are_bounded() {
     assert!(said.contains("65 entries, 64 at most"), "{said}");
     let long = "x".repeat(COMMAND_MAX_BYTES + 1);
     assert!(problems(&format!("[setup]\ninitialize = [\"{long}\"]")).contains("at most 8 KiB"));
+    let noise = SetupFile::parse("t\n".repeat(1000).as_bytes()).unwrap_err();
+    assert_eq!(noise.problems.len(), 20);
     let error = SetupFile::parse(b"\xff").unwrap_err();
     assert_eq!(
         error.to_string(),
