@@ -9,6 +9,7 @@ pub mod clock;
 pub mod disk_space;
 pub mod docker;
 pub mod events;
+mod fill;
 pub mod forge;
 pub mod git_relay;
 #[cfg(any(test, feature = "test-util"))]

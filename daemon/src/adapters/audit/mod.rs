@@ -12,7 +12,8 @@
 //! after the first begins with a checkpoint, so that those before it can go.
 //!
 //! The files are what is exported: what verifies one verifies the others laid
-//! end to end. Where lines are is found by a sparse index with times
+//! end to end. Behind the last line of the one that is written there are zeros,
+//! [room](super::fill) for more; closing and opening take them off. Where lines are is found by a sparse index with times
 //! ([`segment`]) and by filters of what they say ([`filter`]); what is left is
 //! looked through.
 
@@ -39,7 +40,10 @@ use self::{
     writer::{Order, Queue, Writer},
 };
 use crate::{
-    adapters::disk_space::{free_bytes, is_disk_full, sync_dir},
+    adapters::{
+        disk_space::{free_bytes, is_disk_full, sync_dir},
+        fill::Filled,
+    },
     domain::audit::{
         Entry,
         chain::{Head, Record},
@@ -129,13 +133,12 @@ impl FileAudit {
             };
             let segment = Segment::open(&options.dir, number).map_err(failed)?;
             let mut found = segment::open_last(&segment)?;
+            let end = found.blocks.last().map_or(0, |block| block.end);
             if !found.torn.is_empty() {
-                let end = found.blocks.last().map_or(0, |block| block.end);
                 set_aside(&options.dir, number, end, &found.torn).map_err(failed)?;
                 torn.append(&mut found.torn);
-                segment.file.set_len(end).map_err(failed)?;
-                segment.file.sync_all().map_err(failed)?;
             }
+            Filled::to(end).cut(&segment.file, end).map_err(failed)?;
             numbers.pop();
             if !found.blocks.is_empty() {
                 break Some((segment, found));

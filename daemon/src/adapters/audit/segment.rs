@@ -209,9 +209,13 @@ pub(super) struct LastSegment {
 }
 
 /// Reads the last file through and checks its chain. What is broken at its end
-/// is torn, unless a later line says that it was on disk.
+/// is torn, unless a later line says that it was on disk; zeros are room for
+/// more.
 pub(super) fn open_last(segment: &Segment) -> Result<LastSegment, AuditError> {
-    let bytes = fs::read(&segment.path).map_err(|error| failure("read", &segment.path, &error))?;
+    let mut bytes =
+        fs::read(&segment.path).map_err(|error| failure("read", &segment.path, &error))?;
+    let written = bytes.iter().rposition(|byte| *byte != 0);
+    bytes.truncate(written.map_or(0, |last| last + 1));
     let mut found = LastSegment {
         blocks: Vec::new(),
         indexer: Indexer::default(),

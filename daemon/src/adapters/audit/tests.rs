@@ -55,13 +55,22 @@ impl Field {
             .with("number", number)
     }
 
-    /// The log as it is on disk.
+    /// The lines that are on disk.
     fn bytes(&self) -> Vec<u8> {
         let numbers = segment::numbers(&self.log_dir()).unwrap();
         let files = numbers.into_iter();
         let files = files.map(|first| fs::read(segment::path(&self.log_dir(), first)).unwrap());
-        files.collect::<Vec<_>>().concat()
+        files
+            .map(|file| without_room(&file).to_vec())
+            .collect::<Vec<_>>()
+            .concat()
     }
+}
+
+/// What is in a file before the zeros.
+fn without_room(file: &[u8]) -> &[u8] {
+    let end = file.iter().rposition(|byte| *byte != 0);
+    &file[..end.map_or(0, |last| last + 1)]
 }
 
 fn all() -> Query {
@@ -192,9 +201,10 @@ async fn wherever_a_crash_cuts_a_write_what_was_acknowledged_stays() {
             .rposition(|byte| *byte == b'\n')
             .unwrap()
             + 1;
-        if kept < left.len() {
+        let torn = without_room(&left[kept..]);
+        if !torn.is_empty() {
             let aside = crashed.log_dir().join(format!("torn-{:020}-{kept}", 1));
-            assert_eq!(fs::read(aside).unwrap(), &left[kept..]);
+            assert_eq!(fs::read(aside).unwrap(), torn);
             let told = Query {
                 text: Some("torn".into()),
                 ..all()
@@ -202,6 +212,32 @@ async fn wherever_a_crash_cuts_a_write_what_was_acknowledged_stays() {
             assert_eq!(audit.search(told).await.unwrap().len(), 1);
         }
     }
+}
+
+#[tokio::test]
+async fn there_is_room_behind_the_last_line_until_the_log_is_closed() {
+    let field = Field::new();
+    let audit = field.open();
+    audit.record_durably(field.entry(1)).await.unwrap();
+    let file = segment::path(&field.log_dir(), 1);
+    let open = fs::read(&file).unwrap();
+    audit.record_durably(field.entry(2)).await.unwrap();
+    assert_eq!(
+        fs::metadata(&file).unwrap().len(),
+        open.len() as u64,
+        "a record changes no size"
+    );
+    let lines = field.bytes();
+    assert!(lines.len() < open.len());
+    audit.close().await;
+    let closed = fs::read(&file).unwrap();
+    assert!(closed.starts_with(&lines));
+    assert_eq!(without_room(&closed), closed);
+    // As after a crash.
+    fs::write(&file, [closed.clone(), vec![0; 1_000]].concat()).unwrap();
+    let audit = field.open();
+    assert_eq!(numbers(&audit.search(all()).await.unwrap()), [2, 1]);
+    assert_eq!(field.bytes(), closed);
 }
 
 #[tokio::test]
@@ -213,7 +249,7 @@ async fn damage_of_what_was_on_disk_is_no_torn_end() {
     }
     drop(audit);
     let file = segment::path(&field.log_dir(), 1);
-    let mut bytes = fs::read(&file).unwrap();
+    let mut bytes = field.bytes();
     bytes[300] ^= 1;
     fs::write(&file, &bytes).unwrap();
     let error = FileAudit::open(field.options()).unwrap_err();

@@ -20,7 +20,7 @@ use super::{
     segment::{self, Contents, Indexer, Segment},
 };
 use crate::{
-    adapters::disk_space::sync_dir,
+    adapters::{disk_space::sync_dir, fill::Filled},
     domain::audit::{
         Entry, Kind,
         chain::{Hash, Head},
@@ -179,6 +179,8 @@ pub(super) struct Writer {
     current: Arc<Segment>,
     /// Where the lines of the current file end.
     end: u64,
+    /// Of the current file.
+    filled: Filled,
     /// A write failed and may have left something beyond the end.
     must_cut: bool,
     /// Up to where the current file is on disk for certain.
@@ -219,6 +221,7 @@ impl Writer {
             indexer: Indexer::default(),
             current,
             end,
+            filled: Filled::to(end),
             must_cut: false,
             synced_end: end,
             synced: head.seq,
@@ -275,7 +278,15 @@ impl Writer {
             self.write_durably(acks);
             self.sync_when_due();
         }
-        let _ = self.sync();
+        self.finish();
+    }
+
+    /// Leaves nothing but lines in the file. Where that fails, opening it does
+    /// it.
+    fn finish(&mut self) {
+        if self.sync().is_ok() {
+            let _ = self.cut();
+        }
     }
 
     /// When there is something to do though nothing comes.
@@ -297,7 +308,7 @@ impl Writer {
                 if let Err(error) = self.checkpoint() {
                     tracing::warn!(%error, "the end of the audit log is not signed");
                 }
-                let _ = self.sync();
+                self.finish();
                 let _ = ack.send(Ok(()));
                 return true;
             }
@@ -422,17 +433,24 @@ impl Writer {
 
     fn append_bytes(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.must_cut {
-            self.current.file.set_len(self.end)?;
+            self.cut()?;
         }
-        self.must_cut = true;
-        let written = self.current.file.write_all_at(lines, self.end);
+        let file = &self.current.file;
+        self.filled.reach(file, self.end + lines.len() as u64);
+        let written = file.write_all_at(lines, self.end);
         if written.is_err() {
+            self.must_cut = true;
             // Where this fails too, the next write tries again.
-            self.must_cut = self.current.file.set_len(self.end).is_err();
-        } else {
-            self.must_cut = false;
+            let _ = self.cut();
         }
         written
+    }
+
+    /// Takes everything behind the last line off the file.
+    fn cut(&mut self) -> io::Result<()> {
+        self.filled.cut(&self.current.file, self.end)?;
+        self.must_cut = false;
+        Ok(())
     }
 
     /// Makes everything that is written durable.
@@ -486,8 +504,10 @@ impl Writer {
     /// Goes on in a new file, once this one is on disk.
     fn roll(&mut self) -> Result<(), AuditError> {
         self.sync()?;
+        let cut = self.cut();
         let dir = &self.options.dir;
         let failed = |error| failure("write", dir, &error);
+        cut.map_err(failed)?;
         let segment = Segment::create(dir, self.head.seq + 1).map_err(failed)?;
         sync_dir(dir).map_err(failed)?;
         let segment = Arc::new(segment);
@@ -504,6 +524,7 @@ impl Writer {
         }
         self.current = segment;
         self.end = 0;
+        self.filled = Filled::to(0);
         self.synced_end = 0;
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! The logs of all sessions, in one journal that only grows.
 //!
-//! A group of appends is one write and one `fdatasync`. The files are filled
-//! with zeros some steps ahead, so that the write of a group changes no size
-//! and no extent and its `fdatasync` needs no commit of the file system's own
-//! journal: that makes it several times as fast as appending.
+//! A group of appends is one write and one `fdatasync`, into room that is
+//! [made ahead](super::fill).
 //!
 //! ```text
 //! events/00000001.log   header | record | record | ...          full: cut to its end
@@ -42,7 +40,10 @@ use self::{
     segment::{Segment, Tail},
 };
 use crate::{
-    adapters::disk_space::{is_disk_full, sync_dir},
+    adapters::{
+        disk_space::{is_disk_full, sync_dir},
+        fill::{FILL_BYTES, Filled},
+    },
     domain::ids::SessionId,
     metrics,
     ports::store::{EventBytes, StoreError},
@@ -50,8 +51,6 @@ use crate::{
 
 /// A file this long is not written to any more.
 const SEGMENT_BYTES: u64 = 256 << 20;
-/// How far ahead the file is filled with zeros.
-const FILL_BYTES: u64 = 4 << 20;
 
 /// The place of an event: the number of its file and the byte there.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +87,8 @@ pub struct Journal {
     current: Arc<Segment>,
     /// Where the acknowledged records of the current file end.
     end: u64,
-    /// Up to where the current file has zeros or records.
-    filled: u64,
+    /// Of the current file.
+    filled: Filled,
     /// The number of the last group.
     group: u64,
     staged: Vec<Staged>,
@@ -182,7 +181,7 @@ impl Journal {
             current: current.clone(),
             shared: Arc::new(RwLock::new(Some(index))),
             end,
-            filled: end,
+            filled: Filled::to(end),
             group,
             staged: Vec::new(),
             staged_bytes: 0,
@@ -314,14 +313,13 @@ impl Journal {
         }
         let end = self.end + self.buffer.len() as u64;
         self.must_cut = true;
-        self.fill(end);
+        self.filled.reach(self.current.file(), end);
         self.current.file().write_all_at(&self.buffer, self.end)?;
         let begun = Instant::now();
         self.current.file().sync_data()?;
         metrics::journal_synced(staged.len(), begun.elapsed());
         self.must_cut = false;
         self.end = end;
-        self.filled = self.filled.max(end);
         self.group = group;
         // A rare large group does not stay in memory.
         self.buffer.shrink_to(1 << 20);
@@ -335,23 +333,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Fills the file with zeros behind a record that will end at `end` and
-    /// has no room yet. Where that fails the write itself tells.
-    fn fill(&mut self, end: u64) {
-        if end <= self.filled {
-            return;
-        }
-        let zeros = vec![0; FILL_BYTES as usize];
-        if self.current.file().write_all_at(&zeros, end).is_ok() {
-            self.filled = end + FILL_BYTES;
-        }
-    }
-
     /// Takes everything beyond the acknowledged end off the file, durably.
     fn cut(&mut self) -> io::Result<()> {
-        self.current.file().set_len(self.end)?;
-        self.current.file().sync_all()?;
-        self.filled = self.end;
+        self.filled.cut(self.current.file(), self.end)?;
         self.must_cut = false;
         Ok(())
     }
@@ -367,7 +351,7 @@ impl Journal {
         }
         self.current = segment;
         self.end = segment::HEADER_BYTES;
-        self.filled = self.end;
+        self.filled = Filled::to(self.end);
         Ok(())
     }
 }
