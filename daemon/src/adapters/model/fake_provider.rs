@@ -230,6 +230,8 @@ struct State {
     requests: Vec<RecordedRequest>,
     conversations: Conversations,
     violations: Vec<String>,
+    /// Broken rules that nobody has asked for.
+    unseen: usize,
 }
 
 impl FakeProvider {
@@ -249,6 +251,7 @@ impl FakeProvider {
             requests: Vec::new(),
             conversations: Conversations::new(dialect),
             violations: Vec::new(),
+            unseen: 0,
         };
         let shared = Arc::new(Shared {
             dialect,
@@ -322,10 +325,13 @@ impl FakeProvider {
         self.shared.state().requests.clone()
     }
 
-    /// Every broken rule so far.
+    /// Every broken rule so far. One that nobody asks for fails the test when
+    /// the provider is dropped.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
-        self.shared.state().violations.clone()
+        let mut state = self.shared.state();
+        state.unseen = 0;
+        state.violations.clone()
     }
 
     /// Waits until this many requests have arrived in all.
@@ -360,6 +366,12 @@ impl FakeProvider {
 impl Drop for FakeProvider {
     fn drop(&mut self) {
         self.server.abort();
+        let state = self.shared.state();
+        if state.unseen > 0 && !std::thread::panicking() {
+            let violations = state.violations.join("; ");
+            drop(state);
+            panic!("requests broke the rules: {violations}");
+        }
     }
 }
 
@@ -469,6 +481,7 @@ impl Shared {
             true => (state.answers)(&request),
             false => refuse(&broken.join("; ")),
         };
+        state.unseen += usize::from(answer.violation.is_some());
         state.violations.extend(answer.violation.clone());
         state.requests.push(request);
         answer

@@ -521,7 +521,11 @@ async fn odd_calls_are_answered_and_a_stale_write_is_refused() {
     let write = |content: &str| call("write_file", json!({"path": "sums.py", "content": content}));
     let good = "def add(a, b):\n    return a + b\n";
     let replies = whole(vec![
-        vec![run("echo '# changed' >> sums.py; exit 3"), write(good)],
+        vec![
+            run("echo '# changed' >> sums.py; exit 3"),
+            replace("sums.py", "a - b", "a + b"),
+            write(good),
+        ],
         vec![
             read(),
             write(good),
@@ -548,11 +552,16 @@ async fn odd_calls_are_answered_and_a_stale_write_is_refused() {
         .collect();
     assert!(answers[0].2.contains("[exit 3"), "{answers:?}");
     assert_eq!(answers[1].1, ToolOutcome::Error);
-    assert!(answers[1].2.contains("read it again"), "{answers:?}");
-    assert_eq!(answers[3].1, ToolOutcome::Ok);
-    assert_eq!(answers[4].1, ToolOutcome::Error);
     assert!(
-        answers[5].2.contains("read it before you replace it"),
+        answers[1].2.contains("has changed since you last saw it"),
+        "its text is there still: {answers:?}"
+    );
+    assert_eq!(answers[2].1, ToolOutcome::Error);
+    assert!(answers[2].2.contains("read it again"), "{answers:?}");
+    assert_eq!(answers[4].1, ToolOutcome::Ok);
+    assert_eq!(answers[5].1, ToolOutcome::Error);
+    assert!(
+        answers[6].2.contains("read it before you replace it"),
         "{answers:?}"
     );
 }
