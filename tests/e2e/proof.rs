@@ -97,6 +97,40 @@ async fn the_setup_runs_again_in_the_copy_when_what_it_depends_on_was_changed() 
 }
 
 #[tokio::test]
+async fn a_person_is_asked_about_what_failed_before_and_fails_still() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    let files = [
+        ("sums.py", "def add(a, b):\n    return a - b\n"),
+        (
+            "test_sums.py",
+            "from sums import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n",
+        ),
+        (
+            "test_other.py",
+            "def test_of_another_day():\n    assert 1 + 1 == 3\n\n\ndef test_sound():\n    assert True\n",
+        ),
+    ];
+    let fixed = "def add(a, b):\n    return a + b\n";
+    let id = start(&daemon, &files, &script("sums.py", fixed, "")).await;
+    let session = daemon.rested(&id).await;
+    let told = story(&daemon.events(&id, 0).await);
+    assert_eq!(session.state(), SessionState::Waiting, "{told}");
+    let question = session.question.unwrap().text;
+    assert!(question.contains("test_of_another_day"), "{question}");
+    assert!(!question.contains("test_sound"), "{question}");
+    let answer = ["session", "answer", &id, "--yes"];
+    let _ = daemon.compyctl(&answer).await.expect_code(0);
+    let (_, evidence) = proved(&daemon, &id).await;
+    let proof = &evidence["proof"];
+    let names = |key: &str| proof[key].as_array().unwrap().len();
+    assert_eq!(names("fail_to_pass"), 1, "{proof}");
+    assert_eq!(names("pass_to_pass"), 1, "{proof}");
+    assert_eq!(names("known_failures"), 1, "{proof}");
+}
+
+#[tokio::test]
 async fn a_kill_of_the_daemon_in_the_middle_of_the_proof_runs_nothing_twice() {
     let Some(mut daemon) = Daemon::start(Options::default()).await else {
         return;

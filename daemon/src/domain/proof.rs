@@ -1,5 +1,7 @@
 //! When a change counts as proved. Pure: the runs are given, the rule is here.
 
+mod known;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -8,6 +10,8 @@ use super::{
     ids::ArtifactId,
     report::{RunVerdict, TestOutcome, TestReport},
 };
+pub use known::known_failures;
+use known::{is_failure, new_passes, passes_but_for};
 
 /// One run of the test command, judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,9 @@ pub struct Proof {
     pub fail_to_pass: Vec<String>,
     /// Tests that passed on the base and pass now.
     pub pass_to_pass: Vec<String>,
+    /// Tests that failed on the base and fail still.
+    #[serde(default)]
+    pub known_failures: Vec<String>,
     /// Test, fixture and CI files, and files that say how tests are run, that
     /// differ from the base.
     pub changed_test_files: Vec<String>,
@@ -195,6 +202,8 @@ pub struct Weighed {
     pub fail_to_pass: Vec<String>,
     /// Tests that passed on the base and pass now.
     pub pass_to_pass: Vec<String>,
+    /// Tests that failed on the base and fail still.
+    pub known_failures: Vec<String>,
 }
 
 impl Weighed {
@@ -204,6 +213,7 @@ impl Weighed {
             reason,
             fail_to_pass: Vec::new(),
             pass_to_pass: Vec::new(),
+            known_failures: Vec::new(),
         }
     }
 }
@@ -212,8 +222,9 @@ impl Weighed {
 ///
 /// A change is proved when the tests fail without it and pass with it, by runs
 /// that agree: on the branch, and where tests or what runs them were changed, on
-/// the branch with the base's. Where the base passes already, tests that the
-/// branch brings must fail on the base.
+/// the branch with the base's. Where the base passes already, or none of its
+/// failing tests passes now, tests that the branch brings must fail on the base.
+/// Tests that failed on the base may fail still, where others show the change.
 /// No test that passed on the base may be gone, skipped or failing. An exit
 /// status without a report is believed only where nothing that says how the
 /// tests are run has changed. Where the task allows test changes, the run with
@@ -227,12 +238,15 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
              whose exit status and report can be trusted"
         ));
     }
-    if !runs.branch.verdict.is_pass() {
+    let branch = runs.branch;
+    let known = known_failures(runs.base, &branch.verdict, branch.report.as_ref());
+    if !branch.verdict.is_pass() && known.is_none() {
         return Weighed::refused(format!(
             "the tests do not pass on the branch: {}",
-            describe(runs.branch)
+            describe(branch)
         ));
     }
+    let known = known.unwrap_or_default();
     if runs.branch.verdict == RunVerdict::PassedByExit && !changed.runners.is_empty() {
         return Weighed::refused(format!(
             "the test command passes by exit status alone, with no test count, and what runs it \
@@ -247,8 +261,8 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
             None if base_state == BaseState::WithoutTests || changed.files.is_empty() => {}
             None => problems.push("the run with the base's tests is missing".to_owned()),
             Some(restored) => {
-                if let Err(problem) = bears_out(runs.base, restored, changed) {
-                    if !restored.verdict.is_pass() {
+                if let Err(problem) = bears_out(runs.base, restored, changed, &known) {
+                    if !passes_but_for(restored, &known) {
                         return Weighed::refused(problem);
                     }
                     problems.push(problem);
@@ -256,11 +270,11 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
             }
         }
     }
-    let with_branch = compare(runs.base, runs.branch, allow_test_changes);
+    let with_branch = compare(runs.base, branch, allow_test_changes, &known);
     problems.extend(with_branch.problems);
     let mut fail_to_pass = with_branch.fail_to_pass;
-    if base_state.needs_new_tests() {
-        match shown_by_new_tests(runs, changed.files) {
+    if needs_new_tests(runs.base, branch) {
+        match shown_by_new_tests(runs, changed.files, &known) {
             Ok(shown) => fail_to_pass = shown,
             Err(problem) => problems.push(problem),
         }
@@ -271,14 +285,25 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
     }
     Weighed {
         proved: true,
-        reason: praise(runs, &fail_to_pass, &with_branch.pass_to_pass),
+        reason: praise(runs, &fail_to_pass, &with_branch.pass_to_pass, &known),
         fail_to_pass,
         pass_to_pass: with_branch.pass_to_pass,
+        known_failures: known,
     }
 }
 
+/// Whether only new tests can show a change: the base passes, or what failed
+/// there fails still.
+#[must_use]
+pub fn needs_new_tests(base: &TestRun, branch: &TestRun) -> bool {
+    let known = known_failures(base, &branch.verdict, branch.report.as_ref());
+    BaseState::of(base).needs_new_tests()
+        || known.is_some_and(|known| compare(base, branch, true, &known).fail_to_pass.is_empty())
+}
+
 /// Whether a run on the branch with the base's tests bears the change out, as
-/// far as the base's tests can.
+/// far as the base's tests can: all but the [`known_failures`] of the branch
+/// must pass.
 ///
 /// # Errors
 /// What speaks against it.
@@ -286,11 +311,12 @@ pub fn bears_out(
     base: &TestRun,
     restored: &TestRun,
     changed: ChangedJudges<'_>,
+    known: &[String],
 ) -> Result<(), String> {
     if BaseState::of(base) == BaseState::WithoutTests {
         return Ok(());
     }
-    if !restored.verdict.is_pass() {
+    if !passes_but_for(restored, known) {
         let way_out = match changed.runners {
             [] => String::new(),
             runners => format!(
@@ -305,7 +331,7 @@ pub fn bears_out(
             describe(restored)
         ));
     }
-    let problems = compare(base, restored, false).problems;
+    let problems = compare(base, restored, false, known).problems;
     if problems.is_empty() {
         Ok(())
     } else {
@@ -314,13 +340,16 @@ pub fn bears_out(
 }
 
 /// What the branch's own tests show where the base passes; or why nothing.
-fn shown_by_new_tests(runs: Runs<'_>, changed_tests: &[String]) -> Result<Vec<String>, String> {
+fn shown_by_new_tests(
+    runs: Runs<'_>,
+    changed_tests: &[String],
+    known: &[String],
+) -> Result<Vec<String>, String> {
     let what_to_do = "add a test that fails without the change and passes with it";
     let base = match BaseState::of(runs.base) {
         BaseState::WithoutTests => "no tests run on the base commit",
-        BaseState::Passing | BaseState::Failing | BaseState::Unusable(_) => {
-            "the tests pass on the base commit already"
-        }
+        BaseState::Failing => "no test that failed on the base commit passes",
+        BaseState::Passing | BaseState::Unusable(_) => "the tests pass on the base commit already",
     };
     let Some(transplanted) = runs.transplanted else {
         return Err(format!(
@@ -329,9 +358,14 @@ fn shown_by_new_tests(runs: Runs<'_>, changed_tests: &[String]) -> Result<Vec<St
     };
     match BaseState::of(transplanted) {
         BaseState::Failing => {
-            let shown = compare(transplanted, runs.branch, false);
+            let shown = compare(transplanted, runs.branch, false, known);
             let problems = shown.problems.join("; ");
-            if problems.is_empty() {
+            if problems.is_empty() && shown.fail_to_pass.is_empty() {
+                Err(format!(
+                    "{base}, and the branch's tests ({}) show no more of it: {what_to_do}",
+                    some_of(changed_tests)
+                ))
+            } else if problems.is_empty() {
                 Ok(shown.fail_to_pass)
             } else {
                 Err(problems)
@@ -356,10 +390,10 @@ struct Comparison {
     problems: Vec<String>,
 }
 
-/// Compares a passing run with an earlier one, by the names of tests as far as
-/// the runner gives them and by counts for the rest. With `tests_may_go`, a
-/// test that passed before may be gone or skipped.
-fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
+/// Compares a run that passes but for the `known` failures with an earlier one,
+/// by the names of tests as far as the runner gives them and by counts for the
+/// rest. With `tests_may_go`, a test that passed before may be gone or skipped.
+fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool, known: &[String]) -> Comparison {
     let mut found = Comparison::default();
     let (Some(old), Some(new)) = (&before.report, &now.report) else {
         if before.report.is_some() {
@@ -402,6 +436,8 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
             (TestOutcome::Failed | TestOutcome::Error, None) if !all_named => {
                 found.fail_to_pass.push(name.clone());
             }
+            (TestOutcome::Failed | TestOutcome::Error, Some(is_now))
+                if is_failure(*is_now) && known.contains(name) => {}
             (TestOutcome::Error, None) => {
                 // A file that could not be loaded: its tests have names now.
                 let own = tests_of(name, old, new);
@@ -418,7 +454,11 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
     if !gone.is_empty() {
         found.problems.push(some_of(&gone));
     }
-    if old.broken() > 0 && found.fail_to_pass.is_empty() && found.problems.is_empty() {
+    if old.broken() > 0
+        && known.is_empty()
+        && found.fail_to_pass.is_empty()
+        && found.problems.is_empty()
+    {
         // The runner named no failing test, or the task let it go: what passes
         // now and did not before has to show the change.
         found.fail_to_pass = new_passes(old, new);
@@ -434,6 +474,7 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
     let broken =
         [TestOutcome::Failed, TestOutcome::Error].map(|outcome| old.named(outcome).count() as u32);
     let expected = old.passed.saturating_add(broken.iter().sum());
+    let expected = expected.saturating_sub(known.len() as u32);
     if !all_named && !tests_may_go && (new.passed < expected || new.skipped > old.skipped) {
         found.problems.push(format!(
             "fewer tests pass or more are skipped on the {} ({}) than on the {} ({})",
@@ -444,14 +485,6 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool) -> Comparison {
         ));
     }
     found
-}
-
-/// Tests that pass now and did not before.
-fn new_passes(old: &TestReport, new: &TestReport) -> Vec<String> {
-    new.named(TestOutcome::Passed)
-        .filter(|name| old.names.get(*name) != Some(&TestOutcome::Passed))
-        .map(str::to_owned)
-        .collect()
 }
 
 /// The new passing tests of a file that could not be loaded before: those whose
@@ -484,7 +517,12 @@ fn describe(run: &TestRun) -> String {
     text
 }
 
-fn praise(runs: Runs<'_>, fail_to_pass: &[String], pass_to_pass: &[String]) -> String {
+fn praise(
+    runs: Runs<'_>,
+    fail_to_pass: &[String],
+    pass_to_pass: &[String],
+    known: &[String],
+) -> String {
     if runs.branch.verdict == RunVerdict::PassedByExit {
         return "the test command fails without the change and passes with it, by exit status \
                 alone: no test count, as its output has no report that can be read"
@@ -498,11 +536,16 @@ fn praise(runs: Runs<'_>, fail_to_pass: &[String], pass_to_pass: &[String]) -> S
             many.len()
         ),
     };
-    match pass_to_pass.len() {
-        0 => fixed,
-        1 => format!("{fixed}; 1 other passes as before"),
-        count => format!("{fixed}; {count} others pass as before"),
-    }
+    let others = match pass_to_pass.len() {
+        0 => String::new(),
+        1 => "; 1 other passes as before".to_owned(),
+        count => format!("; {count} others pass as before"),
+    };
+    let still = match known {
+        [] => String::new(),
+        known => format!("; failed before and fails still: {}", some_of(known)),
+    };
+    format!("{fixed}{others}{still}")
 }
 
 /// The first few of a list, and how many more there are.

@@ -20,15 +20,16 @@
 //! first stage is. Without the pull request ([`WorkflowKind::None`]) a session
 //! starts in MODIFY and PR ends with the proof, in COMPLETE.
 //!
-//! A check blocks when it fails, with one exception: lint and types that were
-//! detected, not given, and that failed on the base commit already. Tests always
-//! block.
+//! A check blocks when it fails, but for lint and types that were detected, not
+//! given, and that failed on the base commit already, and for tests of which
+//! nothing fails but what failed there.
 
 use std::time::Duration;
 
 use super::{
     backoff::Backoff,
     checks::{CheckKind, CheckResult},
+    proof::known_failures,
     session::{
         options::WorkflowKind,
         state::SessionState,
@@ -224,11 +225,14 @@ pub fn blocking<'a>(
         .filter(|check| !check.passed() && !is_excused(base, check))
 }
 
-/// Whether a failed check failed on the base already and nobody asked for it.
+/// Whether a failed check failed on the base already: tests with nothing else
+/// than [there](known_failures), another check that nobody asked for.
 #[must_use]
 pub fn is_excused(base: &BaseRun, check: &CheckResult) -> bool {
     match check.command.kind {
-        CheckKind::Tests => false,
+        CheckKind::Tests => {
+            known_failures(&base.tests, &check.verdict, check.report.as_ref()).is_some()
+        }
         CheckKind::Lint | CheckKind::Types => {
             check.command.why != "given"
                 && base

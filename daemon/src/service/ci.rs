@@ -20,7 +20,7 @@ use crate::{
         exec::{Exit, ExitStatus},
         forge::{ForgeCheck, ForgeCheckState, PullRequest},
         ids::{SessionId, WorkspaceId},
-        proof::{BaseState, bears_out},
+        proof::{BaseState, bears_out, known_failures},
         report::{RunVerdict, TestReport},
         session::work::BaseRun,
         setup::SetupState,
@@ -158,7 +158,12 @@ impl LocalCi {
             self.report(request, &check).await?;
         }
         let mut results = validate(&self.commands, &site, step, &plan).await?;
-        results.extend(self.with_base_tests(&site, step, request, &plan).await?);
+        let (base, tests) = (&request.base.tests, results.iter());
+        let known = (tests.filter(|check| check.command.kind == CheckKind::Tests))
+            .find_map(|tests| known_failures(base, &tests.verdict, tests.report.as_ref()))
+            .unwrap_or_default();
+        let with_base_tests = self.with_base_tests(&site, step, request, &plan, &known);
+        results.extend(with_base_tests.await?);
         results.extend(self.failed_setup(workspace, request).await?);
         let results = results;
         let mut pull_request = request.pull_request.clone();
@@ -216,6 +221,7 @@ impl LocalCi {
         step: &StepContext,
         request: &CiRequest,
         plan: &CheckPlan,
+        known: &[String],
     ) -> Result<Option<CheckResult>, ProofError> {
         let base = &request.base;
         let Some(tests) = plan.tests.as_ref().filter(|_| !request.allow_test_changes) else {
@@ -229,14 +235,15 @@ impl LocalCi {
             .with_base_tests(site, step, &base.commit, &tests.argv)
             .await?;
         Ok(found.map(|found| {
-            let borne_out = bears_out(&base.tests, &found.run, found.judges.changed());
-            let (verdict, summary) = match borne_out {
+            let borne_out = bears_out(&base.tests, &found.run, found.judges.changed(), known);
+            let (verdict, report, summary) = match borne_out {
                 Ok(()) => {
                     let counts = found.run.report.as_ref().map(TestReport::counts);
                     let summary = counts.unwrap_or_else(|| found.run.verdict.to_string());
-                    (found.run.verdict, summary)
+                    (found.run.verdict, found.run.report, summary)
                 }
-                Err(problem) => (RunVerdict::Failed, problem),
+                // Nothing in its report excuses it.
+                Err(problem) => (RunVerdict::Failed, None, problem),
             };
             CheckResult {
                 command: CheckCommand {
@@ -246,7 +253,7 @@ impl LocalCi {
                 },
                 exit: found.run.exit,
                 verdict,
-                report: found.run.report,
+                report,
                 summary,
                 view: found.view,
                 artifact: found.run.artifact,

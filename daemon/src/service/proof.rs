@@ -23,7 +23,10 @@ use crate::domain::{
     criteria::{Criterion, CriterionResult, Verification},
     ids::{ArtifactId, SnapshotId},
     judges::{is_ci_file, is_runner_configuration, is_runner_file, is_test_file},
-    proof::{BaseState, ChangedJudge, ChangedJudges, Proof, Runs, TestRun, run_name, weigh},
+    proof::{
+        ChangedJudge, ChangedJudges, Proof, Runs, TestRun, known_failures, needs_new_tests,
+        run_name, weigh,
+    },
 };
 
 mod criteria;
@@ -270,14 +273,16 @@ impl Prover {
             .await?;
         let (mut restored, mut transplanted) = (None, None);
         // Without a changed judge that run would be the same one again.
-        if branch.verdict.is_pass() && !judges.paths.is_empty() {
+        let known = known_failures(base_run, &branch.verdict, branch.report.as_ref());
+        let passes = branch.verdict.is_pass() || known.is_some();
+        if passes && !judges.paths.is_empty() {
             let tree = git
                 .mixed_tree(&plan.head, &plan.base, &judges.paths)
                 .await?;
             let name = run_name::BRANCH_WITH_BASE_TESTS;
             let ran = self.run_arranged(git, site, step, name, argv, tree).await?;
             restored = Some(ran.0);
-            if BaseState::of(base_run).needs_new_tests() && !judges.tests.is_empty() {
+            if needs_new_tests(base_run, &branch) && !judges.tests.is_empty() {
                 let tree = git
                     .mixed_tree(&plan.base, &plan.head, &judges.tests)
                     .await?;
@@ -300,6 +305,7 @@ impl Prover {
             runs: runs.into_iter().flatten().collect(),
             fail_to_pass: weighed.fail_to_pass,
             pass_to_pass: weighed.pass_to_pass,
+            known_failures: weighed.known_failures,
             changed_test_files: judges.files,
             changed_judges: judges.changed,
             tree: head_tree,

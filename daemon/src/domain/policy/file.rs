@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
 use super::{decision::Decision, risk::RiskKind};
-use crate::domain::{budget::Money, tools::Tool};
+use crate::domain::{budget::Money, proof::Risk, tools::Tool};
 
 /// Rules that a file can have.
 pub(super) const RULES_MAX: usize = 2_000;
@@ -53,12 +53,37 @@ pub(super) struct PolicyFile {
     /// The same of money, as a text: "2.50".
     #[serde(default, deserialize_with = "money")]
     pub(super) ask_above_money: Option<Money>,
+    /// From which risk on a person is asked about changed tests.
+    pub(super) ask_on_test_changes: Option<AskOnTestChanges>,
+    /// Whether a person is asked about tests that failed before and fail still.
+    pub(super) ask_on_known_failures: Option<bool>,
     #[serde(default)]
     pub(super) rule: Vec<Spanned<RuleText>>,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// From which risk on a person is asked about changed tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AskOnTestChanges {
+    Low,
+    Medium,
+    High,
+    Never,
+}
+
+impl AskOnTestChanges {
+    pub(super) fn from(self) -> Option<Risk> {
+        match self {
+            Self::Low => Some(Risk::Low),
+            Self::Medium => Some(Risk::Medium),
+            Self::High => Some(Risk::High),
+            Self::Never => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -29,5 +29,5 @@ pub use self::{
     decision::{By, Decision, Ruling, Session, Verdict},
     file::PolicyError,
     risk::{Autonomy, Level, RiskKind, Tier},
-    rules::{AskAbove, Policy},
+    rules::{AskAbove, AskOnProof, Policy},
 };

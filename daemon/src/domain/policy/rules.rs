@@ -10,7 +10,7 @@ use super::{
     file::{APPROVAL_TIMEOUT_S, Example, PolicyError, PolicyFile, RuleText, line_at},
     risk::{RiskKind, Tier},
 };
-use crate::domain::{audit::chain::Hash, budget::Money, tools::Tool};
+use crate::domain::{audit::chain::Hash, budget::Money, proof::Risk, tools::Tool};
 
 /// The rules that come with the daemon.
 pub(super) const BUILT_IN: &str = include_str!("default.toml");
@@ -29,7 +29,26 @@ pub struct Policy {
     protected_branches: Vec<String>,
     approval_timeout: Duration,
     ask_above: AskAbove,
+    ask_on_proof: AskOnProof,
     hash: Hash,
+}
+
+/// What of a change that is proved a person is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskOnProof {
+    /// Tests, and what runs them, that were changed at this risk or a higher one.
+    pub test_changes: Option<Risk>,
+    /// Tests that failed before and fail still.
+    pub known_failures: bool,
+}
+
+impl Default for AskOnProof {
+    fn default() -> Self {
+        Self {
+            test_changes: Some(Risk::High),
+            known_failures: true,
+        }
+    }
 }
 
 /// What a session may have spent before a person is asked whether it may go on.
@@ -117,11 +136,13 @@ impl Policy {
             protected_branches: Vec::new(),
             approval_timeout: Duration::from_secs(APPROVAL_TIMEOUT_S),
             ask_above: AskAbove::default(),
+            ask_on_proof: AskOnProof::default(),
             hash: hash_of(files),
         };
         let mut globs = GlobSetBuilder::new();
         let mut examples = Vec::new();
         let (mut protected, mut timeout) = (None, None);
+        let (mut test_changes, mut known_failures) = (None, None);
         for (text, origin) in files {
             let file = PolicyFile::parse(text, origin)?;
             protected = protected.or(file.protected_branches);
@@ -129,6 +150,8 @@ impl Policy {
             let above = &mut policy.ask_above;
             above.tokens = above.tokens.or(file.ask_above_tokens);
             above.money = above.money.or(file.ask_above_money);
+            test_changes = test_changes.or(file.ask_on_test_changes);
+            known_failures = known_failures.or(file.ask_on_known_failures);
             for spanned in file.rule {
                 let line = line_at(text, spanned.span().start);
                 let rule = spanned.into_inner();
@@ -147,6 +170,12 @@ impl Policy {
             why: format!("its path patterns cannot be used together: {error}"),
         })?;
         policy.protected_branches = protected.unwrap_or_default();
+        if let Some(from) = test_changes {
+            policy.ask_on_proof.test_changes = from.from();
+        }
+        if let Some(asks) = known_failures {
+            policy.ask_on_proof.known_failures = asks;
+        }
         if let Some(seconds) = timeout {
             policy.approval_timeout = Duration::from_secs(seconds);
         }
@@ -332,6 +361,12 @@ impl Policy {
     #[must_use]
     pub fn ask_above(&self) -> AskAbove {
         self.ask_above
+    }
+
+    /// What of a change that is proved a person is asked about.
+    #[must_use]
+    pub fn ask_on_proof(&self) -> AskOnProof {
+        self.ask_on_proof
     }
 
     /// SHA-256 of everything that it was read from: with another one, it may

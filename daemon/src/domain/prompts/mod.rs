@@ -179,7 +179,11 @@ fn base_run(text: &mut String, state: &SessionState) {
             .take(20)
             .collect();
         if !failing.is_empty() {
-            let _ = write!(text, " Failing there: {}.", failing.join(", "));
+            let _ = write!(
+                text,
+                " Failing there: {}. Those that the task is about have to pass.",
+                failing.join(", ")
+            );
         }
     }
 }

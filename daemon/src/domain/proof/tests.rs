@@ -110,6 +110,116 @@ fn failing_tests_must_pass_and_passing_ones_still() {
     }
 }
 
+/// A branch on which tests fail.
+fn failing(tests: &[(&str, TestOutcome)]) -> TestRun {
+    run(run_name::BRANCH, 1, tests, 0)
+}
+
+#[test]
+fn what_failed_before_may_fail_still_and_is_named() {
+    let base = base(1, &[("a", Failed), ("b", Failed), ("c", Passed)]);
+    let good = weighed(
+        &base,
+        &failing(&[("a", Passed), ("b", Failed), ("c", Passed)]),
+        false,
+    );
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(good.fail_to_pass, ["a"]);
+    assert_eq!(good.pass_to_pass, ["c"]);
+    assert_eq!(good.known_failures, ["b"]);
+    assert!(
+        good.reason.ends_with("failed before and fails still: b"),
+        "{}",
+        good.reason
+    );
+    for (branch, why) in [
+        // Nothing is better.
+        (
+            vec![("a", Failed), ("b", Failed), ("c", Passed)],
+            "do not pass",
+        ),
+        // Something is worse.
+        (
+            vec![("a", Passed), ("b", Failed), ("c", Failed)],
+            "do not pass",
+        ),
+        // A new test fails.
+        (
+            vec![("a", Passed), ("b", Failed), ("c", Passed), ("d", Failed)],
+            "do not pass",
+        ),
+        (vec![("a", Passed), ("b", Failed)], "c passed on the base"),
+        (
+            vec![("a", Passed), ("b", Failed), ("c", Skipped)],
+            "c passed on the base",
+        ),
+    ] {
+        let bad = weighed(&base, &failing(&branch), false);
+        assert!(!bad.proved, "{branch:?}");
+        assert!(bad.reason.contains(why), "{branch:?}: {}", bad.reason);
+    }
+    // By counts alone nobody can tell which they are.
+    let unnamed = run(run_name::BRANCH, 1, &[("b", Failed)], 2);
+    assert!(!weighed(&base, &unnamed, false).proved);
+    let unnamed = run(run_name::BASE, 1, &[("a", Failed), ("b", Failed)], 1);
+    let branch = failing(&[("a", Passed), ("b", Failed), ("c", Passed)]);
+    assert!(!weighed(&unnamed, &branch, false).proved);
+}
+
+#[test]
+fn what_passes_with_other_tests_alone_is_no_known_failure() {
+    let base = base(1, &[("a", Failed), ("b", Failed), ("c", Passed)]);
+    let branch = branch(&[("a", Passed), ("b", Passed), ("c", Passed)]);
+    let files = ["test_b.py".to_owned()];
+    let changed = ChangedJudges {
+        files: &files,
+        runners: &[],
+    };
+    let restored = failing(&[("a", Passed), ("b", Failed), ("c", Passed)]);
+    let runs = Runs {
+        base: &base,
+        branch: &branch,
+        restored: Some(&restored),
+        transplanted: None,
+    };
+    let bad = weigh(runs, changed, false);
+    assert!(!bad.proved);
+    assert!(bad.reason.contains("put back"), "{}", bad.reason);
+}
+
+#[test]
+fn where_all_that_failed_fails_still_new_tests_show_the_change() {
+    let base = base(1, &[("old", Failed), ("c", Passed)]);
+    let tests = [("old", Failed), ("c", Passed), ("new", Passed)];
+    let branch = failing(&tests);
+    assert!(needs_new_tests(&base, &branch));
+    let files = ["test_new.py".to_owned()];
+    let changed = ChangedJudges {
+        files: &files,
+        runners: &[],
+    };
+    let restored = failing(&[("old", Failed), ("c", Passed)]);
+    let weigh_with = |transplanted: Option<&TestRun>| {
+        let runs = Runs {
+            base: &base,
+            branch: &branch,
+            restored: Some(&restored),
+            transplanted,
+        };
+        weigh(runs, changed, false)
+    };
+    let fails_there = failing(&[("old", Failed), ("c", Passed), ("new", Failed)]);
+    let good = weigh_with(Some(&fails_there));
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(good.fail_to_pass, ["new"]);
+    assert_eq!(good.known_failures, ["old"]);
+    for transplanted in [None, Some(&branch)] {
+        let bad = weigh_with(transplanted);
+        assert!(!bad.proved);
+        assert!(bad.reason.contains("add a test"), "{}", bad.reason);
+    }
+}
+
 #[test]
 fn where_tests_may_change_they_may_go_but_something_must_pass_now() {
     let base = base(1, &[("a", Failed), ("b", Passed)]);

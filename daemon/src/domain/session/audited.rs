@@ -132,8 +132,8 @@ fn entry(
                 .with("question", question.text.clone());
             Some(match &question.about {
                 QuestionAbout::Model => entry.with("about", "a question of the model"),
-                QuestionAbout::TestChanges { commit } => entry
-                    .with("about", "changes of tests")
+                QuestionAbout::Proof { commit } => entry
+                    .with("about", "what a proof leaves to judge")
                     .with("commit", commit.clone()),
                 QuestionAbout::Approval(asked) => entry
                     .with_tool(asked.tool.name())

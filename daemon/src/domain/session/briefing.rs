@@ -169,11 +169,8 @@ fn text(body: &EventBody) -> String {
                 approval.tier.name(),
                 first_line(&approval.act)
             ),
-            QuestionAbout::TestChanges { .. } => {
-                format!(
-                    "asks a person to accept changes of tests: {}",
-                    flat(&question.text)
-                )
+            QuestionAbout::Proof { .. } => {
+                format!("asks a person to accept: {}", flat(&question.text))
             }
             QuestionAbout::Todo { id, .. } => {
                 format!(

@@ -11,7 +11,7 @@ use super::{
         Condition, EventBody, Question, QuestionAbout, Speaker, ToolEffect, ToolEnded, ToolOutcome,
     },
     gate::{self, Gate, Passage},
-    options::{VerifyMode, WorkflowKind},
+    options::WorkflowKind,
     state::{FailedWork, Open, SessionState},
     work::{Again, Work},
 };
@@ -20,7 +20,7 @@ use crate::domain::{
     conversation::ToolCall,
     criteria::{self, Criterion},
     prompts,
-    proof::{ChangedJudge, Proof, Risk},
+    proof::Proof,
     recovery::stuck::Measure,
     stage::Stage,
     todo::{Todo, TodoState},
@@ -237,7 +237,7 @@ fn pull_request(state: &SessionState, gate: &Gate<'_>) -> Next {
     if !proof.proved {
         return debug(state, &format!("not proved: {}", proof.reason));
     }
-    if let Some(next) = person_on_test_changes(state, proof) {
+    if let Some(next) = person_on_proof(state, gate, proof) {
         return next;
     }
     match state.created.options.workflow {
@@ -263,33 +263,23 @@ fn pull_request(state: &SessionState, gate: &Gate<'_>) -> Next {
     }
 }
 
-/// A person's word on changed tests, where the session is verified by a person;
-/// `None` lets it go on. Tests that are new are no reason to ask.
-fn person_on_test_changes(state: &SessionState, proof: &Proof) -> Option<Next> {
+/// A person's word on what a proof leaves to judge; `None` lets it go on.
+fn person_on_proof(state: &SessionState, gate: &Gate<'_>, proof: &Proof) -> Option<Next> {
     let commit = &state.attempt.commit.as_ref()?.commit;
-    let risky = proof
-        .changed_judges
-        .iter()
-        .filter(|judge| judge.risk > Risk::Low);
-    let risky: Vec<String> = risky.map(ChangedJudge::describe).collect();
-    if state.created.options.verify != VerifyMode::Manual || risky.is_empty() {
+    let open = gate.open_of_proof(state, proof);
+    if open.is_empty() {
         return None;
     }
-    match &state.attempt.test_changes {
+    let open = open.join("; and ");
+    match &state.attempt.accepted {
         Some((answered, true)) if answered == commit => None,
         Some((answered, false)) if answered == commit => Some(debug(
             state,
-            &format!(
-                "a person does not accept the changes of {}",
-                risky.join(", ")
-            ),
+            &format!("a person does not accept that {open}"),
         )),
         Some(_) | None => {
-            let text = format!(
-                "The change is proved, and it changes what judges it: {}. Do you accept that?",
-                risky.join(", ")
-            );
-            let about = QuestionAbout::TestChanges {
+            let text = format!("The change is proved, but {open}. Do you accept that?");
+            let about = QuestionAbout::Proof {
                 commit: commit.clone(),
             };
             Some(Next::Record(ask(state, text, about)))

@@ -415,9 +415,10 @@ pub struct Question {
 pub enum QuestionAbout {
     /// The model wants to know.
     Model,
-    /// Changes of tests that a proved commit makes, and that a person has to
-    /// accept.
-    TestChanges {
+    /// What the proof of a commit leaves to judge, and a person has to accept:
+    /// changes of tests, tests that fail as they did before.
+    #[serde(alias = "test_changes")]
+    Proof {
         /// The commit, in hex.
         commit: String,
     },

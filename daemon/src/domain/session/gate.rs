@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use super::{
     event::{ApprovalRequest, Question, QuestionAbout},
+    options::VerifyMode,
     state::SessionState,
     work::Commit,
 };
@@ -23,8 +24,10 @@ use crate::domain::{
     criteria::{self, Criterion},
     edits::Change,
     policy::{
-        Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier, Verdict,
+        AskOnProof, Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier,
+        Verdict,
     },
+    proof::{ChangedJudge, Proof, Risk, some_of},
     tools::{TodoAdd, Tool, ToolRequest, workspace_path},
 };
 
@@ -206,6 +209,39 @@ impl Gate<'_> {
             }));
         }
         Passage::Open
+    }
+
+    /// What a person is asked of a proof before the session goes on, as the ends
+    /// of a sentence.
+    pub(super) fn open_of_proof(&self, state: &SessionState, proof: &Proof) -> Vec<String> {
+        let options = &state.created.options;
+        let asks = match options.verify {
+            VerifyMode::Manual => AskOnProof {
+                test_changes: Some(Risk::Medium),
+                known_failures: true,
+            },
+            VerifyMode::Auto => match self.policy.map(Policy::ask_on_proof) {
+                Some(asks) if options.allow_test_changes => AskOnProof {
+                    test_changes: None,
+                    ..asks
+                },
+                Some(asks) => asks,
+                None => return Vec::new(),
+            },
+        };
+        let mut open = Vec::new();
+        let judges = proof.changed_judges.iter();
+        let judges =
+            judges.filter(|judge| asks.test_changes.is_some_and(|from| judge.risk >= from));
+        let judges: Vec<String> = judges.map(ChangedJudge::describe).collect();
+        if !judges.is_empty() {
+            open.push(format!("it changes what judges it: {}", some_of(&judges)));
+        }
+        if asks.known_failures && !proof.known_failures.is_empty() {
+            let still = some_of(&proof.known_failures);
+            open.push(format!("tests that failed before fail still: {still}"));
+        }
+        open
     }
 
     /// When a question that is asked now counts as refused.

@@ -184,7 +184,7 @@ fn resume_waiting(state: &SessionState) -> Response {
     if state.todo_in_question().is_some()
         || matches!(
             about,
-            Some(QuestionAbout::TestChanges { .. } | QuestionAbout::Approval(_))
+            Some(QuestionAbout::Proof { .. } | QuestionAbout::Approval(_))
         )
     {
         return Response::AlreadySo;
@@ -246,7 +246,7 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
         // It was answered above.
         QuestionAbout::Approval(_) => {}
         // The state keeps the verdict; no call of the model's waits for it.
-        QuestionAbout::TestChanges { .. } => {}
+        QuestionAbout::Proof { .. } => {}
         QuestionAbout::Circle => {
             let words = match text.as_str() {
                 "" if answer.accepted => "go on",

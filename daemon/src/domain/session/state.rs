@@ -225,8 +225,9 @@ pub struct Attempt {
     pub pull_request: Option<OpenedPullRequest>,
     /// The forge's checks.
     pub ci: Option<CiResult>,
-    /// A person's verdict on changed tests, and the commit it is about.
-    pub test_changes: Option<(String, bool)>,
+    /// A person's verdict on what the proof leaves to judge, and the commit it is
+    /// about.
+    pub accepted: Option<(String, bool)>,
 }
 
 /// An effect whose intent is in the log and whose outcome is not.
@@ -553,8 +554,8 @@ impl SessionState {
                 verdict,
                 ..
             } => match self.question.take().map(|question| question.about) {
-                Some(QuestionAbout::TestChanges { commit }) => {
-                    self.attempt.test_changes = Some((commit, *accepted));
+                Some(QuestionAbout::Proof { commit }) => {
+                    self.attempt.accepted = Some((commit, *accepted));
                 }
                 Some(QuestionAbout::Approval(request)) => {
                     if let Some(verdict) = verdict {
@@ -756,7 +757,7 @@ impl SessionState {
                 QuestionAbout::Model
                 | QuestionAbout::Circle
                 | QuestionAbout::Approval(_)
-                | QuestionAbout::TestChanges { .. },
+                | QuestionAbout::Proof { .. },
             )
             | None => None,
         }
@@ -770,7 +771,7 @@ impl SessionState {
             QuestionAbout::Approval(request) => Some((question, request)),
             QuestionAbout::Model
             | QuestionAbout::Circle
-            | QuestionAbout::TestChanges { .. }
+            | QuestionAbout::Proof { .. }
             | QuestionAbout::Todo { .. } => None,
         }
     }

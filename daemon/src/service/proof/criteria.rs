@@ -13,6 +13,7 @@ use crate::{
         criteria::{SyntaxCheck, compile},
         exec::ExitStatus,
         files::{GrepQuery, ReadRange},
+        proof::{TestRun, known_failures, some_of},
     },
     ports::agent::{AgentError, AgentPort},
     service::commands::CommandError,
@@ -33,20 +34,21 @@ struct VerificationEvidence<'a> {
 type Found = (bool, String);
 
 impl Prover {
-    /// Checks a todo's criteria, each by the daemon itself. `tests` is the
-    /// session's test command. No criterion at all does not hold.
+    /// Checks a todo's criteria, each by the daemon itself. `base` is the run of
+    /// the session's test command before its first edit. No criterion at all does
+    /// not hold.
     pub async fn verify(
         &self,
         site: &Site,
         step: &StepContext,
         criteria: &[Criterion],
-        tests: Option<&[String]>,
+        base: Option<&TestRun>,
     ) -> Result<Verification, ProofError> {
         let tree = self.git(site).worktree_tree().await?;
         let mut results = Vec::new();
         for (number, criterion) in criteria.iter().enumerate() {
             let name = format!("criterion-{}", number + 1);
-            let (holds, found) = self.check(site, step, &name, criterion, tests).await?;
+            let (holds, found) = self.check(site, step, &name, criterion, base).await?;
             results.push(CriterionResult {
                 criterion: criterion.clone(),
                 holds,
@@ -81,7 +83,7 @@ impl Prover {
         step: &StepContext,
         name: &str,
         criterion: &Criterion,
-        tests: Option<&[String]>,
+        base: Option<&TestRun>,
     ) -> Result<Found, ProofError> {
         match criterion {
             Criterion::FileExists { path } => self.file_exists(site, path).await,
@@ -98,20 +100,25 @@ impl Prover {
                 Ok(output_matches(&ran, pattern))
             }
             Criterion::TestsPass { argv } => {
-                let Some(argv) = argv.as_deref().or(tests) else {
+                let given = argv.as_deref();
+                let base = base.filter(|base| given.is_none_or(|given| given == base.argv));
+                let Some(argv) = given.or(base.map(|base| base.argv.as_slice())) else {
                     let text = "no test command is known; name one in the criterion's argv";
                     return Ok((false, text.to_owned()));
                 };
                 let title = shell_words::join(argv);
                 let ran = run_tests(&self.commands, site, step, name, &title, argv).await?;
-                let holds = ran.verdict.is_pass();
+                let known =
+                    base.and_then(|base| known_failures(base, &ran.verdict, ran.report.as_ref()));
                 let summary = format!("{}: {}", ran.verdict, ran.summary());
-                let found = if holds {
-                    summary
-                } else {
-                    format!("{summary}\n{}", end_of(&ran))
-                };
-                Ok((holds, found))
+                Ok(match known {
+                    Some(known) => {
+                        let known = some_of(&known);
+                        (true, format!("{summary}; failed before as well: {known}"))
+                    }
+                    None if ran.verdict.is_pass() => (true, summary),
+                    None => (false, format!("{summary}\n{}", end_of(&ran))),
+                })
             }
             Criterion::SyntaxValid { path } => self.syntax(site, step, name, path).await,
         }

@@ -417,7 +417,7 @@ async fn criteria_are_checked_by_the_daemon() {
             &case.bench.site,
             &case.bench.step(9),
             &criteria,
-            Some(&case.test_argv),
+            Some(&case.base_run),
         )
         .await
         .unwrap();

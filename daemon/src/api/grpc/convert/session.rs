@@ -388,14 +388,14 @@ fn question(question: &Question, of: Option<&SessionState>) -> wire::Question {
             QuestionAbout::Model
             | QuestionAbout::Circle
             | QuestionAbout::Approval(_)
-            | QuestionAbout::TestChanges { .. } => 0,
+            | QuestionAbout::Proof { .. } => 0,
             QuestionAbout::Todo { id, .. } => id,
         },
         approval: match &question.about {
             QuestionAbout::Approval(request) => Some(approval(&question.id, request, of)),
             QuestionAbout::Model
             | QuestionAbout::Circle
-            | QuestionAbout::TestChanges { .. }
+            | QuestionAbout::Proof { .. }
             | QuestionAbout::Todo { .. } => None,
         },
     }

@@ -270,7 +270,7 @@ async fn verify_todo(
             &site(&context.state),
             &step,
             &todo.criteria,
-            Some(&base.tests.argv),
+            Some(&base.tests),
         )
         .await?;
     let artifact = verification.artifact;
@@ -365,6 +365,7 @@ fn not_proved(reason: String) -> Proof {
         runs: Vec::new(),
         fail_to_pass: Vec::new(),
         pass_to_pass: Vec::new(),
+        known_failures: Vec::new(),
         changed_test_files: Vec::new(),
         changed_judges: Vec::new(),
         tree: String::new(),
@@ -376,7 +377,7 @@ fn not_proved(reason: String) -> Proof {
 /// session's workspace.
 fn fails_in_the_copy_alone(proof: &Proof) -> bool {
     let mut branch = proof.runs.iter().filter(|run| run.name == run_name::BRANCH);
-    branch.any(|run| !run.verdict.is_pass())
+    !proof.proved && branch.any(|run| !run.verdict.is_pass())
 }
 
 async fn publish(context: &EffectContext) -> Result<Done, Undone> {
