@@ -385,23 +385,77 @@ async fn a_snapshot_with_a_credential_in_a_file_is_refused_by_its_name() {
         assert!(refused.stderr.contains("[redacted:"), "{}", refused.stderr);
         let _ = daemon.shell("w", undo).await;
     }
-    let as_root = async |script: &str| {
-        let start = compyd_tests::exec::command("w", &["sh", "-c", script]);
-        let start = compyd_proto::v1::ExecStart {
-            user: "root".to_owned(),
-            ..start
-        };
-        daemon.exec(start).await.unwrap()
-    };
-    let _ = as_root("printenv PASSWORD > /etc/left-behind").await;
+    as_root(&daemon, "printenv PASSWORD > /etc/left-behind").await;
     let refused = take().await.expect_code(1);
     assert!(
         refused.stderr.contains("/etc/left-behind"),
         "{}",
         refused.stderr
     );
-    let _ = as_root("rm /etc/left-behind").await;
+    as_root(&daemon, "rm /etc/left-behind").await;
     let _ = take().await.expect_code(0);
+}
+
+/// Runs a script as root in the workspace `w`.
+async fn as_root(daemon: &Daemon, script: &str) {
+    let start = compyd_tests::exec::command("w", &["sh", "-c", script]);
+    let start = compyd_proto::v1::ExecStart {
+        user: "root".to_owned(),
+        ..start
+    };
+    let ran = daemon.exec(start).await.unwrap();
+    assert_eq!(ran.code(), Some(0), "{script}: {}", ran.text());
+}
+
+#[tokio::test]
+async fn what_was_written_before_it_became_a_credential_is_found_in_a_root_that_did_not_change() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    daemon.workspace("w", &[]).await;
+    let (name, kind, value) = CANARIES[0];
+    as_root(&daemon, &format!("echo {value} > /etc/left-behind")).await;
+    let take = async || daemon.compyctl(&["workspace", "snapshot", "w"]).await;
+    let _ = take().await.expect_code(0);
+    set(&daemon, name, kind, value).await;
+    let refused = take().await.expect_code(1);
+    assert!(
+        refused.stderr.contains("/etc/left-behind"),
+        "{}",
+        refused.stderr
+    );
+    as_root(&daemon, "rm /etc/left-behind").await;
+    let _ = take().await.expect_code(0);
+}
+
+#[tokio::test]
+async fn the_daemons_own_snapshot_leaves_a_file_of_the_root_out_and_says_so() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    daemon.workspace("w", &[]).await;
+    let take = ["workspace", "snapshot", "w", "-o", "json"];
+    let before = daemon.compyctl(&take).await.expect_code(0).json();
+    let (name, kind, value) = CANARIES[0];
+    let write = format!("echo {value} > /etc/left-behind; echo kept > /etc/kept");
+    as_root(&daemon, &write).await;
+    set(&daemon, name, kind, value).await;
+    let restore = ["workspace", "restore", "w", before["id"].as_str().unwrap()];
+    let restored = daemon.compyctl(&restore).await.expect_code(0);
+    let said = "what was there before is snapshot ";
+    let backup = restored
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix(said));
+    let backup = backup.expect("it says what it kept");
+    let show = ["snapshot", "show", backup, "-o", "json"];
+    let shown = daemon.compyctl(&show).await.expect_code(0).json();
+    let left_out = json!([format!("/etc/left-behind [redacted:{name}]")]);
+    assert_eq!(shown["left_out"], left_out);
+    let fork = ["snapshot", "fork", backup, "copy"];
+    let _ = daemon.compyctl(&fork).await.expect_code(0);
+    let look = "cat /etc/kept; test -e /etc/left-behind || echo gone";
+    assert_eq!(daemon.shell("copy", look).await.text(), "kept\ngone");
 }
 
 #[tokio::test]

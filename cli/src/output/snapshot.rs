@@ -167,3 +167,25 @@ fn detail_table(snapshot: &SnapshotView) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_were_left_out_are_shown_each_in_a_line() {
+        let left_out = ["/workspace/.npmrc [redacted:npm]", "/etc/x [redacted:npm]"];
+        let snapshot = Snapshot {
+            left_out: left_out.map(str::to_owned).to_vec(),
+            ..Snapshot::default()
+        };
+        let shown = detail_table(&snapshot.into()).to_string();
+        for file in left_out {
+            let line = shown.lines().find(|line| line.contains(file));
+            assert!(
+                line.is_some_and(|line| line.starts_with("left out")),
+                "{shown}"
+            );
+        }
+    }
+}

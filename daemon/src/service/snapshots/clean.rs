@@ -76,11 +76,12 @@ fn access(workspace: &WorkspaceId, error: SnapshotsError) -> WorkspaceAccessErro
         | SnapshotsError::Damaged(_)) => WorkspaceAccessError::Broken(format!(
             "{error}; a session needs the snapshot that it began with: start it again"
         )),
+        // Asked again it is the same.
+        error @ SnapshotsError::Credential(_) => WorkspaceAccessError::Broken(error.to_string()),
         error @ (SnapshotsError::NoContainer(_)
         | SnapshotsError::Unsettled
         | SnapshotsError::TooManyLayers { .. }
         | SnapshotsError::PausedTooLong { .. }
-        | SnapshotsError::Credential(_)
         | SnapshotsError::FinishedLater(_)
         | SnapshotsError::Needed { .. }
         | SnapshotsError::Deleting

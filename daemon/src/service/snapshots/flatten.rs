@@ -12,19 +12,26 @@
 //!
 //! An image is flattened in the middle of its snapshot, and its snapshot's tag
 //! moves to the new one: so a kill undoes both with the snapshot, and a failure
-//! leaves the image as it was committed.
+//! leaves the image as it was committed. An image that is made anew to leave out
+//! files with credentials is kept so or not at all.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use compyd_proto::tree::{Delta, delta};
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
-use super::{Snapshots, SnapshotsError, listing, take::Taking, volumes};
+use super::{
+    Snapshots, SnapshotsError, listing, root::HeldRoot, scan::ScannedTrees, take::Taking, volumes,
+};
 use crate::{
     domain::{
         ids::WorkspaceId,
+        redaction::Redactor,
         snapshot::{
             journal::{ImageRef, Operation, SnapshotStep},
             layers::BaseImage,
@@ -43,6 +50,10 @@ use crate::{
 
 /// The whole file system of a helper.
 const ROOT: &str = "/";
+
+/// An image with its layers made one, and the files that were left out of it with
+/// the markers of their credentials.
+type Remade = (CommittedImage, BTreeMap<String, String>);
 
 /// The containers of a flattening.
 struct Helpers {
@@ -83,23 +94,12 @@ impl Snapshots {
         };
         tracing::info!(snapshot_id = %taking.snapshot, layers = layers.count,
             base_layers = base.count, "making the layers of an image one");
-        let helpers = Helpers {
-            read: WorkspaceId::from_uuid(Uuid::now_v7()),
-            write: WorkspaceId::from_uuid(Uuid::now_v7()),
-        };
-        self.advance(operation, taking.progress(helpers.step(&image)))
-            .await?;
-        let flattened = self.flatten(taking, &helpers, base).await;
-        for helper in [&helpers.read, &helpers.write] {
-            self.remove_container(&helper_container(helper)).await?;
-        }
-        match flattened {
-            Ok(flat) => {
-                // Its tag has gone to the new one.
-                let old = ImageRef(image.id.clone());
-                self.inner.runtime.remove_image(&old).await?;
-                Ok(flat)
-            }
+        let nothing = Arc::new(Redactor::new([]));
+        match self
+            .remake(taking, operation, &image, base, nothing)
+            .await?
+        {
+            Ok((flat, _)) => Ok(flat),
             Err(error) => {
                 tracing::warn!(snapshot_id = %taking.snapshot, layers = layers.count, %error,
                     "the layers of an image are left as they are; the next snapshot tries again");
@@ -108,22 +108,87 @@ impl Snapshots {
         }
     }
 
+    /// Makes a snapshot's image anew without the files that hold a credential, and
+    /// says which those are. What goes wrong ends the snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotsError::Credential`] when the image that it was begun with is gone,
+    /// or a file would stay.
+    pub(super) async fn without_credentials(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+        root: &HeldRoot,
+        redactor: Arc<Redactor>,
+    ) -> Result<Remade, SnapshotsError> {
+        let tag = ImageRef::of(&taking.snapshot);
+        let made_from = &taking.workspace.definition.image;
+        let layers = self.inner.runtime.layers(&tag.0, made_from).await?;
+        let base = layers.base.ok_or_else(|| {
+            SnapshotsError::Credential(format!(
+                "files of the root file system hold a credential and cannot be left out, as image {made_from} is gone; pull it, or delete the files"
+            ))
+        })?;
+        let remade = self.remake(taking, operation, &root.image, &base, redactor);
+        let (image, left_out) = remade.await??;
+        match root
+            .left_out
+            .keys()
+            .find(|path| !left_out.contains_key(*path))
+        {
+            None => Ok((image, left_out)),
+            Some(path) => Err(SnapshotsError::Credential(format!(
+                "{path} in the root file system holds a credential and cannot be left out; delete it"
+            ))),
+        }
+    }
+
+    /// Makes what an image has over its base one layer, without the files in which
+    /// this redactor finds something; the outer error is of who cannot even put in
+    /// order what was begun.
+    async fn remake(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+        image: &CommittedImage,
+        base: &BaseImage,
+        redactor: Arc<Redactor>,
+    ) -> Result<Result<Remade, SnapshotsError>, SnapshotsError> {
+        let helpers = Helpers {
+            read: WorkspaceId::from_uuid(Uuid::now_v7()),
+            write: WorkspaceId::from_uuid(Uuid::now_v7()),
+        };
+        self.advance(operation, taking.progress(helpers.step(image)))
+            .await?;
+        let flattened = self.flatten(taking, &helpers, base, redactor).await;
+        for helper in [&helpers.read, &helpers.write] {
+            self.remove_container(&helper_container(helper)).await?;
+        }
+        if flattened.is_ok() {
+            // Its tag has gone to the new one.
+            let old = ImageRef(image.id.clone());
+            self.inner.runtime.remove_image(&old).await?;
+        }
+        Ok(flattened)
+    }
+
     async fn flatten(
         &self,
         taking: &Taking<'_>,
         helpers: &Helpers,
         base: &BaseImage,
-    ) -> Result<CommittedImage, SnapshotsError> {
+        redactor: Arc<Redactor>,
+    ) -> Result<Remade, SnapshotsError> {
         let tag = ImageRef::of(&taking.snapshot);
         // Both to their ends: what is being made must be there to be removed.
         let (read, write) = tokio::join!(
             self.open_image(&helpers.read, &tag.0, FileAccess::Read),
             self.open_image(&helpers.write, &base.id, FileAccess::Write),
         );
-        let (read, write) = (read?, write?);
+        let (read, write) = (ScannedTrees::new(read?, redactor), write?);
         let mut writer = self.inner.chunks.writer().await?;
         let before = look(&*write).await?;
-        let after = read_changed(&*read, &before, &mut *writer).await?;
+        let after = read_changed(&read, &before, &mut *writer).await?;
         // The pin holds until what was read is in its place.
         let stored = writer.finish().await?;
         let Delta { removes, entries } = delta(&before.entries, &after);
@@ -151,9 +216,8 @@ impl Snapshots {
         drop(stored.pin);
         let container = ContainerId(helper_container(&helpers.write).0);
         let runtime = &self.inner.runtime;
-        Ok(runtime
-            .commit_like(&container, &tag, &taking.snapshot)
-            .await?)
+        let made = runtime.commit_like(&container, &tag, &taking.snapshot);
+        Ok((made.await?, read.found()))
     }
 
     /// Starts a helper that sees the files of an image.

@@ -241,7 +241,7 @@ impl Default for SnapshotsOptions {
 /// What the volumes of a workspace held.
 struct Remembered {
     generation: Generation,
-    /// What was looked for in them.
+    /// What was looked for in them, and in the root file system.
     redactor: Arc<Redactor>,
     volumes: BTreeMap<CapturedVolume, Captured>,
 }

@@ -1,11 +1,13 @@
 //! The root file system of a workspace, as an image: one that holds it already,
 //! or a new one.
 
+use std::collections::BTreeMap;
+
 use futures_util::TryStreamExt as _;
 
 use super::{Snapshots, SnapshotsError, scan::ScannedTrees, take::Taking};
 use crate::{
-    domain::snapshot::{ImageOrigin, root::RootLook},
+    domain::snapshot::{ImageOrigin, SnapshotReason, root::RootLook},
     ports::{
         runtime::RuntimeError,
         snapshot_runtime::{
@@ -21,6 +23,18 @@ use crate::{
 pub(super) struct Reader {
     pub(super) trees: ScannedTrees,
     root: RootView,
+    /// What is known of the image that the last snapshot has.
+    pub(super) last_image: LastImage,
+}
+
+/// Whether the image of the last snapshot was looked through for the credentials
+/// that there are now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastImage {
+    /// It was, and holds none.
+    Clean,
+    /// Nobody knows.
+    Unknown,
 }
 
 /// Whether a helper sees what the container changed of its image's files.
@@ -38,6 +52,9 @@ pub(super) struct HeldRoot {
     pub(super) image: CommittedImage,
     pub(super) origin: ImageOrigin,
     pub(super) look: Option<RootLook>,
+    /// Files that hold a credential, each with its marker: in the image, and not to
+    /// be kept.
+    pub(super) left_out: BTreeMap<String, String>,
 }
 
 impl Snapshots {
@@ -46,7 +63,11 @@ impl Snapshots {
     pub(super) async fn open_reader(&self, taking: &Taking<'_>) -> Result<Reader, SnapshotsError> {
         let (id, of) = (&taking.helper, taking.workspace);
         let redactor = self.redactor();
-        let scanned = |trees| ScannedTrees::new(trees, redactor.clone());
+        let reader = |trees, root| Reader {
+            trees: ScannedTrees::new(trees, redactor.clone()),
+            root,
+            last_image: LastImage::Unknown,
+        };
         let open = |root: Option<RootChanges>| self.open_helper(id, of, VolumeAccess::Read, root);
         let changes = self
             .inner
@@ -54,18 +75,14 @@ impl Snapshots {
             .root_changes(&taking.container.id)
             .await?;
         let Some(changes) = changes else {
-            let (trees, root) = (scanned(open(None).await?), RootView::None);
-            return Ok(Reader { trees, root });
+            return Ok(reader(open(None).await?, RootView::None));
         };
         let root = match changes.shown_at {
             Some(_) => RootView::ChangesAndShown,
             None => RootView::Changes,
         };
         match open(Some(changes)).await {
-            Ok(trees) => Ok(Reader {
-                trees: scanned(trees),
-                root,
-            }),
+            Ok(trees) => Ok(reader(trees, root)),
             // An engine elsewhere or without root may not have that directory.
             Err(SnapshotsError::Workspaces(WorkspacesError::Runtime(
                 error @ RuntimeError::Refused { .. },
@@ -73,8 +90,7 @@ impl Snapshots {
                 tracing::info!(workspace_id = %of.id, %error,
                     "the engine does not show what the container changed; it is committed");
                 self.remove_container(&helper_container(id)).await?;
-                let (trees, root) = (scanned(open(None).await?), RootView::None);
-                Ok(Reader { trees, root })
+                Ok(reader(open(None).await?, RootView::None))
             }
             Err(error) => Err(error),
         }
@@ -107,30 +123,29 @@ impl Snapshots {
         }
     }
 
-    /// Looks for credentials in what the container changed of its image's files,
-    /// all of which a commit keeps: nothing of it can be left out.
-    async fn look_for_credentials(&self, reader: &Reader) -> Result<(), SnapshotsError> {
+    /// The files with a credential among what the container changed of its image's
+    /// files, all of which a commit keeps.
+    async fn credentials_in_root(
+        &self,
+        reader: &Reader,
+    ) -> Result<BTreeMap<String, String>, SnapshotsError> {
         let redactor = reader.trees.redactor();
         if redactor.is_empty() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         if let RootView::None = reader.root {
             return Err(SnapshotsError::Credential(
-                "credentials are stored, and the engine does not show what the container changed of its image's files, so nobody can tell whether one is among them".to_owned(),
+                "credentials are stored, and the engine does not show what the container changed of its image's files, so nobody can tell whether one is among them; delete the credentials, or run the daemon as root beside the engine".to_owned(),
             ));
         }
         let whole = ScannedTrees::new(reader.trees.inner(), redactor);
         let mut events = whole.capture(ROOT_CHANGES_DIRECTORY, KnownFiles::default());
         while events.try_next().await?.is_some() {}
-        match whole.found().into_iter().next() {
-            None => Ok(()),
-            Some((path, marker)) => {
-                let path = path.strip_prefix(ROOT_CHANGES_DIRECTORY).unwrap_or(&path);
-                Err(SnapshotsError::Credential(format!(
-                    "{path} in the root file system holds a credential: {marker}"
-                )))
-            }
-        }
+        let found = whole.found().into_iter().map(|(path, marker)| {
+            let inside = path.strip_prefix(ROOT_CHANGES_DIRECTORY);
+            (inside.unwrap_or(&path).to_owned(), marker)
+        });
+        Ok(found.collect())
     }
 
     /// Finds an image that holds the root file system as it is now, or makes
@@ -143,13 +158,22 @@ impl Snapshots {
         let look = self.look_at_root(taking, reader).await;
         let (base, last) = (taking.container.base.as_ref(), taking.last.as_ref());
         let held = look.as_ref().and_then(|look| look.held_by(base, last));
-        if let Some(held) = held {
+        let left_out = match (&held, reader.last_image) {
+            (Some(_), LastImage::Clean) => BTreeMap::new(),
+            (Some(_), LastImage::Unknown) | (None, _) => self.credentials_in_root(reader).await?,
+        };
+        // Not even for a moment, where the snapshot is refused anyway.
+        if taking.reason == SnapshotReason::Manual && !left_out.is_empty() {
+            self.check_left_out(taking, &left_out)?;
+        }
+        if let Some(held) = held.filter(|_| left_out.is_empty()) {
             match self.inner.runtime.share(&held, &taking.snapshot).await {
                 Ok(image) => {
                     return Ok(HeldRoot {
                         image,
                         origin: ImageOrigin::Shared,
                         look,
+                        left_out,
                     });
                 }
                 // It went with a snapshot that was deleted since.
@@ -165,12 +189,13 @@ impl Snapshots {
                 return Err(SnapshotsError::TooManyLayers { name });
             }
         }
-        self.look_for_credentials(reader).await?;
         let (container, snapshot) = (&taking.container.id, &taking.snapshot);
         Ok(HeldRoot {
             image: self.inner.runtime.commit(container, snapshot).await?,
             origin: ImageOrigin::Committed,
-            look,
+            // The next one must not share an image that lacks files.
+            look: look.filter(|_| left_out.is_empty()),
+            left_out,
         })
     }
 }

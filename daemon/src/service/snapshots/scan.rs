@@ -176,7 +176,9 @@ impl Scan {
         match volume {
             Some(CapturedVolume::Work) => format!("{WORK_DIR}/{path}"),
             Some(CapturedVolume::Home) => format!("~/{path}"),
-            Some(CapturedVolume::Browser) | None => format!("{}/{path}", self.directory),
+            Some(CapturedVolume::Browser) | None => {
+                format!("{}/{path}", self.directory.trim_end_matches('/'))
+            }
         }
     }
 

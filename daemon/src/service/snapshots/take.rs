@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Remembered, Snapshots, SnapshotsError, listing,
-    root::{HeldRoot, Reader},
+    root::{HeldRoot, LastImage, Reader},
     volumes::{self, Captured},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) struct Taking<'a> {
     /// The snapshot that the workspace was at before, unless it is gone.
     pub(super) last: Option<Snapshot>,
     label: Option<SnapshotLabel>,
-    reason: SnapshotReason,
+    pub(super) reason: SnapshotReason,
 }
 
 impl Snapshots {
@@ -192,10 +192,16 @@ impl Snapshots {
     ) -> Result<(Snapshot, ChunkPin), SnapshotsError> {
         let created_at_ms = self.inner.workspaces.now_ms();
         let of = taking.workspace;
-        let reader = self.open_reader(taking).await?;
+        let mut reader = self.open_reader(taking).await?;
         let mut writer = self.inner.chunks.writer().await?;
         let mut seen = BTreeMap::new();
-        let mut remembered = self.recall(of, &reader.trees.redactor());
+        let mut remembered = match self.recall(of, &reader.trees.redactor()) {
+            Some(volumes) => {
+                reader.last_image = LastImage::Clean;
+                volumes
+            }
+            None => BTreeMap::new(),
+        };
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
             let before = before.only_stored(&mut *writer).await?;
@@ -211,16 +217,24 @@ impl Snapshots {
                 (self.hold_root(taking, &reader).await?, seen, 0)
             }
         };
-        let left_out = self.check_left_out(taking, &reader)?;
-        let root = match root.origin {
-            ImageOrigin::Shared => root,
-            ImageOrigin::Committed => HeldRoot {
-                image: self.flatten_if_due(taking, operation, root.image).await?,
-                ..root
-            },
+        let mut left_out = reader.trees.found();
+        left_out.extend(root.left_out.clone());
+        self.check_left_out(taking, &left_out)?;
+        let image = match (root.origin, root.left_out.is_empty()) {
+            (ImageOrigin::Shared, _) => root.image,
+            (ImageOrigin::Committed, true) => {
+                self.flatten_if_due(taking, operation, root.image).await?
+            }
+            (ImageOrigin::Committed, false) => {
+                let redactor = reader.trees.redactor();
+                let remade = self.without_credentials(taking, operation, &root, redactor);
+                let (image, found) = remade.await?;
+                left_out.extend(found);
+                image
+            }
         };
         let mut volumes = BTreeMap::new();
-        let mut bytes = root.image.size_bytes;
+        let mut bytes = image.size_bytes;
         for (volume, captured) in &seen {
             let tree = listing::write(&captured.entries, &mut *writer).await?;
             bytes += tree.bytes;
@@ -240,18 +254,18 @@ impl Snapshots {
             definition: of.definition.clone(),
             repositories: of.repositories.clone(),
             image: SnapshotImage {
-                id: root.image.id,
+                id: image.id,
                 origin: root.origin,
                 archived_id: None,
             },
             volumes,
             sizes: SnapshotSizes {
                 bytes,
-                new_bytes: stored.stored_bytes + root.image.new_bytes,
+                new_bytes: stored.stored_bytes + image.new_bytes,
             },
             pause_ms,
             root: root.look,
-            left_out,
+            left_out: left_out.into_iter().take(LEFT_OUT_NAMED).collect(),
         };
         let storing = SnapshotStep::Storing {
             manifest: Box::new(manifest.clone()),
@@ -304,12 +318,13 @@ impl Snapshots {
         Ok((root?, changes?, pause_ms))
     }
 
-    /// What is remembered of the volumes that a workspace has now.
+    /// What is remembered of the volumes that a workspace has now, if they and its
+    /// root file system were looked through for the same credentials.
     fn recall(
         &self,
         workspace: &Workspace,
         redactor: &Arc<Redactor>,
-    ) -> BTreeMap<CapturedVolume, Captured> {
+    ) -> Option<BTreeMap<CapturedVolume, Captured>> {
         let mut remembered = (self.inner.remembered.lock()).unwrap_or_else(PoisonError::into_inner);
         match remembered.remove(&workspace.id) {
             // With other credentials every file is looked through again.
@@ -317,22 +332,21 @@ impl Snapshots {
                 if found.generation == workspace.generation
                     && Arc::ptr_eq(&found.redactor, redactor) =>
             {
-                found.volumes
+                Some(found.volumes)
             }
-            Some(_) | None => BTreeMap::new(),
+            Some(_) | None => None,
         }
     }
 
     /// Files with credentials are not in what was captured: a person who asked for
-    /// the snapshot is told, and gets none. Gives those that are left out.
-    fn check_left_out(
+    /// the snapshot is told, and gets none.
+    pub(super) fn check_left_out(
         &self,
         taking: &Taking<'_>,
-        reader: &Reader,
-    ) -> Result<BTreeMap<String, String>, SnapshotsError> {
-        let found = reader.trees.found();
+        found: &BTreeMap<String, String>,
+    ) -> Result<(), SnapshotsError> {
         if found.is_empty() {
-            return Ok(found);
+            return Ok(());
         }
         let named = found
             .iter()
@@ -346,7 +360,7 @@ impl Snapshots {
             | SnapshotReason::Setup => {
                 tracing::warn!(workspace_id = %taking.workspace.id, snapshot_id = %taking.snapshot,
                     "left out of the snapshot: {message}");
-                Ok(found.into_iter().take(LEFT_OUT_NAMED).collect())
+                Ok(())
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Snapshots taken through agents that say what a test tells them: which root
-//! file systems are committed, and when their layers are made one.
+//! file systems are committed, when their layers are made one, and which files are
+//! left out.
 
 use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
@@ -15,13 +16,18 @@ use super::tests::{World, world_of};
 use super::*;
 use crate::{
     adapters::local_agent::LocalAgent,
-    domain::snapshot::{ImageOrigin, SnapshotReason, hash::Fingerprint, journal::ImageRef},
+    domain::{
+        snapshot::{ImageOrigin, SnapshotReason, hash::Fingerprint, journal::ImageRef},
+        stage::Stage,
+        workspace_event::Happening,
+    },
     ports::{
         agent::AgentPort,
         chunks::Chunk,
         contract::store::snapshot,
         links::LinksPort,
         runtime::{ContainerStatus, RuntimePort as _},
+        snapshot_runtime::{ROOT_CHANGES_DIRECTORY, volume_directory},
         store::StorePort as _,
         trees::{
             CaptureEvent, CapturedEntry, Extent, KnownFiles, RestoreExtent, RestoreItem,
@@ -29,9 +35,10 @@ use crate::{
         },
         tunnel::TunnelPort,
     },
+    service::events::{EventItem, EventQuery, Following},
 };
 
-/// Agents of helpers. Volumes are empty.
+/// Agents of helpers. Volumes are empty unless something is said of them.
 #[derive(Default)]
 struct Script {
     /// Fingerprints to be answered; without one the look fails.
@@ -39,6 +46,8 @@ struct Script {
     /// What `/` of a base image holds, and of an image.
     base: Vec<CapturedEntry>,
     image: Vec<CaptureEvent>,
+    /// What other directories hold.
+    held: HashMap<&'static str, Vec<CaptureEvent>>,
     /// What was written into `/`; refused when `None`.
     written: Mutex<Option<Vec<RestoreItem>>>,
 }
@@ -60,7 +69,7 @@ impl TreesPort for Script {
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
         match directory {
             "/" => events(self.image.clone()),
-            _ => events(vec![ended()]),
+            other => events(self.held.get(other).cloned().unwrap_or(vec![ended()])),
         }
     }
 
@@ -150,11 +159,12 @@ async fn world(script: Script, layers_max: u32) -> (World, Arc<Script>) {
 
 impl World {
     async fn take(&self) -> Snapshot {
-        let taken = self
-            .snapshots
-            .take(&self.workspace.id, None, SnapshotReason::Manual)
-            .await
-            .unwrap();
+        self.take_for(SnapshotReason::Manual).await.unwrap()
+    }
+
+    /// Whatever comes of it, everything is in order afterwards.
+    async fn take_for(&self, reason: SnapshotReason) -> Result<Snapshot, SnapshotsError> {
+        let taken = self.snapshots.take(&self.workspace.id, None, reason).await;
         assert_eq!(self.store.operations().await, Ok(vec![]));
         assert_eq!(self.runtime.helpers(), 0, "no helper is left");
         let container = self.runtime.find(&self.workspace.id).await.unwrap();
@@ -283,4 +293,156 @@ async fn a_snapshot_is_whole_when_its_layers_cannot_be_made_one() {
     assert_eq!(world.runtime.layers_of(&ImageRef::of(&taken.id)), 3);
     let names = vec![ImageRef::of(&snapshot(5, 1).id), ImageRef::of(&taken.id)];
     assert_eq!(world.runtime.committed().await, Ok(names));
+}
+
+const VALUE: &str = "t0ken-of-npm";
+const MARKER: &str = "[redacted:npm]";
+
+/// What is looked for in snapshots: nothing yet.
+fn redactions(world: &World) -> Redactions {
+    let redactions = Redactions::default();
+    world.snapshots.set_redactions(redactions.clone());
+    redactions
+}
+
+/// From now on the value is a credential.
+fn store_credential(redactions: &Redactions) {
+    redactions.replace(Redactor::new([("npm", VALUE.as_bytes())]));
+}
+
+impl World {
+    /// What the events of the workspace say of files that were left out.
+    async fn told(&self) -> Vec<Vec<String>> {
+        let query = EventQuery {
+            workspace: Some(self.workspace.id.clone()),
+            after: 0,
+            since_ms: None,
+            following: Following::No,
+        };
+        let items: Vec<_> = self.workspaces.events().read(query).collect().await;
+        let told = items.into_iter().filter_map(|item| match item.unwrap() {
+            EventItem::Event(event) => match event.what {
+                Happening::SnapshotTaken { left_out, .. } => Some(left_out),
+                _ => None,
+            },
+            EventItem::Gap { .. } => None,
+        });
+        told.collect()
+    }
+}
+
+fn automatic() -> SnapshotReason {
+    SnapshotReason::Stage {
+        session: SessionId::from_uuid(Uuid::from_u128(3)),
+        stage: Stage::Modify,
+    }
+}
+
+/// A directory with these files.
+fn tree(files: &[(&'static str, &'static str)]) -> Vec<CaptureEvent> {
+    let entry = |entry| CaptureEvent::Entry(Box::new(entry));
+    let mut tree = vec![entry(seen("", TreeEntryKind::Directory))];
+    for (path, content) in files {
+        let chunk = Chunk::of(Bytes::from_static(content.as_bytes())).unwrap();
+        let mut file = seen(path, TreeEntryKind::File);
+        file.entry.size_bytes = content.len() as u64;
+        file.entry.extents = vec![Extent {
+            hash: chunk.hash.as_bytes().to_vec().into(),
+            length: content.len() as u64,
+        }];
+        tree.extend([CaptureEvent::Chunk(chunk), entry(file)]);
+    }
+    tree.push(ended());
+    tree
+}
+
+fn left_out(path: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(path.to_owned(), MARKER.to_owned())])
+}
+
+#[tokio::test]
+async fn a_root_file_system_that_did_not_change_is_looked_through_for_a_new_credential() {
+    let script = Script {
+        looks: looks(&[("same", 3); 5]),
+        base: vec![seen("", TreeEntryKind::Directory)],
+        image: tree(&[("etc-x", VALUE), ("etc-y", "nothing")]),
+        held: HashMap::from([(ROOT_CHANGES_DIRECTORY, tree(&[("etc-x", VALUE)]))]),
+        written: Mutex::new(Some(Vec::new())),
+    };
+    let (world, script) = world(script, 40).await;
+    let redactions = redactions(&world);
+    let first = world.take().await;
+    assert_eq!(first.image.origin, ImageOrigin::Committed);
+    assert_eq!(world.take().await.image.origin, ImageOrigin::Shared);
+    store_credential(&redactions);
+    let names = world.runtime.committed().await.unwrap();
+    let refused = world.take_for(SnapshotReason::Manual).await.unwrap_err();
+    assert!(
+        matches!(&refused, SnapshotsError::Credential(why)
+            if why.contains("/etc-x") && why.contains(MARKER)),
+        "{refused}"
+    );
+    assert_eq!(world.runtime.committed().await.unwrap(), names);
+
+    // The daemon's own lacks the file, and nobody shares its image.
+    let taken = world.take_for(automatic()).await.unwrap();
+    assert_eq!(taken.left_out, left_out("/etc-x"));
+    assert_eq!(taken.image.origin, ImageOrigin::Committed);
+    assert_eq!(taken.root, None);
+    let written = script.written.lock().unwrap().take().unwrap();
+    let written = written.iter().filter_map(|item| match item {
+        RestoreItem::Entry(entry) => Some(entry.path.clone()),
+        _ => None,
+    });
+    assert_eq!(written.collect::<Vec<_>>(), ["etc-y"]);
+    let refused = world.take_for(SnapshotReason::Manual).await;
+    assert!(refused.is_err());
+    assert_eq!(world.told().await.last().unwrap(), &["/etc-x"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_left_out_of_a_root_file_system_ends_the_snapshot() {
+    // The image does not show the file that the container is said to have changed.
+    let script = Script {
+        looks: looks(&[("same", 3)]),
+        base: vec![seen("", TreeEntryKind::Directory)],
+        image: tree(&[]),
+        held: HashMap::from([(ROOT_CHANGES_DIRECTORY, tree(&[("etc-x", VALUE)]))]),
+        written: Mutex::new(Some(Vec::new())),
+    };
+    let (world, _) = world(script, 40).await;
+    store_credential(&redactions(&world));
+    let names = world.runtime.committed().await.unwrap();
+    let refused = world.take_for(automatic()).await.unwrap_err();
+    assert!(
+        matches!(refused, SnapshotsError::Credential(_)),
+        "{refused}"
+    );
+    assert_eq!(world.runtime.committed().await.unwrap(), names);
+}
+
+#[tokio::test]
+async fn a_file_of_a_volume_with_a_credential_is_left_out_or_refused() {
+    let work = tree(&[(".npmrc", VALUE), ("kept", "nothing")]);
+    let script = Script {
+        looks: looks(&[("one", 3), ("one", 3)]),
+        held: HashMap::from([(volume_directory(CapturedVolume::Work), work)]),
+        ..Script::default()
+    };
+    let (world, _) = world(script, 40).await;
+    store_credential(&redactions(&world));
+    let taken = world.take_for(automatic()).await.unwrap();
+    assert_eq!(taken.left_out, left_out("/workspace/.npmrc"));
+    assert_eq!(world.told().await, [["/workspace/.npmrc"]]);
+    let tree = &taken.volumes[&CapturedVolume::Work];
+    let restored = listing::read(tree, &*world.chunks).await.unwrap();
+    let restored: Vec<_> = restored.iter().map(|entry| entry.path.clone()).collect();
+    assert_eq!(restored, ["", "kept"]);
+
+    let refused = world.take_for(SnapshotReason::Manual).await.unwrap_err();
+    assert!(
+        matches!(&refused, SnapshotsError::Credential(why) if why.contains("/workspace/.npmrc")),
+        "{refused}"
+    );
+    assert_eq!(world.told().await.len(), 1);
 }

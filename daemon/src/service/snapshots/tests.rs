@@ -78,7 +78,7 @@ impl LinksPort for NoLinks {
 pub(super) struct World {
     pub(super) store: Arc<MemoryStore>,
     pub(super) runtime: Arc<MemoryRuntime>,
-    workspaces: Workspaces,
+    pub(super) workspaces: Workspaces,
     pub(super) chunks: Arc<MemoryChunks>,
     pub(super) snapshots: Snapshots,
     pub(super) workspace: Workspace,
