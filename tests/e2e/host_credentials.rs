@@ -459,4 +459,13 @@ async fn a_credential_is_given_to_the_tools_that_it_names() {
     let refused = daemon.client().args(wrong).stdin(TOKEN).run().await;
     let refused = refused.expect_code(2);
     assert!(refused.stderr.contains("run_command"), "{}", refused.stderr);
+    let login = ["x", "--global", "--kind", "git", "--host", "git.example"];
+    let login = [&["credential", "set", "--tool", "exec"], &login[..]].concat();
+    let refused = daemon.client().args(login).stdin(TOKEN).run().await;
+    let refused = refused.expect_code(2);
+    assert!(
+        refused.stderr.contains("leave --tool out"),
+        "{}",
+        refused.stderr
+    );
 }

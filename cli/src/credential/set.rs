@@ -47,7 +47,8 @@ pub(crate) struct SetArguments {
     /// A file with the public keys of an SSH host, as ssh-keyscan prints them.
     #[arg(long, value_name = "PATH")]
     host_key: Option<PathBuf>,
-    /// Whose commands are given it; may be repeated [default: exec, run_command].
+    /// Whose commands are given a value or a file; may be repeated
+    /// [default: exec, run_command].
     #[arg(long, value_enum, value_name = "TOOL")]
     tool: Vec<ToolName>,
     /// From when on it is not used any more: 12h, 30d.

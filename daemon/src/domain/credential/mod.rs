@@ -144,7 +144,8 @@ pub struct NewCredential {
     pub host: String,
     /// Lines of `known_hosts`; empty for all kinds but a key of SSH.
     pub host_keys: String,
-    /// The commands that are given it; the default when there are none.
+    /// The commands that are given it; the default when there are none. Empty for a
+    /// login or a key of a host, which all are told of.
     pub tools: Vec<CommandTool>,
     /// When it expires, in milliseconds since the Unix epoch.
     pub expires_at_ms: Option<i64>,
@@ -180,6 +181,11 @@ pub enum CredentialRefused {
     /// No command has it, so no variable has either.
     #[error("a login or a key of a host is in no variable: leave --env out")]
     NoVariable,
+    /// Whatever runs in the workspace can use it.
+    #[error(
+        "a login or a key of a host is for whatever runs in its workspace, as the daemon cannot tell which command uses it: leave --tool out"
+    )]
+    NoTools,
     /// A login would end a header.
     #[error("a login is one line: USER:PASSWORD, or a token alone")]
     Login,
@@ -242,6 +248,9 @@ impl NewCredential {
             CredentialKind::Git | CredentialKind::SshKey if self.environment.is_some() => {
                 return Err(CredentialRefused::NoVariable);
             }
+            CredentialKind::Git | CredentialKind::SshKey if !self.tools.is_empty() => {
+                return Err(CredentialRefused::NoTools);
+            }
             CredentialKind::Git => {
                 let login = self.value.trim_ascii().to_vec();
                 if login.iter().any(|byte| byte.is_ascii_control()) {
@@ -278,7 +287,12 @@ impl NewCredential {
             environment,
             host,
             host_keys,
-            tools: AllowedTools::of(self.tools),
+            tools: match self.kind {
+                CredentialKind::Value | CredentialKind::File => AllowedTools::of(self.tools),
+                CredentialKind::Git | CredentialKind::SshKey => {
+                    AllowedTools::of(CommandTool::ALL.to_vec())
+                }
+            },
             expires_at_ms: self.expires_at_ms,
             created_at_ms: before.map_or(now_ms, |before| before.created_at_ms),
             updated_at_ms: now_ms,

@@ -96,6 +96,7 @@ fn a_login_and_a_key_are_for_a_host_and_in_no_variable() {
     let (login, value) = git_login().accept(5, None).unwrap();
     assert_eq!(login.host.unwrap().to_string(), "git.example:443");
     assert_eq!((login.environment, value), (None, b"t0ken-of-npm".to_vec()));
+    assert_eq!(login.tools, AllowedTools::of(CommandTool::ALL.to_vec()));
     let (key, value) = ssh_key().accept(5, None).unwrap();
     assert_eq!(key.host.unwrap().to_string(), "git.example:22");
     assert_eq!(
@@ -118,6 +119,8 @@ fn a_login_and_a_key_are_for_a_host_and_in_no_variable() {
             login(&|new| new.environment = Some("A".to_owned())),
             "--env",
         ),
+        (login(&|new| new.tools = vec![CommandTool::Exec]), "--tool"),
+        (key(&|new| new.tools = vec![CommandTool::Check]), "--tool"),
         (
             login(&|new| new.value = b"user:pass\r\nHost: evil".to_vec()),
             "one line",

@@ -320,6 +320,10 @@ async fn of_logins_and_keys_commands_learn_the_way_alone() {
     let public = ED25519_PUBLIC.trim_end_matches(" test");
     assert_eq!(*hosts, format!("[git.example]:2222 {public}\n"));
 
+    // Every tool's commands are told the same, as any of them can go that way.
+    for tool in CommandTool::ALL {
+        assert!(credentials.of(&here.id, Some(tool)).await == Ok(given.clone()));
+    }
     // The daemon's own commands have none of it, and leave the files of others.
     let own = credentials.of(&here.id, None).await.unwrap();
     assert!(own.is_empty());
