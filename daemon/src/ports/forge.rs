@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use crate::domain::{
     forge::{ForgeCheck, PullRequest, PullRequestDraft},
     ids::{RepositoryName, WorkspaceId},
+    redaction::Redactor,
 };
 
 /// Which repository of the forge: the counterpart of one in a workspace.
@@ -41,12 +42,15 @@ pub trait ForgePort: Send + Sync {
     /// [`BUNDLED_BASE`], each at the commit that the publication names; nothing
     /// else of the bundle is taken. The base branch is made, or moved forwards
     /// to the base commit where that loses nothing. Publishing the same commit
-    /// again is accepted; a branch that would lose commits is refused.
+    /// again is accepted; a branch that would lose commits is refused, and one
+    /// in whose commits since the base the redactor finds something, of which
+    /// nothing stays on the forge.
     async fn publish(
         &self,
         repository: &ForgeRepository,
         publication: &Publication,
         bundle: &Path,
+        redactor: &Redactor,
     ) -> Result<(), ForgeError>;
 
     /// Opens a pull request, or updates the open one with the same head.
@@ -99,6 +103,22 @@ pub enum ForgeError {
     PushRejected {
         /// The branch.
         branch: String,
+    },
+    /// A commit holds a stored credential.
+    #[error(
+        "the branch {branch} is not published: {place} holds the credential {marker}; take it \
+         out of every commit since {base} and let the credential be changed, as it has been \
+         written down"
+    )]
+    HoldsCredential {
+        /// The branch.
+        branch: String,
+        /// The file, or what else of a commit.
+        place: String,
+        /// What stands for the credential.
+        marker: String,
+        /// The commit that the branch began from.
+        base: String,
     },
     /// No such branch or pull request.
     #[error("the forge has no {0}")]

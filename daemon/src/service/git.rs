@@ -8,7 +8,6 @@
 //! it done.
 
 mod bundle;
-mod credentials;
 mod trees;
 
 use tokio_util::sync::CancellationToken;

@@ -2,19 +2,26 @@
 //! pull requests in the store.
 //!
 //! Bundles come from a workspace and are untrusted: objects are checked while
-//! they are unpacked, nothing is ever checked out, and no hook runs.
+//! they are unpacked and looked through for credentials before a branch moves,
+//! nothing is ever checked out, and no hook runs.
+
+mod search;
 
 use std::{
     path::{Path, PathBuf},
-    process::Output,
+    process::{Output, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::{process::Command, sync::Mutex};
 
 use crate::{
-    domain::forge::{ForgeCheck, PullRequest, PullRequestDraft},
+    domain::{
+        forge::{ForgeCheck, PullRequest, PullRequestDraft},
+        redaction::Redactor,
+    },
     ports::{
         forge::{BUNDLED_BASE, ForgeError, ForgePort, ForgeRepository, Publication},
         store::{StoreError, StorePort},
@@ -32,6 +39,9 @@ pub struct LocalForge {
 
 /// Where the branches of a bundle arrive before they are judged.
 const INCOMING: &str = "refs/compy/incoming/";
+
+/// How long one run of git, or one search, may take.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 impl LocalForge {
     /// A forge that keeps its repositories in `<directory>/<workspace>/`.
@@ -100,7 +110,12 @@ impl LocalForge {
     }
 
     /// Publishes what has arrived, where it is what it should be.
-    async fn take(&self, path: &Path, publication: &Publication) -> Result<(), ForgeError> {
+    async fn take(
+        &self,
+        path: &Path,
+        publication: &Publication,
+        redactor: &Redactor,
+    ) -> Result<(), ForgeError> {
         let Publication {
             branch,
             commit,
@@ -120,12 +135,27 @@ impl LocalForge {
                 });
             }
         }
+        let found = search::credential_between(path, base_commit, commit, redactor).await?;
+        if let Some(search::FoundCredential { place, marker }) = found {
+            return Err(ForgeError::HoldsCredential {
+                branch: branch.clone(),
+                place,
+                marker,
+                base: base_commit.clone(),
+            });
+        }
         self.advance(path, branch, commit).await?;
         match self.advance(path, base_branch, base_commit).await {
             // The forge's own has gone on: the diff is from where they parted.
             Ok(()) | Err(ForgeError::PushRejected { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Has no object of a branch that was refused in the repository.
+    async fn forget_objects(&self, path: &Path) -> Result<(), ForgeError> {
+        let output = git(path, &["gc", "--quiet", "--prune=now"]).await?;
+        succeeded("forget a bundle", output).map(drop)
     }
 
     async fn forget_incoming(&self, path: &Path) -> Result<(), ForgeError> {
@@ -213,12 +243,16 @@ impl ForgePort for LocalForge {
         repository: &ForgeRepository,
         publication: &Publication,
         bundle: &Path,
+        redactor: &Redactor,
     ) -> Result<(), ForgeError> {
         let _writing = self.writing.lock().await;
         let path = self.ensure(repository).await?;
         self.fetch(&path, &publication.branch, bundle).await?;
-        let published = self.take(&path, publication).await;
+        let published = self.take(&path, publication, redactor).await;
         self.forget_incoming(&path).await?;
+        if matches!(published, Err(ForgeError::HoldsCredential { .. })) {
+            self.forget_objects(&path).await?;
+        }
         published
     }
 
@@ -324,9 +358,18 @@ impl ForgePort for LocalForge {
     }
 }
 
-/// Runs git on the host in a bare repository, without hooks or anybody's
-/// settings.
+/// Runs git in a bare repository to its end.
 async fn git(repository: &Path, arguments: &[&str]) -> Result<Output, ForgeError> {
+    let output = command(repository, arguments).output();
+    match tokio::time::timeout(TIMEOUT, output).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(error)) => Err(failed("run git; is it installed?", &error)),
+        Err(_) => Err(too_late("run git")),
+    }
+}
+
+/// Git on the host in a bare repository, without hooks or anybody's settings.
+fn command(repository: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("git");
     command
         .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
@@ -350,16 +393,15 @@ async fn git(repository: &Path, arguments: &[&str]) -> Result<Output, ForgeError
         .env_remove("GIT_INDEX_FILE")
         .env_remove("GIT_OBJECT_DIRECTORY")
         .env_remove("GIT_ALTERNATE_OBJECT_DIRECTORIES")
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .kill_on_drop(true);
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(300), command.output()).await;
-    match ended {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(error)) => Err(failed("run git; is it installed?", &error)),
-        Err(_) => Err(ForgeError::Failed {
-            action: "run git",
-            message: "it did not end within 300 s".to_owned(),
-        }),
+    command
+}
+
+fn too_late(action: &'static str) -> ForgeError {
+    ForgeError::Failed {
+        action,
+        message: format!("it did not end within {} s", TIMEOUT.as_secs()),
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    domain::forge::{ForgeCheck, PullRequest, PullRequestDraft},
+    domain::{
+        forge::{ForgeCheck, PullRequest, PullRequestDraft},
+        redaction::Redactor,
+    },
     ports::forge::{ForgeError, ForgePort, ForgeRepository, Publication},
 };
 
@@ -52,8 +55,12 @@ impl ForgePort for LossyForge {
         repository: &ForgeRepository,
         publication: &Publication,
         bundle: &Path,
+        redactor: &Redactor,
     ) -> Result<(), ForgeError> {
-        self.forge.publish(repository, publication, bundle).await?;
+        let published = self
+            .forge
+            .publish(repository, publication, bundle, redactor);
+        published.await?;
         self.answer("publish", ())
     }
 

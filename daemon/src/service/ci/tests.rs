@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     adapters::forge::local::LocalForge,
-    domain::{checks::CheckKind, forge::PullRequestDraft},
+    domain::{checks::CheckKind, forge::PullRequestDraft, redaction::Redactor},
     ports::forge::Publication,
     service::git::BranchName,
     service::testing::{Bench, argv},
@@ -56,7 +56,7 @@ async fn publish(
         base_commit: base.commit.clone(),
     };
     forge
-        .publish(repository, &publication, &bundle)
+        .publish(repository, &publication, &bundle, &Redactor::new([]))
         .await
         .unwrap();
     let draft = PullRequestDraft {

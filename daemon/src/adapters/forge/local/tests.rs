@@ -67,9 +67,14 @@ impl Fixture {
     }
 
     async fn publish(&self, commit: &str) -> Result<(), ForgeError> {
+        self.publish_without(commit, &nothing()).await
+    }
+
+    async fn publish_without(&self, commit: &str, redactor: &Redactor) -> Result<(), ForgeError> {
         let bundle = self.bundle();
+        let (repository, publication) = (&self.repository, self.publication(commit));
         self.forge
-            .publish(&self.repository, &self.publication(commit), &bundle)
+            .publish(repository, &publication, &bundle, redactor)
             .await
     }
 
@@ -93,6 +98,10 @@ impl Fixture {
     fn bare(&self, arguments: &[&str]) -> String {
         host_git(&self.forge.path(&self.repository), arguments)
     }
+}
+
+fn nothing() -> Redactor {
+    Redactor::new([])
 }
 
 #[tokio::test]
@@ -154,7 +163,9 @@ async fn a_bundle_that_is_not_what_it_should_be_is_refused() {
             "compy/other".to_owned(),
         ),
     ] {
-        let refused = forge.publish(repository, &publication, &bundle).await;
+        let refused = forge
+            .publish(repository, &publication, &bundle, &nothing())
+            .await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains(&wanted), "{refused}");
         assert_eq!(fixture.bare(&["for-each-ref"]), "");
@@ -171,8 +182,9 @@ async fn a_damaged_bundle_leaves_nothing() {
     bytes[end] ^= 0xff;
     std::fs::write(&bundle, bytes).unwrap();
     let (forge, repository) = (&fixture.forge, &fixture.repository);
+    let publication = fixture.publication(&commit);
     let damaged = forge
-        .publish(repository, &fixture.publication(&commit), &bundle)
+        .publish(repository, &publication, &bundle, &nothing())
         .await;
     assert!(
         matches!(damaged, Err(ForgeError::BundleInvalid { .. })),
@@ -304,11 +316,93 @@ async fn of_a_bundle_the_branch_and_its_base_are_taken_alone() {
     fixture.git(&["bundle", "create", "--quiet", name, "--all"]);
     fixture
         .forge
-        .publish(&fixture.repository, &publication, &bundle)
+        .publish(&fixture.repository, &publication, &bundle, &nothing())
         .await
         .unwrap();
     assert_eq!(
         fixture.bare(&["for-each-ref", "--format=%(refname) %(objectname)"]),
         format!("refs/heads/compy/fix {commit}\nrefs/heads/main {base}")
+    );
+}
+
+#[tokio::test]
+async fn a_branch_with_a_credential_in_any_commit_is_refused_and_leaves_nothing() {
+    let redactor = Redactor::new([("npm", b"t0ken-of-npm".as_slice())]);
+    type Leak = fn(&Fixture);
+    let leaks: [(&str, Leak); 4] = [
+        // In one commit, and taken out by the next.
+        ("file.txt", |fixture| {
+            let file = fixture.source.path().join("file.txt");
+            std::fs::write(file, "x t0ken-of-npm").unwrap();
+            fixture.git(&["commit", "--quiet", "--all", "-m", "raw"]);
+        }),
+        ("deep/auth", |fixture| {
+            let directory = fixture.source.path().join("deep");
+            std::fs::create_dir(&directory).unwrap();
+            std::fs::write(directory.join("auth"), "dDBrZW4tb2YtbnBt\n").unwrap();
+            fixture.commit("encoded");
+        }),
+        ("the names of files", |fixture| {
+            std::fs::write(fixture.source.path().join("t0ken-of-npm"), "").unwrap();
+            fixture.commit("named");
+        }),
+        ("the message of commit", |fixture| {
+            let words = [
+                "commit",
+                "--quiet",
+                "--allow-empty",
+                "-m",
+                "use t0ken-of-npm",
+            ];
+            fixture.git(&words);
+        }),
+    ];
+    for (wanted, leak) in leaks {
+        let fixture = Fixture::new();
+        leak(&fixture);
+        let leaked = fixture.git(&["rev-parse", "HEAD"]);
+        fixture.git(&["rm", "--quiet", "-r", "--force", "."]);
+        let head = fixture.commit("clean");
+        let refused = fixture.publish_without(&head, &redactor).await;
+        let Err(ForgeError::HoldsCredential { place, marker, .. }) = &refused else {
+            panic!("{wanted}: {refused:?}");
+        };
+        assert!(place.starts_with(wanted), "{place}");
+        assert_eq!(marker, "[redacted:npm]");
+        assert!(!refused.unwrap_err().to_string().contains("t0ken"));
+        assert_eq!(fixture.bare(&["for-each-ref"]), "", "{wanted}");
+        let objects = fixture.bare(&["cat-file", "--batch-all-objects", "--batch-check"]);
+        assert_eq!(objects, "", "{wanted}: {leaked} is on the forge");
+
+        // What the base has is no news.
+        fixture.git(&["branch", "--force", "main", &leaked]);
+        fixture.publish_without(&head, &redactor).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_cannot_be_made_is_no_clean_answer() {
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    fixture.publish(&commit).await.unwrap();
+    let redactor = Redactor::new([("npm", b"t0ken-of-npm".as_slice())]);
+    let path = fixture.forge.path(&fixture.repository);
+    let base = fixture.git(&["rev-parse", "main"]);
+    let search =
+        async |base: &str| search::credential_between(&path, base, &commit, &redactor).await;
+    assert_eq!(search(&base).await, Ok(None));
+    let unknown = search(&"1".repeat(40)).await;
+    assert!(
+        matches!(unknown, Err(ForgeError::Failed { .. })),
+        "{unknown:?}"
+    );
+    // An object that is not there any more.
+    let blob = fixture.git(&["rev-parse", "HEAD:file.txt"]);
+    let object = path.join("objects").join(&blob[..2]).join(&blob[2..]);
+    std::fs::remove_file(object).unwrap();
+    let missing = search(&base).await;
+    assert!(
+        matches!(missing, Err(ForgeError::Failed { .. })),
+        "{missing:?}"
     );
 }

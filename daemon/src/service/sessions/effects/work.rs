@@ -5,6 +5,8 @@
 //! run, a commit that is there is found, branches and pull requests are looked
 //! up by name before they are made.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -26,6 +28,7 @@ use crate::{
         ids::ArtifactId,
         proof::{Proof, TestRun, run_name},
         report::RunVerdict,
+        redaction::Redactor,
         session::{
             outcome::Outcome,
             pull_request,
@@ -382,15 +385,6 @@ fn fails_in_the_copy_alone(proof: &Proof) -> bool {
 
 async fn publish(context: &EffectContext) -> Result<Done, Undone> {
     let (base, commit) = (base(context)?, committed(context)?);
-    let redactor = context.world.commands.redactions().current();
-    let git = context.git();
-    let search = git.credential_since(&base.commit, &commit.branch, &redactor);
-    if let Some(found) = search.await? {
-        return Err(useless(format!(
-            "the branch {} is not published: {} holds the credential {}; take it out of every commit since {} and let the credential be changed, as it has been written down",
-            commit.branch, found.place, found.marker, base.commit
-        )));
-    }
     let bundles = &context.world.bundles;
     let directory = bundles
         .directory()
@@ -420,10 +414,9 @@ async fn publish(context: &EffectContext) -> Result<Done, Undone> {
         .with("commit", publication.commit.clone())
         .with("base_branch", publication.base_branch.clone());
     context.record_first(push).await?;
-    context
-        .world
-        .forge
-        .publish(&forge_repository(context), &publication, &bundle)
+    let (forge, redactor) = (&context.world.forge, redactor(context));
+    forge
+        .publish(&forge_repository(context), &publication, &bundle, &redactor)
         .await?;
     let commit = commit.commit.clone();
     done(WorkResult::Published { commit }, Vec::new())
@@ -542,6 +535,11 @@ fn forge_repository(context: &EffectContext) -> ForgeRepository {
 
 fn paths(files: Vec<crate::service::git::ChangedFile>) -> Vec<String> {
     files.into_iter().map(|file| file.path).collect()
+/// What finds the credentials of now.
+fn redactor(context: &EffectContext) -> Arc<Redactor> {
+    context.world.commands.redactions().current()
+}
+
 }
 
 fn artifacts_of(checks: &[CheckResult]) -> Vec<ArtifactId> {

@@ -95,7 +95,9 @@ impl From<ProofError> for Undone {
 impl From<ForgeError> for Undone {
     fn from(error: ForgeError) -> Self {
         match &error {
-            ForgeError::BundleInvalid { .. } | ForgeError::Missing(_) => useless(error.to_string()),
+            ForgeError::BundleInvalid { .. }
+            | ForgeError::HoldsCredential { .. }
+            | ForgeError::Missing(_) => useless(error.to_string()),
             ForgeError::PushRejected { .. } => Self::Failed {
                 error: error.to_string(),
                 again: Again::NeedsPerson,

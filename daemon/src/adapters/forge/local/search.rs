@@ -1,17 +1,16 @@
 //! Whether commits hold a stored credential: looked for in every object that they
-//! bring, before a branch leaves the workspace.
+//! bring, in the daemon's own repository, before a branch is moved to them.
 
-use futures_util::{StreamExt as _, stream::BoxStream};
-
-use super::{Git, GitError, SCRATCH, environment, new_exec};
-use crate::{
-    domain::{
-        exec::{ExecEvent, ExecSpec, OutputStream},
-        redaction::Redactor,
-    },
-    ports::agent::AgentError,
-    service::commands::CommandError,
+use std::{
+    io::{Seek as _, SeekFrom},
+    path::Path,
+    process::{ExitStatus, Stdio},
 };
+
+use tokio::io::AsyncReadExt as _;
+
+use super::{TIMEOUT, command, failed, too_late};
+use crate::{domain::redaction::Redactor, ports::forge::ForgeError};
 
 /// Bytes that are kept of what was looked through, for a value that lies across two
 /// pieces. Of a longer form that is cut only the parts are found that are looked for
@@ -19,81 +18,81 @@ use crate::{
 const EDGE_BYTES: usize = 4 * 1024;
 /// A longer head of an object is none of git's.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Bytes of objects that are read at once.
+const PIECE_BYTES: usize = 64 * 1024;
+
+const ACTION: &str = "look for credentials";
 
 /// Where a credential was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FoundCredential {
+pub(super) struct FoundCredential {
     /// The file, or what else of a commit it is.
-    pub(crate) place: String,
+    pub(super) place: String,
     /// The marker of the credential.
-    pub(crate) marker: String,
+    pub(super) marker: String,
 }
 
-impl Git {
-    /// The first credential in what a branch has and a commit has not: contents,
-    /// names and messages, of every commit between them.
-    pub(crate) async fn credential_since(
-        &self,
-        base_commit: &str,
-        branch: &str,
-        redactor: &Redactor,
-    ) -> Result<Option<FoundCredential>, GitError> {
-        if redactor.is_empty() {
-            return Ok(None);
-        }
-        let script = r#"set -e
-mkdir -p "${3%/*}"
-git rev-list --objects "$1" "^$2" > "$3"
-git cat-file --buffer --batch='%(objecttype) %(objectsize) %(rest)' < "$3"
-rm -f "$3""#;
-        let exec = new_exec();
-        let list = format!("{SCRATCH}/{exec}");
-        let branch = format!("refs/heads/{branch}");
-        let argv = ["sh", "-c", script, "sh", &branch, base_commit, &list];
-        let mut spec = ExecSpec::new(argv);
-        spec.cwd = Some(self.site.directory.clone());
-        spec.environment = environment();
-        spec.timeout_ms = Some(300_000);
-        let agent = self.commands.workspaces().agent(&self.site.workspace).await;
-        let agent = agent.map_err(CommandError::from)?;
-        // Not as other commands: their output comes without the credentials.
-        let found = looked_through(agent.run(&exec, &spec), Search::new(redactor)).await;
-        // Only tidiness: the agent forgets it in time by itself.
-        let _ = agent.remove(&exec).await;
-        found
+/// The first credential in what `head` has and `base` has not: contents, names and
+/// messages, of every commit between them.
+pub(super) async fn credential_between(
+    repository: &Path,
+    base: &str,
+    head: &str,
+    redactor: &Redactor,
+) -> Result<Option<FoundCredential>, ForgeError> {
+    if redactor.is_empty() {
+        return Ok(None);
     }
+    tokio::time::timeout(TIMEOUT, look_through(repository, base, head, redactor))
+        .await
+        .unwrap_or_else(|_| Err(too_late(ACTION)))
 }
 
-async fn looked_through(
-    mut events: BoxStream<'static, Result<ExecEvent, AgentError>>,
-    mut search: Search<'_>,
-) -> Result<Option<FoundCredential>, GitError> {
-    while let Some(event) = events.next().await {
-        match event.map_err(CommandError::from)? {
-            ExecEvent::Output {
-                stream: OutputStream::Stdout,
-                data,
-                ..
-            } => search.take(&data).map_err(unexpected)?,
-            ExecEvent::Exited(exit) if exit.status.is_success() => {
+async fn look_through(
+    repository: &Path,
+    base: &str,
+    head: &str,
+    redactor: &Redactor,
+) -> Result<Option<FoundCredential>, ForgeError> {
+    let io = |error: std::io::Error| failed(ACTION, &error);
+    let mut list = tempfile::tempfile().map_err(io)?;
+    let without = format!("^{base}");
+    let mut git = command(repository, &["rev-list", "--objects", head, &without]);
+    git.stdout(list.try_clone().map_err(io)?)
+        .stderr(Stdio::null());
+    ended_well("rev-list", git.status().await.map_err(io)?)?;
+    list.seek(SeekFrom::Start(0)).map_err(io)?;
+    let format = "--batch=%(objecttype) %(objectsize) %(objectname) %(rest)";
+    let mut git = command(repository, &["cat-file", "--buffer", format]);
+    git.stdin(list).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut git = git.spawn().map_err(io)?;
+    let mut objects = git.stdout.take().expect("it is piped");
+    let mut search = Search::new(redactor);
+    let mut piece = vec![0; PIECE_BYTES];
+    while search.found.is_none() {
+        match objects.read(&mut piece).await.map_err(io)? {
+            0 => {
                 search.end().map_err(unexpected)?;
-                return Ok(search.found);
+                ended_well("cat-file", git.wait().await.map_err(io)?)?;
+                return Ok(None);
             }
-            ExecEvent::Exited(exit) => return Err(unexpected(exit.status.to_string())),
-            ExecEvent::Gap(_) => return Err(unexpected("not all of its output was kept")),
-            ExecEvent::Attached(_)
-            | ExecEvent::Output {
-                stream: OutputStream::Stderr,
-                ..
-            } => {}
+            length => search.take(&piece[..length]).map_err(unexpected)?,
         }
     }
-    Err(unexpected("its output has no end"))
+    // Whatever else there is does not matter: git is killed when it is dropped.
+    Ok(search.found)
 }
 
-fn unexpected(message: impl Into<String>) -> GitError {
-    GitError::Unexpected {
-        action: "cat-file",
+fn ended_well(command: &str, status: ExitStatus) -> Result<(), ForgeError> {
+    match status.success() {
+        true => Ok(()),
+        false => Err(unexpected(format!("git {command} ended with {status}"))),
+    }
+}
+
+fn unexpected(message: impl Into<String>) -> ForgeError {
+    ForgeError::Failed {
+        action: ACTION,
         message: message.into(),
     }
 }
@@ -193,14 +192,14 @@ impl<'a> Search<'a> {
 /// What an object is, for a person, and its bytes.
 fn parsed(head: &[u8]) -> Option<(String, usize)> {
     let head = String::from_utf8_lossy(head);
-    let mut words = head.splitn(3, ' ');
+    let mut words = head.splitn(4, ' ');
     let (kind, length) = (words.next()?, words.next()?.parse().ok()?);
-    let path = words.next().unwrap_or_default();
+    let (id, path) = (words.next()?, words.next()?);
     let place = match (kind, path) {
         ("blob" | "tree", "") => "the names of files".to_owned(),
         ("blob", path) => path.to_owned(),
         ("tree", path) => format!("the names of files in {path}"),
-        _ => "a commit's message".to_owned(),
+        _ => format!("the message of commit {id}"),
     };
     Some((place, length))
 }
@@ -222,20 +221,21 @@ mod tests {
     #[test]
     fn a_credential_is_found_in_any_object_however_it_is_cut() {
         let here = |place: &str| Ok(Some((place.to_owned(), "[redacted:npm]".to_owned())));
-        let clean = "commit 3 \nabc\nblob 2 a\nxy\n";
+        let clean = "commit 3 id1 \nabc\nblob 2 id2 a\nxy\n";
         assert_eq!(found(&[clean]), Ok(None));
         assert_eq!(found(&[]), Ok(None));
-        let blob = "blob 15 src/.npmrc\nx=t0ken-of-npm\n\n";
+        let blob = "blob 15 id3 src/.npmrc\nx=t0ken-of-npm\n\n";
         assert_eq!(found(&[clean, blob]), here("src/.npmrc"));
         let bytes: Vec<String> = blob.chars().map(String::from).collect();
         let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
         assert_eq!(found(&bytes), here("src/.npmrc"));
-        let message = "commit 12 \nt0ken-of-npm\n";
-        assert_eq!(found(&[message]), here("a commit's message"));
-        let named = "blob 1 t0ken-of-npm\nx\n";
+        let message = "commit 12 id4 \nt0ken-of-npm\n";
+        assert_eq!(found(&[message]), here("the message of commit id4"));
+        let named = "blob 1 id5 t0ken-of-npm\nx\n";
         assert_eq!(found(&[named]), here("[redacted:npm]"));
         // Two objects side by side are two.
-        assert_eq!(found(&["blob 5 a\nt0ken\nblob 7 b\n-of-npm\n"]), Ok(None));
+        let two = "blob 5 id6 a\nt0ken\nblob 7 id7 b\n-of-npm\n";
+        assert_eq!(found(&[two]), Ok(None));
     }
 
     #[test]
@@ -243,8 +243,9 @@ mod tests {
         for pieces in [
             &["what"][..],
             &["what\n"],
-            &["blob x a\n"],
-            &["blob 5 a\nab"],
+            &["id missing\n"],
+            &["blob x id a\n"],
+            &["blob 5 id a\nab"],
         ] {
             assert!(found(pieces).is_err(), "{pieces:?}");
         }
