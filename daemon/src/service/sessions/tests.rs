@@ -4,6 +4,7 @@
 mod audit;
 mod budgets;
 mod compaction;
+mod credentials;
 
 use std::{
     collections::HashSet,
@@ -224,6 +225,7 @@ struct Fixture {
     forge: tempfile::TempDir,
     seen: Arc<Mutex<Vec<ModelRequest>>>,
     audit: Arc<MemoryAudit>,
+    redactions: Redactions,
 }
 
 impl Fixture {
@@ -248,6 +250,7 @@ impl Fixture {
             forge: tempfile::tempdir().unwrap(),
             seen: Arc::default(),
             audit: Arc::default(),
+            redactions: Redactions::default(),
         }
     }
 
@@ -281,6 +284,7 @@ impl Fixture {
     ) -> Daemon {
         let clock = Arc::new(ManualClock::default());
         let artifacts = Artifacts::new(store.clone(), self.blobs.clone(), clock.clone());
+        let artifacts = artifacts.with_redactions(self.redactions.clone());
         let commands = Commands::new(Arc::new(self.machine.clone()), artifacts);
         let forge: Arc<LocalForge> =
             Arc::new(LocalForge::new(self.forge.path().to_owned(), store.clone()));

@@ -25,10 +25,11 @@ use crate::{
         checks::{CheckPlan, CheckResult},
         cognition::{Libraries, MANIFESTS},
         exec::ExitStatus,
+        forge::PullRequestDraft,
         ids::ArtifactId,
         proof::{Proof, TestRun, run_name},
-        report::RunVerdict,
         redaction::Redactor,
+        report::RunVerdict,
         session::{
             outcome::Outcome,
             pull_request,
@@ -297,20 +298,22 @@ async fn commit(
     let git = context.git();
     let step = context.step(output);
     let created = &context.state.created;
+    // What a task says was written before the credentials of now were stored.
+    let redactor = redactor(context);
     let name = match &context.state.commit {
         Some(commit) => BranchName::known(&commit.branch),
-        None => BranchName::of(&created.session, &created.task),
+        None => BranchName::of(&created.session, &redactor.text(&created.task)),
     };
     let branch = git.ensure_branch(&step, &name, attempt).await?;
     let message = pull_request::commit_message(&context.state);
-    let outcome = git.commit_all(&step, &message).await?;
+    let outcome = git.commit_all(&step, &redactor.text(&message)).await?;
     let changed_files = paths(git.changed_files(&base.commit).await?);
     let about = step.about(ArtifactKind::Diff, format!("changes on {branch}"));
     let diff = git.keep_diff(&base.commit, about).await?;
     let commit = Commit {
         branch,
         commit: outcome.commit().to_owned(),
-        subject: pull_request::subject(&created.task),
+        subject: pull_request::subject(&redactor.text(&created.task)),
         changed_files,
     };
     done(WorkResult::Committed(commit), vec![diff])
@@ -430,6 +433,12 @@ async fn open_pull_request(
     let Some(draft) = pull_request::draft(&context.state) else {
         return Err(useless("a pull request needs a commit first"));
     };
+    let redactor = redactor(context);
+    let draft = PullRequestDraft {
+        title: redactor.text(&draft.title).into_owned(),
+        body: redactor.text(&draft.body).into_owned(),
+        ..draft
+    };
     let step = context.step(output);
     let about = step.about(ArtifactKind::Diff, format!("diff of {}", draft.head));
     let diff = context.git().keep_diff(&base.commit, about).await?;
@@ -526,6 +535,11 @@ fn committed(context: &EffectContext) -> Result<&Commit, Undone> {
         .ok_or_else(|| useless("nothing is committed"))
 }
 
+/// What finds the credentials of now.
+fn redactor(context: &EffectContext) -> Arc<Redactor> {
+    context.world.commands.redactions().current()
+}
+
 fn forge_repository(context: &EffectContext) -> ForgeRepository {
     ForgeRepository {
         workspace: context.state.created.workspace.clone(),
@@ -535,11 +549,6 @@ fn forge_repository(context: &EffectContext) -> ForgeRepository {
 
 fn paths(files: Vec<crate::service::git::ChangedFile>) -> Vec<String> {
     files.into_iter().map(|file| file.path).collect()
-/// What finds the credentials of now.
-fn redactor(context: &EffectContext) -> Arc<Redactor> {
-    context.world.commands.redactions().current()
-}
-
 }
 
 fn artifacts_of(checks: &[CheckResult]) -> Vec<ArtifactId> {
