@@ -28,13 +28,12 @@ use crate::domain::{
         Verdict,
     },
     proof::{ChangedJudge, Proof, Risk, some_of},
-    tools::{TodoAdd, Tool, ToolRequest, workspace_path},
+    tools::{TodoAdd, Tool, ToolRequest, path_key, workspace_path},
 };
 
-/// Bytes of a diff that a person is shown.
-const DIFF_SHOWN_BYTES: usize = 4_000;
-/// Bytes of a command that a person is shown; more is said to be left out.
-const COMMAND_SHOWN_BYTES: usize = 8_000;
+/// Bytes of an act, and of its diff, that a person is asked to approve: all of it is
+/// shown, so what is longer is refused.
+const SHOWN_MAX_BYTES: usize = 64 << 10;
 
 /// What the gate judges by, beside the session itself.
 #[derive(Debug, Clone, Copy)]
@@ -114,15 +113,20 @@ impl Gate<'_> {
             Subject::Line { directory, .. } | Subject::Argvs { directory, .. } => directory.clone(),
             Subject::Files { .. } | Subject::Nothing => state.repository_dir(),
         };
+        let (act, diff) = (act_of(request), diff_of(state, request));
+        let longest = act.len().max(diff.as_ref().map_or(0, String::len));
+        if longest > SHOWN_MAX_BYTES {
+            return Passage::Refused(too_long(verdict, longest));
+        }
         let refusal =
             "the call is refused and the model is told why; the session goes on without it";
         let asked = self.request(policy, verdict);
         Passage::Ask(Box::new(ApprovalRequest {
             call: call.id.clone(),
             tool: request.tool(),
-            act: act_of(request),
+            act,
             directory,
-            diff: diff_of(request),
+            diff,
             refusal: refusal.to_owned(),
             ..asked
         }))
@@ -308,6 +312,17 @@ fn denied(verdict: &Verdict) -> String {
     )
 }
 
+/// What is said to the model of a call that is too long for a person to read.
+fn too_long(verdict: &Verdict, bytes: usize) -> String {
+    format!(
+        "a person would have to approve this ({} risk: {}), and nobody is asked about {bytes} \
+         bytes; up to {SHOWN_MAX_BYTES} can be shown. Do it in smaller steps, each of which a \
+         person can read.",
+        verdict.tier.name(),
+        verdict.why()
+    )
+}
+
 /// What a request does, as the policy sees it.
 fn subject(repository: &str, request: &ToolRequest) -> Subject {
     let file = |path: &str, change| FileUse {
@@ -395,7 +410,7 @@ fn commands_of(add: &TodoAdd) -> Vec<Vec<String>> {
 /// What would be done, exactly.
 fn act_of(request: &ToolRequest) -> String {
     match request {
-        ToolRequest::RunCommand(run) => bounded(&run.command, COMMAND_SHOWN_BYTES),
+        ToolRequest::RunCommand(run) => run.command.clone(),
         ToolRequest::ReadFile(read) => format!("read_file {}", read.path),
         ToolRequest::ListDirectory(list) => {
             format!("list_directory {}", list.path.as_deref().unwrap_or("."))
@@ -424,10 +439,14 @@ fn act_of(request: &ToolRequest) -> String {
 
 /// What would become of files, as a person reads it; `None` for what changes no
 /// file by name.
-fn diff_of(request: &ToolRequest) -> Option<String> {
+fn diff_of(state: &SessionState, request: &ToolRequest) -> Option<String> {
     let mut diff = String::new();
     match request {
         ToolRequest::WriteFile(write) => {
+            let path = workspace_path(&state.repository_dir(), &write.path);
+            if state.files.contains_key(&path_key(&path)) {
+                let _ = writeln!(diff, "--- {} (all that it holds now)", write.path);
+            }
             let _ = writeln!(diff, "+++ {}", write.path);
             marked(&mut diff, '+', &write.content);
         }
@@ -456,24 +475,13 @@ fn diff_of(request: &ToolRequest) -> Option<String> {
         | ToolRequest::AskPerson(_)
         | ToolRequest::ReportEnvironmentIssue(_) => return None,
     }
-    Some(bounded(&diff, DIFF_SHOWN_BYTES))
+    Some(diff)
 }
 
 fn marked(diff: &mut String, mark: char, text: &str) {
     for line in text.lines() {
         let _ = writeln!(diff, "{mark}{line}");
     }
-}
-
-fn bounded(text: &str, most: usize) -> String {
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    let end = (0..=most)
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    format!("{}\n[{} bytes more]", &text[..end], text.len() - end)
 }
 
 /// The question that a person is asked.

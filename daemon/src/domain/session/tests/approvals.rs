@@ -72,6 +72,63 @@ fn what_is_risky_waits_for_a_person_and_says_exactly_what_it_is() {
 }
 
 #[test]
+fn a_long_act_is_shown_whole_and_one_that_nobody_could_read_is_refused() {
+    let pushed = |words: usize| format!("echo {} && {PUSH}", "word ".repeat(words));
+    let long = pushed(10_000);
+    let play = begun(vec![thought(), run(&long)], options());
+    let (question, approval) = play.state.approval_in_question().unwrap();
+    assert_eq!(approval.act, long);
+    assert!(question.text.contains(&long));
+    let play = begun(vec![thought(), run(&pushed(14_000))], options());
+    let refused = outcomes(&play, "run_command");
+    assert_eq!(refused[0].0, ToolOutcome::Refused);
+    for part in ["high risk", "smaller steps", "65536"] {
+        assert!(refused[0].1.contains(part), "{part}: {refused:?}");
+    }
+    assert_eq!(questions(&play), 0);
+}
+
+#[test]
+fn the_whole_text_of_a_file_is_shown_and_whether_it_replaces_one() {
+    let gated = |state: &SessionState, content: &str| {
+        let call = call(
+            "write_file",
+            json!({"path": "Cargo.toml", "content": content}),
+        );
+        let request = ToolRequest::parse(&call).unwrap();
+        let policy = Policy::built_in();
+        let gate = Gate {
+            policy: Some(&policy),
+            project: &BTreeSet::new(),
+            now_ms: 0,
+        };
+        gate.pass(state, &call, &request)
+    };
+    let diff = |state: &SessionState, content: &str| match gated(state, content) {
+        Passage::Ask(approval) => approval.diff.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let mut state = Play::new(options(), World::default()).state;
+    let lines: String = (0..5_000).map(|n| format!("line {n}\n")).collect();
+    let new = diff(&state, &lines);
+    assert!(
+        new.starts_with("+++ Cargo.toml\n+line 0\n"),
+        "{}",
+        &new[..60]
+    );
+    assert!(new.ends_with("+line 4999\n"));
+    let seen = "/workspace/repo/Cargo.toml".to_owned();
+    state.files.insert(seen, "a hash".to_owned());
+    let over = diff(&state, "x\n");
+    assert_eq!(
+        over,
+        "--- Cargo.toml (all that it holds now)\n+++ Cargo.toml\n+x\n"
+    );
+    let long = gated(&state, &"word\n".repeat(14_000));
+    assert!(matches!(long, Passage::Refused(_)), "{long:?}");
+}
+
+#[test]
 fn an_approved_call_is_made_once_after_a_snapshot() {
     let mut play = begun(vec![thought(), run(PUSH), thought(), run(PUSH)], options());
     answer(&mut play, true, Scope::Once, "").unwrap();
