@@ -13,7 +13,9 @@ use compyd::{
     domain::session::event::{Condition, Event, EventBody},
     ports::store::StorePort as _,
 };
-use compyd_proto::v1::{GetSessionRequest, Session, SessionState, session_event::Event as Wire};
+use compyd_proto::v1::{
+    GetSessionRequest, Session, SessionEvent, SessionState, session_event::Event as Wire,
+};
 use compyd_tests::{
     daemon::{Daemon, Options},
     programs::torture,
@@ -21,8 +23,8 @@ use compyd_tests::{
 };
 
 use super::long_session::{
-    CANARY, Calls, ended_as, ended_well, guarded_script, guarded_well, prepare_guarded, script,
-    start,
+    CANARY, Calls, ended_as, ended_well, guarded_script, guarded_well, marks, prepare_guarded,
+    script, start,
 };
 use crate::credentials::files_below;
 
@@ -247,8 +249,8 @@ fn decoded(log: &[Vec<u8>]) -> Vec<Event> {
 }
 
 /// The chain verifies after every kill, for the daemon and for who did not write
-/// it, and says what was asked and approved, and each command that ran.
-async fn the_record_is_whole(daemon: &Daemon, id: &str) {
+/// it, and says what was asked and approved, and each command that ran, once.
+async fn the_record_is_whole(daemon: &Daemon, id: &str, events: &[SessionEvent], deaths: &[Died]) {
     let _ = daemon.compyctl(&["audit", "verify"]).await.expect_code(0);
     let file = daemon.directory().join("audit.jsonl");
     let held = daemon.directory().join("audit.checkpoint");
@@ -269,13 +271,54 @@ async fn the_record_is_whole(daemon: &Daemon, id: &str) {
             |record: &&serde_json::Value| record["kind"] == kind && record["detail"][key] == value;
         of_session.iter().filter(is_it).count()
     };
-    // What is waited for is on record before the session's log has it, so a kill
-    // in between records the answer again, and never leaves it out.
-    assert!(count("approval", "event", "answered") >= 1);
+    // A question and its answer are on record before the session's log has them, so
+    // they are there once more for each kill in between.
+    let before = |is_it: fn(&EventBody) -> bool| {
+        let deaths = deaths.iter().filter(|died| died.side == Side::Before);
+        deaths
+            .filter(|died| died.events.iter().any(|event| is_it(&event.body)))
+            .count()
+    };
+    let asked = before(|body| matches!(body, EventBody::QuestionAsked { .. }));
+    assert_eq!(count("approval", "event", "asked"), 1 + asked);
+    let answered = before(|body| matches!(body, EventBody::QuestionAnswered { .. }));
+    assert_eq!(count("approval", "event", "answered"), 1 + answered);
+    let calls = |mark: &str| {
+        let is_it = |record: &&serde_json::Value| {
+            let command = record["detail"]["arguments"]["command"].as_str();
+            record["kind"] == "tool_call" && command.is_some_and(|command| command.contains(mark))
+        };
+        of_session.iter().filter(is_it).count()
+    };
+    for mark in marks() {
+        // Handed over when the log has the call's end, and written a moment later.
+        let ended = ended_at(events, &mark);
+        let cut_off = deaths
+            .iter()
+            .any(|died| (ended..ended + 3).contains(&died.durable()));
+        let recorded = calls(&mark);
+        assert!(
+            recorded == 1 || (recorded == 0 && cut_off),
+            "{mark}: {recorded}"
+        );
+    }
     let starts = text
         .lines()
         .filter(|line| line.contains("\"event\":\"started\""));
     assert!(starts.count() >= 2, "each life is on record");
+}
+
+/// Number of the event that ended the command with a mark.
+fn ended_at(events: &[SessionEvent], mark: &str) -> u64 {
+    let has_mark = |event: &&SessionEvent| {
+        matches!(&event.event, Some(Wire::ToolStarted(started))
+            if started.tool.as_ref().is_some_and(|tool| tool.arguments.contains(mark)))
+    };
+    let began = events.iter().find(has_mark).expect("it ran").sequence;
+    let is_end = |event: &&SessionEvent| {
+        event.sequence > began && matches!(event.event, Some(Wire::ToolEnded(_)))
+    };
+    events.iter().find(is_end).expect("it ended").sequence
 }
 
 /// Nothing that outlives the session has the credential in it.
@@ -362,7 +405,7 @@ async fn a_daemon_killed_at_every_boundary_ends_the_session_as_if_it_had_lived()
     assert_eq!(outline(&events), outline(&as_it_should_be));
     assert!(killed_waiting, "it was killed while a person was asked");
     guarded_well(&daemon, "killed", &id).await;
-    the_record_is_whole(&daemon, &id).await;
+    the_record_is_whole(&daemon, &id, &events, &deaths).await;
     nobody_has_the_canary(&daemon, &id).await;
     let interrupted = events.iter().filter(|event| {
         matches!(&event.event, Some(Wire::StateChanged(changed))

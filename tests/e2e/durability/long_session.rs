@@ -35,6 +35,11 @@ fn mark(number: usize) -> String {
     format!("m{number:02}")
 }
 
+/// The marks of all commands, in order.
+pub(super) fn marks() -> impl Iterator<Item = String> {
+    (1..=COMMANDS).map(mark)
+}
+
 /// A command that leaves its mark each time it runs.
 fn command(number: usize) -> Value {
     let seconds = if mark(number) == SLOW { "1" } else { "0" };
@@ -233,7 +238,7 @@ async fn the_world_is_as_it_should_be(
     told: &str,
 ) {
     let marks = daemon.shell(workspace, &format!("cat {MARKS}")).await;
-    let expected: Vec<String> = (1..=COMMANDS).map(mark).collect();
+    let expected: Vec<String> = self::marks().collect();
     assert_eq!(marks.text(), expected.join("\n"), "{told}");
     let states: Vec<TodoState> = session.todos.iter().map(|todo| todo.state()).collect();
     assert_eq!(states, [TodoState::Verified], "{told}");

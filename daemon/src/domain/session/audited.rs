@@ -210,7 +210,7 @@ fn entry(
 /// Whether what a record is about may only happen once it is on disk.
 #[must_use]
 pub fn comes_first(entry: &Entry) -> bool {
-    entry.kind == Kind::Approval && entry.outcome.is_some()
+    entry.kind == Kind::Approval
 }
 
 /// A step's command has the step's id.
