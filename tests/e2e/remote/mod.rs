@@ -11,9 +11,10 @@ use std::{
 };
 
 use compyd_proto::v1::{
-    GetInfoRequest, GetWorkspaceRequest, ListSessionsRequest, ListWorkspacesRequest,
-    WatchWorkspacesRequest, activity_service_client::ActivityServiceClient,
-    session_service_client::SessionServiceClient, system_service_client::SystemServiceClient,
+    GetInfoRequest, GetWorkspaceRequest, ListApprovalsRequest, ListSessionsRequest,
+    ListWorkspacesRequest, WatchWorkspacesRequest, activity_service_client::ActivityServiceClient,
+    approval_service_client::ApprovalServiceClient, session_service_client::SessionServiceClient,
+    system_service_client::SystemServiceClient, watch_workspaces_response::Change,
     workspace_service_client::WorkspaceServiceClient,
 };
 use compyd_tests::{
@@ -401,10 +402,24 @@ async fn a_token_for_one_workspace_sees_and_touches_no_other() {
         said.push(refused.message().to_owned());
     }
     assert!(said.iter().all(|message| *message == said[0]), "{said:?}");
-    let sessions = SessionServiceClient::new(transport)
+    let sessions = SessionServiceClient::new(transport.clone())
         .list_sessions(ListSessionsRequest::default())
         .await;
     assert_eq!(sessions.unwrap().into_inner().sessions, []);
+    let approvals = ApprovalServiceClient::new(transport.clone())
+        .list_approvals(ListApprovalsRequest {})
+        .await;
+    assert_eq!(approvals.unwrap().into_inner().approvals, []);
+    let mut watched = ActivityServiceClient::new(transport)
+        .watch_workspaces(WatchWorkspacesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut seen = Vec::new();
+    while let Some(Change::Changed(view)) = watched.message().await.unwrap().unwrap().change {
+        seen.push(view.id);
+    }
+    assert_eq!(seen, std::slice::from_ref(&mine.id));
 
     // The client does in it what it does anywhere, over TLS.
     let config = daemon.directory().join("elsewhere");
@@ -448,7 +463,6 @@ async fn a_token_for_one_workspace_sees_and_touches_no_other() {
         vec!["token", "list"],
         vec!["audit", "search"],
         vec!["credential", "list"],
-        vec!["approval", "list"],
     ] {
         let args: Vec<&str> = ["--endpoint", &endpoint].into_iter().chain(args).collect();
         let refused = elsewhere(&daemon, &config, "", &args).await;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    access::scope_of,
     convert::{activity as convert, workspace_error},
     shutdown::until,
     status::invalid,
@@ -17,7 +18,7 @@ use crate::{
     service::{
         events::{EventQuery, Following},
         stats::Stats,
-        workspaces::Workspaces,
+        workspaces::{Change, Workspaces},
     },
 };
 
@@ -61,9 +62,17 @@ impl ActivityService for ActivityApi {
 
     async fn watch_workspaces(
         &self,
-        _: Request<wire::WatchWorkspacesRequest>,
+        request: Request<wire::WatchWorkspacesRequest>,
     ) -> Result<Response<Self::WatchWorkspacesStream>, Status> {
-        let changes = self.workspaces.watch().map(convert::change).map(Ok);
+        let scope = scope_of(&request);
+        let changes = self.workspaces.watch().filter(move |change| {
+            std::future::ready(match change {
+                Change::Changed(view) => scope.holds(&view.workspace.id),
+                Change::Removed(id) => scope.holds(id),
+                Change::AllSent => true,
+            })
+        });
+        let changes = changes.map(convert::change).map(Ok);
         Ok(Response::new(until(&self.stop, changes.boxed())))
     }
 

@@ -56,10 +56,14 @@ impl ApprovalApi {
     }
 }
 
-/// What is waited for now, by id: sessions of an earlier time first.
-fn waiting(sessions: &Sessions) -> BTreeMap<String, wire::Approval> {
+/// What is waited for now in workspaces of a scope, by id: sessions of an earlier time
+/// first.
+fn waiting(sessions: &Sessions, scope: &access::Scope) -> BTreeMap<String, wire::Approval> {
     let waiting = sessions.waiting_for_approval();
-    let approvals = waiting.iter().filter_map(|state| {
+    let within = waiting
+        .iter()
+        .filter(|state| scope.holds(&state.created.workspace));
+    let approvals = within.filter_map(|state| {
         let (question, request) = state.approval_in_question()?;
         Some(convert::approval(&question.id, request, Some(state)))
     });
@@ -72,9 +76,10 @@ fn waiting(sessions: &Sessions) -> BTreeMap<String, wire::Approval> {
 impl ApprovalService for ApprovalApi {
     async fn list_approvals(
         &self,
-        _request: Request<wire::ListApprovalsRequest>,
+        request: Request<wire::ListApprovalsRequest>,
     ) -> Result<Response<wire::ListApprovalsResponse>, Status> {
-        let approvals = waiting(&self.sessions).into_values().collect();
+        let waiting = waiting(&self.sessions, &scope_of(&request));
+        let approvals = waiting.into_values().collect();
         Ok(Response::new(wire::ListApprovalsResponse { approvals }))
     }
 
@@ -83,8 +88,9 @@ impl ApprovalService for ApprovalApi {
 
     async fn watch_approvals(
         &self,
-        _request: Request<wire::WatchApprovalsRequest>,
+        request: Request<wire::WatchApprovalsRequest>,
     ) -> Result<Response<Self::WatchApprovalsStream>, Status> {
+        let scope = scope_of(&request);
         let (sender, changes) = tokio::sync::mpsc::channel(WAITING);
         let (sessions, stop) = (self.sessions.clone(), self.stop.clone());
         // On cancel, and when the client has left: it ends.
@@ -97,7 +103,7 @@ impl ApprovalService for ApprovalApi {
                     () = sender.closed() => return,
                     _ = look.tick() => {}
                 }
-                let now = waiting(&sessions);
+                let now = waiting(&sessions, &scope);
                 let settled = known.keys().filter(|id| !now.contains_key(*id));
                 let settled = settled.map(|id: &String| Change::SettledId(id.clone()));
                 let asked = now.iter().filter(|(id, _)| !known.contains_key(*id));
