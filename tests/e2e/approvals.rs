@@ -204,6 +204,28 @@ async fn a_run_that_nobody_can_answer_is_refused_in_time_and_exits_with_4() {
 }
 
 #[tokio::test]
+async fn a_run_whose_spending_nobody_approves_ends_and_exits_with_4() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        file.path(),
+        "approval_timeout_s = 2\nask_above_tokens = 1\n",
+    )
+    .unwrap();
+    let options = Options::default().set("policy.file", file.path().to_str().unwrap());
+    let Some(daemon) = prepared(options).await else {
+        return;
+    };
+    let model = script(&daemon, push());
+    let task = ["fix it", "--workspace", "w", "--model", &model];
+    let (ran, result) = daemon.run(&task).await;
+    assert_eq!(ran.code, 4, "{}\n{}", ran.text(), ran.stderr);
+    assert_eq!(result["verdict"], "failed", "{result}");
+    let reason = result["session"]["state_reason"].as_str().unwrap();
+    assert!(reason.contains("nobody answered in time"), "{reason}");
+    assert!(!pushed(&daemon).await);
+}
+
+#[tokio::test]
 async fn a_policy_file_is_checked_explained_taken_when_it_changes_and_kept_when_it_is_wrong() {
     const RULE: &str = "[[rule]]\nname = \"no network\"\ndecision = \"deny\"\nargv = [\"curl\"]\n\
                         reason = \"use what is vendored\"\nmatches = [\"curl x\"]\nmisses = [\"ls\"]\n";

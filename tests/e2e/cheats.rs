@@ -157,8 +157,9 @@ const TELLS_THE_TRUTH: &str = "# As it was.";
 
 /// Tests pass and are reported, and then this is waited for.
 fn waits_at_the_end(seconds: u32) -> Value {
-    let waits = format!("import atexit\nimport time\n\natexit.register(time.sleep, {seconds})\n");
-    write("textkit/__init__.py", &waits)
+    let says = "\"\"\"Small helpers for text.\"\"\"";
+    let waits = format!("import atexit\nimport time\n\natexit.register(time.sleep, {seconds})");
+    edit("textkit/__init__.py", says, &format!("{says}\n\n{waits}"))
 }
 
 /// The fix in a module of its own, which the code falls back without.

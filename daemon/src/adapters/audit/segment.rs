@@ -138,6 +138,11 @@ impl Contents {
         self.blocks.last().map_or(0, |block| block.end)
     }
 
+    /// What it and what is kept beside it take, but for the index.
+    pub(super) fn bytes(&self) -> u64 {
+        self.end() + filter::kept_bytes(self.blocks.len())
+    }
+
     /// The newest time of a record.
     pub(super) fn newest_ms(&self) -> i64 {
         let times = self.blocks.iter().map(|block| block.newest_ms);

@@ -427,7 +427,7 @@ impl Writer {
                 (self.indexer).add(&self.current, &mut contents.blocks, place, entry);
             }
         }
-        metrics::audit_has(shared.iter().map(Contents::end).sum());
+        metrics::audit_has(shared.iter().map(Contents::bytes).sum());
         Ok(())
     }
 
@@ -588,14 +588,14 @@ impl Writer {
     /// left. The file that is written to stays.
     fn dispensable(&self, retention: Retention) -> (Vec<Contents>, u64) {
         let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes: u64 = shared.iter().map(Contents::end).sum();
+        let mut bytes: u64 = shared.iter().map(Contents::bytes).sum();
         let full = &shared[..shared.len() - 1];
         let mut gone = Vec::new();
         for contents in full {
             if contents.newest_ms() >= retention.before_ms && bytes <= retention.max_bytes {
                 break;
             }
-            bytes -= contents.end();
+            bytes -= contents.bytes();
             gone.push(contents.clone());
         }
         let first = shared[gone.len()].segment.first;
