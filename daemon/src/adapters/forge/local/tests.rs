@@ -396,10 +396,7 @@ async fn a_search_that_cannot_be_made_is_no_clean_answer() {
         matches!(unknown, Err(ForgeError::Failed { .. })),
         "{unknown:?}"
     );
-    // An object that is not there any more.
-    let blob = fixture.git(&["rev-parse", "HEAD:file.txt"]);
-    let object = path.join("objects").join(&blob[..2]).join(&blob[2..]);
-    std::fs::remove_file(object).unwrap();
+    std::fs::remove_dir_all(path.join("objects/pack")).unwrap();
     let missing = search(&base).await;
     assert!(
         matches!(missing, Err(ForgeError::Failed { .. })),
