@@ -34,6 +34,7 @@ pub(crate) enum Reason {
     NotFound,
     OffsetOutOfRange,
     PathInvalid,
+    PathLinked,
     PathOutsideRoots,
     PatternInvalid,
     Permission,
@@ -71,6 +72,7 @@ impl Reason {
             Self::NotFound => "NOT_FOUND",
             Self::OffsetOutOfRange => "OFFSET_OUT_OF_RANGE",
             Self::PathInvalid => "PATH_INVALID",
+            Self::PathLinked => "PATH_LINKED",
             Self::PathOutsideRoots => "PATH_OUTSIDE_ROOTS",
             Self::PatternInvalid => "PATTERN_INVALID",
             Self::Permission => "PERMISSION",
@@ -98,6 +100,7 @@ impl Reason {
             | Self::NoPty
             | Self::NotADirectory
             | Self::NotAFile
+            | Self::PathLinked
             | Self::PortClosed
             | Self::StdinClosed => Code::FailedPrecondition,
             Self::ChunkDamaged => Code::DataLoss,

@@ -43,7 +43,7 @@ pub(super) fn write(
         .with("size_bytes", request.content.len()));
     }
     let record = once(user, receipts, &request.step_id, || {
-        let path = roots.resolve(&request.path)?;
+        let path = roots.resolve_unlinked(&request.path)?;
         let before = present(&path)?;
         if request.create_only && before.is_some() {
             return Err(AgentError::new(
@@ -82,7 +82,7 @@ pub(super) fn edit(
 ) -> Result<EditFileResponse, AgentError> {
     check_replacements(&request.replacements)?;
     let record = once(user, receipts, &request.step_id, || {
-        let path = roots.resolve(&request.path)?;
+        let path = roots.resolve_unlinked(&request.path)?;
         let before = text::read_all(&path)?;
         let present = Present {
             hash: blake3::hash(before.as_bytes()).to_hex().to_string(),

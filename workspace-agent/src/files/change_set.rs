@@ -133,7 +133,7 @@ fn prepare(roots: &Roots, request: &ChangeFilesRequest) -> Result<Vec<Prepared>,
     let mut seen = HashSet::new();
     let mut prepared = Vec::with_capacity(request.changes.len());
     for change in &request.changes {
-        let path = roots.resolve(&change.path)?;
+        let path = roots.resolve_unlinked(&change.path)?;
         if !seen.insert(path.clone()) {
             return Err(AgentError::new(
                 Reason::SpecInvalid,

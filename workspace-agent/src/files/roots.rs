@@ -35,6 +35,30 @@ impl Roots {
         self.resolve(if path.is_empty() { "." } else { path })
     }
 
+    /// The same of a file that is changed: no link may stand on the way. Whoever
+    /// allowed the change has seen the path that was named, and no other.
+    pub(super) fn resolve_unlinked(&self, path: &str) -> Result<PathBuf, AgentError> {
+        let real = self.resolve(path)?;
+        let named = self.absolute(path)?;
+        let below = |root: &PathBuf| {
+            let rest = named.strip_prefix(root).ok()?;
+            Some(root.canonicalize().ok()?.join(rest))
+        };
+        // A root may be reached through a link itself.
+        let named = self.roots.iter().find_map(below).unwrap_or(named);
+        if named == real {
+            return Ok(real);
+        }
+        Err(AgentError::new(
+            Reason::PathLinked,
+            format!(
+                "{path:?} leads through a symbolic link to {real}, and files are changed under their own names only: name {real}",
+                real = real.display()
+            ),
+        )
+        .with("path", real.display()))
+    }
+
     /// The path of the entry itself: links on the way are resolved, the last
     /// one is not.
     pub(super) fn resolve_link(&self, path: &str) -> Result<PathBuf, AgentError> {
@@ -230,6 +254,31 @@ mod tests {
             reason(f.roots.resolve_link("etc/passwd")),
             Reason::PathOutsideRoots
         );
+    }
+
+    #[test]
+    fn a_change_is_of_the_file_that_is_named() {
+        let f = fixture();
+        std::fs::create_dir(f.root.join("a")).unwrap();
+        symlink("a", f.root.join("link")).unwrap();
+        symlink("a/new", f.root.join("file")).unwrap();
+        symlink(&f.outside, f.root.join("out")).unwrap();
+        let real = f.root.join("a/new");
+        for path in ["a/new", "./link/../a/new", &real.display().to_string()] {
+            assert_eq!(f.roots.resolve_unlinked(path).unwrap(), real, "{path}");
+        }
+        for path in ["link/new", "file"] {
+            let error = f.roots.resolve_unlinked(path).unwrap_err();
+            assert_eq!(error.reason(), Reason::PathLinked, "{path}");
+            assert!(error.to_string().contains(&*real.to_string_lossy()));
+        }
+        let out = f.roots.resolve_unlinked("out/secret");
+        assert_eq!(reason(out), Reason::PathOutsideRoots);
+
+        let base = f.root.parent().unwrap();
+        symlink(&f.root, base.join("way")).unwrap();
+        let linked = Roots::new(vec![base.join("way")]);
+        assert_eq!(linked.resolve_unlinked("a/new").unwrap(), real);
     }
 
     #[test]

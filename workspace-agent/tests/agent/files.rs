@@ -214,13 +214,51 @@ async fn a_write_is_whole_keeps_the_mode_and_leaves_no_temporary_file() {
 }
 
 #[tokio::test]
-async fn a_write_through_a_link_changes_the_file_and_keeps_the_link() {
+async fn nothing_is_changed_through_a_link_and_the_refusal_names_the_file_itself() {
     let rig = Rig::start().await;
-    std::fs::write(rig.work().join("real"), "old").unwrap();
-    symlink("real", rig.work().join("link")).unwrap();
-    rig.write(write_request("s", "link", b"new")).await.unwrap();
-    assert!(rig.work().join("link").is_symlink());
-    assert_eq!(std::fs::read(rig.work().join("real")).unwrap(), b"new");
+    let work = rig.work().canonicalize().unwrap();
+    std::fs::create_dir_all(work.join(".github/workflows")).unwrap();
+    std::fs::write(work.join("real"), "old").unwrap();
+    symlink("real", work.join("link")).unwrap();
+    symlink(".github/workflows", work.join("w")).unwrap();
+    let real = work.join("real").display().to_string();
+    let ci = work.join(".github/workflows/ci.yml").display().to_string();
+    for (path, wanted) in [("link", &real), ("w/ci.yml", &ci)] {
+        let status = rig
+            .write(write_request("s", path, b"new"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refusal(&status),
+            (Code::FailedPrecondition, "PATH_LINKED".into())
+        );
+        assert_eq!(&fact(&status, "path"), wanted);
+        assert!(status.message().contains(wanted.as_str()), "{status}");
+    }
+    let edit = edit_request("s", "link", &[("old", "new", false)]);
+    assert_eq!(reason(rig.edit(edit).await), "PATH_LINKED");
+    let change = |path: &str, expected_hash: String, to| ChangeFilesRequest {
+        step_id: "s".into(),
+        changes: vec![FileChange {
+            path: path.into(),
+            expected_hash,
+            to: Some(to),
+            mode: 0,
+        }],
+    };
+    let made = file_change::To::Content(Bytes::from_static(b"new"));
+    for request in [
+        change("w/ci.yml", String::new(), made),
+        change("link", hash(b"old"), file_change::To::Removed(true)),
+    ] {
+        let answer = rig.client.clone().change_files(request).await;
+        assert_eq!(reason(answer), "PATH_LINKED");
+    }
+    assert!(work.join("link").is_symlink() && !Path::new(&ci).exists());
+    assert_eq!(std::fs::read(work.join("real")).unwrap(), b"old");
+    // Under its own name it changes.
+    rig.write(write_request("s", "real", b"new")).await.unwrap();
+    assert_eq!(std::fs::read(work.join("real")).unwrap(), b"new");
 }
 
 #[tokio::test]
