@@ -487,6 +487,11 @@ pub(super) fn session_status(error: SessionError) -> Status {
             message,
             "look at it with `compyctl session show`".into(),
         ),
+        SessionError::Refused(RequestRefusal::OnceOnly { .. }) => not_now(
+            "APPROVED_ONCE_ONLY",
+            message,
+            "approve it without --for".into(),
+        ),
         SessionError::Refused(RequestRefusal::QuestionUnknown { .. }) => not_found(
             "QUESTION_UNKNOWN",
             message,

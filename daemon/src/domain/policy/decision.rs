@@ -235,6 +235,14 @@ fn classes_of(act: &Act) -> Vec<String> {
     classes
 }
 
+/// Whether an answer to what has this class holds for the one call alone: what is
+/// merged next under the same words is something else.
+#[must_use]
+pub fn is_asked_each_time(class: &str) -> bool {
+    let kind = class.split_once(": ").map(|(kind, _)| kind);
+    kind == Some(RiskKind::Merge.name())
+}
+
 impl Rule {
     fn by(&self) -> By {
         By::Rule {

@@ -26,7 +26,7 @@ mod tests;
 
 pub use self::{
     classify::{Act, FileChangeKind, FileUse, Finding, Subject},
-    decision::{By, Decision, Ruling, Session, Verdict},
+    decision::{By, Decision, Ruling, Session, Verdict, is_asked_each_time},
     file::PolicyError,
     risk::{Autonomy, Level, RiskKind, Tier},
     rules::{AskAbove, AskOnProof, Policy},

@@ -25,7 +25,7 @@ use crate::domain::{
     edits::Change,
     policy::{
         AskOnProof, Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier,
-        Verdict,
+        Verdict, is_asked_each_time,
     },
     proof::{ChangedJudge, Proof, Risk, some_of},
     tools::{TodoAdd, Tool, ToolRequest, path_key, workspace_path},
@@ -263,8 +263,10 @@ impl Gate<'_> {
         verdict: &Verdict,
     ) -> Option<Passage> {
         let approvals = &state.approvals;
-        let is_granted =
-            |class: &String| approvals.session.contains(class) || self.project.contains(class);
+        let is_granted = |class: &String| {
+            !is_asked_each_time(class)
+                && (approvals.session.contains(class) || self.project.contains(class))
+        };
         if approvals.once.as_deref() == Some(call) || verdict.classes.iter().all(is_granted) {
             let snapshotted = approvals.snapshotted.as_deref() == Some(call);
             return Some(match verdict.tier {

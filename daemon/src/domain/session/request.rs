@@ -12,7 +12,10 @@ use super::{
     outcome::claim_of,
     state::{SessionState, refusal_words},
 };
-use crate::domain::todo::{Evidence, Judge, TodoState};
+use crate::domain::{
+    policy::is_asked_each_time,
+    todo::{Evidence, Judge, TodoState},
+};
 
 /// What is asked of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +119,12 @@ pub enum RequestRefusal {
     /// There is no open question.
     #[error("the session asks nothing")]
     NothingAsked,
+    /// What is approved of that kind is approved for one call.
+    #[error("{what} is asked each time, and is not approved for a session or a project")]
+    OnceOnly {
+        /// What is asked.
+        what: String,
+    },
     /// Another question is open.
     #[error("the session asks {open}, not {given}")]
     QuestionUnknown {
@@ -214,7 +223,16 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
         });
     }
     let text = answer.text.trim().to_owned();
-    if let QuestionAbout::Approval(_) = question.about {
+    if let QuestionAbout::Approval(request) = &question.about {
+        let mut classes = request.classes.iter();
+        if answer.accepted
+            && answer.scope != Scope::Once
+            && let Some(class) = classes.find(|class| is_asked_each_time(class))
+        {
+            return Response::Refused(RequestRefusal::OnceOnly {
+                what: class.clone(),
+            });
+        }
         let verdict = match (answer.accepted, answer.scope) {
             (false, _) => ApprovalVerdict::Denied,
             (true, Scope::Once) => ApprovalVerdict::Once,

@@ -190,6 +190,29 @@ fn what_is_approved_for_the_project_is_not_asked_in_its_next_session() {
 }
 
 #[test]
+fn a_merge_is_approved_once_and_nothing_else() {
+    let merge = "git push origin main";
+    let mut play = begun(
+        vec![thought(), run(merge), thought(), run(merge)],
+        options(),
+    );
+    for scope in [Scope::Session, Scope::Project] {
+        let refused = answer(&mut play, true, scope, "").unwrap_err();
+        assert!(
+            matches!(&refused, RequestRefusal::OnceOnly { what } if what == "merge: git push origin main"),
+            "{refused}"
+        );
+    }
+    answer(&mut play, true, Scope::Once, "").unwrap();
+    // What an older daemon wrote down for the project does not count either.
+    let known = ["merge: git push origin main", "push: origin main"];
+    play.project = known.map(str::to_owned).into();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Waiting);
+    assert_eq!(questions(&play), 2);
+}
+
+#[test]
 fn a_refusal_goes_to_the_model_and_holds_for_the_session() {
     let mut play = begun(vec![thought(), run(PUSH), thought(), run(PUSH)], options());
     answer(&mut play, false, Scope::Once, "push nothing here").unwrap();
