@@ -245,9 +245,18 @@ misses = ["git fetch"]
         ("git push origin work:main", Decision::Ask),
         ("git push origin HEAD:refs/heads/release/1", Decision::Ask),
         ("git push --mirror", Decision::Ask),
+        ("git push", Decision::Ask),
+        ("git push origin HEAD", Decision::Ask),
+        ("git push origin \"$(cat b)\"", Decision::Ask),
+        ("git push origin 'refs/heads/*'", Decision::Ask),
+        ("git switch -c work && git push", Decision::Allow),
+        ("git switch -c main && git push", Decision::Ask),
     ] {
         assert_eq!(decide(&policy, text).decision, decision, "{text}");
     }
+    let free = text.replace("[\"main\", \"release/*\"]", "[]");
+    let free = Policy::read(&free, "policy.toml").unwrap();
+    assert_eq!(decide(&free, "git push").decision, Decision::Allow);
 }
 
 #[test]

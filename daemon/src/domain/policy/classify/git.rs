@@ -9,7 +9,13 @@ use super::{
 };
 
 /// Options of git itself that have a value.
-const GLOBAL: [&str; 5] = ["-C", "-c", "--git-dir", "--work-tree", "--namespace"];
+const GLOBAL: [&str; 5] = [
+    "-C",
+    "-c",
+    "--git-dir",
+    "--work-tree",
+    "--namespace",
+];
 /// Subcommands that only look.
 const LOOKS: [&str; 29] = [
     "status",
@@ -59,6 +65,9 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
             break;
         }
     }
+    let configured = words[..at.min(words.len())]
+        .iter()
+        .any(|word| word.text == "-c" || word.text.starts_with("--config-env"));
     let Some(sub) = words.get(at) else {
         return;
     };
@@ -91,8 +100,17 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         return;
     }
     act.level = act.level.max(Level::Write);
+    // What a push without a branch pushes can be changed by these.
+    if configured || matches!(name, "branch" | "config" | "remote" | "symbolic-ref") {
+        line.on = None;
+    }
+    let on = line.on.as_ref().filter(|(at, _)| *at == directories);
+    let on = on.map(|(_, branch)| branch.clone());
     match name {
-        "push" => push(act, rest, line),
+        "push" => push(act, rest, on, line),
+        "subtree" if rest.first().is_some_and(|word| word.text == "push") => {
+            push(act, &rest[1..], on, line);
+        }
         "merge" | "pull" => {
             if has(rest, &["--abort", "--quit"]) {
                 return;
@@ -115,9 +133,17 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
             {
                 act.find(RiskKind::Discard, "git checkout");
             }
-            line.branch = value_of(rest, &["-b", "-B", "-c", "-C"])
-                .map(str::to_owned)
-                .or_else(|| given.first().map(|word| word.text.clone()));
+            let made = value_of(rest, &["-b", "-B", "-c", "-C"]).map(str::to_owned);
+            let named = given.first().map(|word| word.text.clone());
+            // What `git checkout x` names may be a file.
+            let certain = match name {
+                "switch" if !has(rest, &["-d", "--detach"]) => made.clone().or(named.clone()),
+                _ => made.clone(),
+            };
+            let certain = certain
+                .filter(|name| !name.starts_with(['-', '@']) && rest.iter().all(|word| word.exact));
+            line.on = certain.map(|branch| (directories.clone(), branch));
+            line.branch = made.or(named);
         }
         "reset" if has(rest, &["--hard", "--merge", "--keep"]) => {
             if line
@@ -200,8 +226,13 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         "credential" | "credential-store" | "credential-cache" => {
             act.find(RiskKind::Credentials, format!("git {name}"))
         }
-        "send-email" | "daemon" | "instaweb" | "http-push" | "send-pack" | "svn" => {
-            act.find(RiskKind::Push, format!("git {name}"))
+        "http-push" | "send-pack" | "svn" | "p4" => {
+            act.find(RiskKind::Merge, format!("git {name}"));
+            act.find(RiskKind::Push, format!("git {name}"));
+        }
+        "send-email" | "daemon" | "instaweb" => act.find(RiskKind::Push, format!("git {name}")),
+        "lfs" if rest.first().is_some_and(|word| word.text == "push") => {
+            act.find(RiskKind::Push, "git lfs push");
         }
         "worktree" if rest.first().is_some_and(|word| word.text == "remove") => {
             for word in operands(&rest[1..], &[]) {
@@ -248,13 +279,22 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
     }
 }
 
-fn push(act: &mut Act, rest: &[Word], line: &Line<'_>) {
+/// `on` is the branch that is pushed where none is named.
+fn push(act: &mut Act, rest: &[Word], on: Option<String>, line: &Line<'_>) {
     if has(rest, &["-n", "--dry-run"]) {
         return;
     }
     let given = operands(
         rest,
-        &["-o", "--push-option", "--receive-pack", "--exec", "--repo"],
+        &[
+            "-o",
+            "--push-option",
+            "--receive-pack",
+            "--exec",
+            "--repo",
+            "-P",
+            "--prefix",
+        ],
     );
     let mut forced = has(
         rest,
@@ -272,26 +312,34 @@ fn push(act: &mut Act, rest: &[Word], line: &Line<'_>) {
     if has(rest, &["--receive-pack", "--exec"]) {
         act.find(RiskKind::NotUnderstood, "git push --receive-pack");
     }
-    let specs = given.iter().skip(1);
-    for spec in specs {
+    // Whether it may push to branches that it does not name.
+    let mut open = rest.iter().any(|word| !word.exact)
+        || has(rest, &["--all", "--branches", "--mirror"])
+        || given.len() < 2 && on.is_none();
+    if given.len() < 2 {
+        act.branches.extend(on.clone());
+    }
+    for spec in given.iter().skip(1) {
         let text = spec.text.as_str();
-        forced |= text.starts_with('+') || text.starts_with(':') || !spec.exact;
+        forced |= text.starts_with('+') || text.starts_with(':') && text.len() > 1 || !spec.exact;
         let target = text
             .trim_start_matches('+')
             .rsplit(':')
             .next()
             .unwrap_or("");
         let target = target.strip_prefix("refs/heads/").unwrap_or(target);
+        let target = match (target, on.as_deref()) {
+            ("HEAD" | "@", Some(branch)) if !text.contains(':') => branch,
+            _ => target,
+        };
+        open |= matches!(target, "" | "HEAD" | "@") || target.contains('*');
         act.branches.push(target.to_owned());
-    }
-    if act.branches.is_empty() {
-        act.branches.extend(line.branch.clone());
     }
     let remote = given.first().map_or("origin", |word| word.text.as_str());
     let subject = format!("{remote} {}", act.branches.join(" "));
     let subject = subject.trim_end().to_owned();
-    let protected = act.branches.iter().any(|branch| is_protected(branch, line));
-    if protected || has(rest, &["--all", "--mirror"]) {
+    let reaches = |branch: &String| is_protected(branch, line);
+    if open && !line.protected.is_empty() || act.branches.iter().any(reaches) {
         act.find(RiskKind::Merge, subject.clone());
     }
     let kind = if forced {
@@ -304,7 +352,8 @@ fn push(act: &mut Act, rest: &[Word], line: &Line<'_>) {
 
 /// Whether a branch is one that others build on.
 fn is_protected(branch: &str, line: &Line<'_>) -> bool {
-    let branch = branch.strip_prefix("refs/heads/").unwrap_or(branch);
+    let branch = branch.strip_prefix("refs/").unwrap_or(branch);
+    let branch = branch.strip_prefix("heads/").unwrap_or(branch);
     line.protected
         .iter()
         .any(|pattern| match pattern.strip_suffix('*') {

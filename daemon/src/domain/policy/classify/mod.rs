@@ -151,8 +151,10 @@ impl Act {
 struct Line<'a> {
     repository: &'a str,
     protected: &'a [String],
-    /// The branch that the line has changed to.
+    /// The branch that the line may have changed to.
     branch: Option<String>,
+    /// The branch that it is on for certain, and where.
+    on: Option<(Vec<String>, String)>,
     /// Links that the line has made to places outside the repository.
     links: BTreeSet<String>,
 }
@@ -161,7 +163,7 @@ struct Line<'a> {
 /// `repository` is absolute; merges into `protected` branches are told apart.
 #[must_use]
 pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String]) -> Vec<Act> {
-    let line = Line {
+    let line = || Line {
         repository,
         protected,
         ..Line::default()
@@ -175,16 +177,11 @@ pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String
         Subject::Line {
             line: text,
             directory,
-        } => of_reading(tool, &shell::read(text, directory), text, line),
+        } => of_reading(tool, &shell::read(text, directory), text, &mut line()),
         Subject::Argvs { argvs, directory } => {
             let each = argvs.iter().map(|argv| {
                 let reading = shell::read_argv(argv, directory);
-                let line = Line {
-                    repository,
-                    protected,
-                    ..Line::default()
-                };
-                of_reading(tool, &reading, &argv.join(" "), line)
+                of_reading(tool, &reading, &argv.join(" "), &mut line())
             });
             each.flatten().collect()
         }
@@ -220,15 +217,15 @@ fn named(path: &str, repository: &str) -> String {
     }
 }
 
-fn of_reading(tool: Tool, reading: &Reading, text: &str, mut line: Line<'_>) -> Vec<Act> {
+fn of_reading(tool: Tool, reading: &Reading, text: &str, line: &mut Line<'_>) -> Vec<Act> {
     let mut acts: Vec<Act> = reading
         .commands
         .iter()
-        .map(|command| command_act(tool, command, &mut line))
+        .map(|command| command_act(tool, command, line))
         .collect();
     for (word, directories) in &reading.writes {
         let mut act = Act::new(tool, Level::Write);
-        files::write_word(&mut act, word, directories, &line);
+        files::write_word(&mut act, word, directories, line);
         act.argv = vec![">".to_owned(), word.text.clone()];
         acts.push(act);
     }
