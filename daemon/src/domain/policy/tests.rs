@@ -190,6 +190,34 @@ misses = ["cp a .env", "tee package.json .github/workflows/x.yml", { tool = "edi
 }
 
 #[test]
+fn a_rule_that_allows_a_command_allows_no_redirection_of_it() {
+    let text = r#"
+[[rule]]
+name = "tests"
+decision = "allow"
+argv = ["cargo test"]
+matches = ["cargo test -q"]
+misses = ["cargo build"]
+"#;
+    let policy = Policy::read(text, "policy.toml").unwrap();
+    for (text, autonomy, decision) in [
+        ("cargo test 2>/dev/null", Autonomy::Propose, Decision::Allow),
+        ("cargo test > out.txt", Autonomy::Gated, Decision::Allow),
+        ("cargo test > out.txt", Autonomy::Propose, Decision::Ask),
+        ("cargo test > /etc/passwd", Autonomy::Gated, Decision::Ask),
+        (
+            "cargo test > .github/workflows/ci.yml",
+            Autonomy::Gated,
+            Decision::Ask,
+        ),
+    ] {
+        let session = session(Level::Admin, autonomy);
+        let verdict = policy.decide(Tool::RunCommand, &line(text), session);
+        assert_eq!(verdict.decision, decision, "{text}");
+    }
+}
+
+#[test]
 fn a_wrong_rule_is_named_with_its_line() {
     let wrong = [
         (

@@ -218,30 +218,50 @@ fn named(path: &str, repository: &str) -> String {
 }
 
 fn of_reading(tool: Tool, reading: &Reading, text: &str, line: &mut Line<'_>) -> Vec<Act> {
-    let mut acts: Vec<Act> = reading
-        .commands
-        .iter()
-        .map(|command| command_act(tool, command, line))
-        .collect();
-    for (word, directories) in &reading.writes {
-        let mut act = Act::new(tool, Level::Write);
-        files::write_word(&mut act, word, directories, line);
-        act.argv = vec![">".to_owned(), word.text.clone()];
-        acts.push(act);
-    }
-    if !reading.doubts.is_empty() {
-        let mut act = Act::new(tool, Level::Write);
-        act.argv = vec![text.trim().to_owned()];
-        for doubt in &reading.doubts {
-            act.find(RiskKind::NotUnderstood, doubt);
-        }
-        acts.push(act);
-    }
+    let mut acts = plain_acts(tool, reading, line);
+    acts.extend(doubted(tool, reading, text));
     if acts.is_empty() {
         // Assignments and comments alone.
         acts.push(Act::new(tool, Level::Read));
     }
     acts
+}
+
+/// The acts of commands and redirections. What a command writes by redirection
+/// is an act of its own: who may run the command may not write any file with it.
+fn plain_acts(tool: Tool, reading: &Reading, line: &mut Line<'_>) -> Vec<Act> {
+    let mut acts = Vec::with_capacity(reading.commands.len());
+    for command in &reading.commands {
+        acts.push(command_act(tool, command, line));
+        let kept = |word: &&Word| !matches!(word.text.as_str(), "/dev/null" | "/dev/stderr");
+        for word in command.writes.iter().filter(kept) {
+            acts.push(redirect_act(tool, word, &command.directories, line));
+        }
+    }
+    for (word, directories) in &reading.writes {
+        acts.push(redirect_act(tool, word, directories, line));
+    }
+    acts
+}
+
+fn redirect_act(tool: Tool, word: &Word, directories: &[String], line: &Line<'_>) -> Act {
+    let mut act = Act::new(tool, Level::Write);
+    files::write_word(&mut act, word, directories, line);
+    act.argv = vec![">".to_owned(), word.text.clone()];
+    act.certain = 1 + usize::from(word.exact);
+    act
+}
+
+fn doubted(tool: Tool, reading: &Reading, text: &str) -> Option<Act> {
+    if reading.doubts.is_empty() {
+        return None;
+    }
+    let mut act = Act::new(tool, Level::Write);
+    act.argv = vec![text.trim().to_owned()];
+    for doubt in &reading.doubts {
+        act.find(RiskKind::NotUnderstood, doubt);
+    }
+    Some(act)
 }
 
 fn command_act(tool: Tool, command: &SimpleCommand, line: &mut Line<'_>) -> Act {
