@@ -5,8 +5,10 @@ use super::{
         risk::{Level, RiskKind},
         shell::{Word, absolute},
     },
-    Act, Line, named,
-    paths::{Place, is_credential, is_system, kind_of_file, place},
+    Act, Line,
+    guarded::{Extent, is_credential, kind_below, kind_of_file},
+    named,
+    paths::{Place, is_system, place},
 };
 
 /// A file is written, at an absolute path.
@@ -21,7 +23,11 @@ pub(super) fn write(act: &mut Act, path: &str, repository: &str) {
         Place::GitInternals => act.find(RiskKind::GitInternals, path),
         Place::WholeRepository | Place::Scratch => {}
         Place::Repository(relative) => {
-            if let Some(kind) = kind_of_file(&relative) {
+            let kind = match something_below(&relative) {
+                Some(directory) => kind_below(directory, Extent::Some),
+                None => kind_of_file(&relative),
+            };
+            if let Some(kind) = kind {
                 act.find(kind, relative);
             }
         }
@@ -39,16 +45,40 @@ pub(super) fn delete(act: &mut Act, path: &str, repository: &str) {
     match place(path, repository) {
         Place::WholeRepository | Place::GitInternals => act.find(RiskKind::DeleteRepository, path),
         Place::Scratch => {}
-        Place::Repository(relative) => {
-            if let Some(kind) = kind_of_file(&relative) {
-                act.find(kind, relative);
-            }
-        }
+        Place::Repository(relative) => gone(act, relative),
         Place::Outside if repository.starts_with(&above) => {
             act.find(RiskKind::DeleteRepository, path);
             act.find(RiskKind::DeleteOutside, path);
         }
         Place::Outside => act.find(RiskKind::DeleteOutside, path),
+    }
+}
+
+/// A file or a directory of the repository is no longer where it was.
+pub(super) fn gone(act: &mut Act, relative: String) {
+    let kind = match something_below(&relative) {
+        Some(directory) => kind_below(directory, Extent::Some),
+        None => kind_below(&relative, Extent::Whole),
+    };
+    if let Some(kind) = kind {
+        act.find(kind, relative);
+    }
+}
+
+/// The directory of `directory/?`: something below it, it is not known what.
+fn something_below(relative: &str) -> Option<&str> {
+    relative.strip_suffix("/?")
+}
+
+/// A word names where a directory may be put, with all that is in it.
+pub(super) fn write_tree(act: &mut Act, word: &Word, directories: &[String], line: &Line<'_>) {
+    write_word(act, word, directories, line);
+    for path in places(word, directories).into_iter().flatten() {
+        if let Place::Repository(relative) = place(&path, line.repository)
+            && let Some(kind) = kind_below(&relative, Extent::Some)
+        {
+            act.find(kind, relative);
+        }
     }
 }
 

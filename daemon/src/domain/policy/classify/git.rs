@@ -5,7 +5,7 @@ use super::{
         risk::{Level, RiskKind},
         shell::{SimpleCommand, Word, absolute},
     },
-    Act, Line, files, has, operands, value_of,
+    Act, Line, files, has, moves, operands, value_of,
 };
 
 /// Options of git itself that have a value.
@@ -245,8 +245,12 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
             }
         }
         "mv" => {
-            for word in operands(rest, &[]) {
-                files::write_word(act, word, &directories, line);
+            let mut given = operands(rest, &[]);
+            if let Some(target) = given.pop() {
+                files::write_tree(act, target, &directories, line);
+            }
+            for word in given {
+                moves::moved(act, word, &directories, line);
             }
         }
         "clone" | "init" => {

@@ -3,6 +3,7 @@
 mod cloud;
 mod files;
 mod git;
+mod guarded;
 mod inline;
 mod moves;
 mod paths;
@@ -11,7 +12,10 @@ mod transfer;
 
 use std::collections::BTreeSet;
 
-use self::paths::{Place, place};
+use self::{
+    guarded::{is_credential, is_credential_by_name},
+    paths::{Place, place},
+};
 use super::{
     risk::{Level, RiskKind, Tier, level_of},
     shell::{self, Reading, SimpleCommand, Word, absolute},
@@ -193,7 +197,7 @@ fn file_act(tool: Tool, file: &FileUse, repository: &str) -> Act {
     let path = absolute(&file.path, repository);
     match file.change {
         FileChangeKind::Read => {
-            if paths::is_credential(&path) {
+            if is_credential(&path) {
                 act.find(RiskKind::Credentials, &path);
             }
             act.paths.push(named(&path, repository));
@@ -295,7 +299,8 @@ fn credentials(act: &mut Act, word: &Word, directories: &[String]) {
         return;
     }
     let here = directories.first().map_or("/", String::as_str);
-    if paths::is_credential(&absolute(text, here)) {
+    let path = absolute(text, here);
+    if is_credential_by_name(&path) || word.is_glob && is_credential(&path) {
         act.find(RiskKind::Credentials, text);
     }
 }

@@ -3,10 +3,12 @@
 use super::{
     super::{
         risk::RiskKind,
-        shell::{SimpleCommand, Word},
+        shell::{SimpleCommand, Word, absolute, program_name},
     },
-    Act, Line, files, has, operands,
-    paths::{Place, is_credential, is_system, place},
+    Act, Line, files,
+    guarded::{Extent, is_credential, is_git, kind_below, kind_of_file},
+    has, named, operands,
+    paths::{Place, is_system, place},
     value_of,
 };
 
@@ -36,7 +38,11 @@ pub(super) fn find(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
             files::write_word(act, target, &command.directories, line);
         }
     }
-    if !words.iter().any(|word| word.text == "-delete") {
+    let deletes = words.iter().any(|word| word.text == "-delete");
+    if deletes || changes_what_it_finds(words) {
+        wanted_names(act, words);
+    }
+    if !deletes {
         return;
     }
     let mut roots: Vec<&Word> = words
@@ -75,8 +81,46 @@ pub(super) fn find(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     }
 }
 
+/// Whether `find` starts what deletes, moves or changes files.
+fn changes_what_it_finds(words: &[Word]) -> bool {
+    let mut starts = words.windows(2).filter(|pair| {
+        let option = pair[0].text.as_str();
+        matches!(option, "-exec" | "-execdir" | "-ok" | "-okdir")
+    });
+    let in_place = words.iter().any(|word| word.text.starts_with("-i"));
+    starts.any(|pair| match program_name(&pair[1].text) {
+        "rm" | "mv" | "shred" | "unlink" | "truncate" => true,
+        "sed" | "perl" => in_place,
+        _ => false,
+    })
+}
+
+/// The names and paths that `find` looks for.
+fn wanted_names(act: &mut Act, words: &[Word]) {
+    for (at, pair) in words.windows(2).enumerate() {
+        let negated = at > 0 && matches!(words[at - 1].text.as_str(), "!" | "-not");
+        let wanted = pair[1].text.as_str();
+        let kind = match pair[0].text.as_str() {
+            _ if negated => None,
+            "-name" | "-iname" => kind_of_file(wanted),
+            "-path" | "-ipath" | "-wholename" | "-iwholename" => {
+                let below = wanted.trim_start_matches("./").trim_start_matches("*/");
+                match below.split('/').next().is_some_and(is_git) {
+                    true => Some(RiskKind::GitInternals),
+                    false => kind_below(below, Extent::Some),
+                }
+            }
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            act.find(kind, wanted);
+        }
+    }
+}
+
 pub(super) fn copy(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>) {
     let words = command.arguments();
+    let here = &command.directories;
     let program = command.program().unwrap_or_default().to_owned();
     let valued = [
         "-t",
@@ -91,11 +135,13 @@ pub(super) fn copy(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>) 
         "--group",
     ];
     let mut given = operands(words, &valued);
+    let makes_links = matches!(program.as_str(), "ln" | "link")
+        || program == "cp" && has(words, &["-s", "-l", "--symbolic-link", "--link"]);
     let target = match value_of(words, &["-t", "--target-directory"]) {
-        Some(directory) => Some(Word::exact(directory)),
+        Some(directory) => Some(Word::exact(format!("{directory}/"))),
         None if given.len() > 1 => given.pop().cloned(),
         // `ln -s ../x` makes `x` here.
-        None => None,
+        None => makes_links.then(|| Word::exact(".")),
     };
     if program == "mv" {
         for word in &given {
@@ -103,70 +149,110 @@ pub(super) fn copy(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>) 
                 .as_ref()
                 .is_some_and(|target| target.text == "/dev/null")
             {
-                files::delete_word(act, word, &command.directories, line);
+                files::delete_word(act, word, here, line);
             } else {
-                moved(act, word, &command.directories, line);
+                moved(act, word, here, line);
             }
         }
     }
     let Some(target) = target else {
         return;
     };
-    files::write_word(act, &target, &command.directories, line);
+    let recursive = ["-r", "-R", "-a", "--recursive", "--archive"];
+    match program == "mv" || makes_links || program == "cp" && has(words, &recursive) {
+        true => files::write_tree(act, &target, here, line),
+        false => files::write_word(act, &target, here, line),
+    }
     // Into a directory, files keep their names.
     if matches!(program.as_str(), "cp" | "mv" | "install") {
-        for word in given.iter().filter(|word| word.exact) {
-            let name = word
-                .text
-                .trim_end_matches('/')
-                .rsplit('/')
-                .next()
-                .unwrap_or("");
-            if target.text.ends_with('/') || target.text == "." {
-                let inside = Word {
-                    text: format!("{}/{name}", target.text),
-                    ..target.clone()
-                };
-                files::write_word(act, &inside, &command.directories, line);
-            }
+        let name_of = |text: &str| {
+            let text = text.trim_end_matches('/');
+            text.rsplit('/').next().unwrap_or("").to_owned()
+        };
+        let is_directory = target.text.ends_with(['/', '.'])
+            || given.len() > 1
+            || !name_of(&target.text).contains('.');
+        let keeps_names = is_directory && target.exact;
+        for word in given.iter().filter(|word| word.exact && keeps_names) {
+            let inside = Word {
+                text: format!("{}/{}", target.text, name_of(&word.text)),
+                ..target.clone()
+            };
+            files::write_tree(act, &inside, here, line);
         }
     }
-    if program == "ln" {
+    if makes_links {
+        let symbolic = has(words, &["-s", "--symbolic", "--symbolic-link"]);
         for word in given {
-            for source in files::places(word, &command.directories) {
-                let outside = source
-                    .as_deref()
-                    .is_none_or(|source| place(source, line.repository) == Place::Outside);
-                if outside && has(words, &["-s", "--symbolic"]) {
-                    for link in files::places(&target, &command.directories)
-                        .into_iter()
-                        .flatten()
-                    {
-                        line.links.insert(link);
-                    }
-                    if source.as_deref().is_none_or(|source| {
-                        is_credential(source) || source == "/" || source == "~"
-                    }) {
-                        act.find(RiskKind::WriteSystem, format!("a link to {}", word.text));
-                    }
+            linked(act, word, &target, symbolic, here, line);
+        }
+    }
+}
+
+/// What a link leads to is changed through it later, under another name.
+fn linked(
+    act: &mut Act,
+    source: &Word,
+    target: &Word,
+    symbolic: bool,
+    here: &[String],
+    line: &mut Line<'_>,
+) {
+    let links: Vec<String> = files::places(target, here).into_iter().flatten().collect();
+    // A symbolic link starts where it lies: inside a directory that is named, or
+    // beside its own name.
+    let is_directory = target.text.ends_with(['/', '.']);
+    let beside = links.iter().filter(|_| !is_directory);
+    let beside = beside.map(|link| absolute("..", link));
+    let from: Vec<String> = match symbolic {
+        true => beside.chain(links.iter().cloned()).collect(),
+        false => here.to_vec(),
+    };
+    let subject = format!("a link to {}", source.text);
+    for path in files::places(source, &from) {
+        let Some(path) = path else {
+            act.find(RiskKind::NotUnderstood, &subject);
+            continue;
+        };
+        match place(&path, line.repository) {
+            Place::Scratch => {}
+            Place::GitInternals => act.find(RiskKind::GitInternals, &subject),
+            Place::WholeRepository => act.find(RiskKind::NotUnderstood, &subject),
+            Place::Repository(relative) => {
+                if let Some(kind) = kind_below(&relative, Extent::Whole) {
+                    act.find(kind, relative);
                 }
+            }
+            Place::Outside => {
+                let kind = if is_credential(&path) {
+                    RiskKind::Credentials
+                } else if is_system(&path) {
+                    RiskKind::WriteSystem
+                } else {
+                    RiskKind::NotUnderstood
+                };
+                act.find(kind, &subject);
+                line.links.extend(links.iter().cloned());
             }
         }
     }
 }
 
 /// What is moved away is gone from where it was.
-fn moved(act: &mut Act, word: &Word, directories: &[String], line: &Line<'_>) {
+pub(super) fn moved(act: &mut Act, word: &Word, directories: &[String], line: &Line<'_>) {
     for path in files::places(word, directories) {
-        match path {
-            Some(path) => match place(&path, line.repository) {
-                Place::WholeRepository | Place::GitInternals => {
-                    act.find(RiskKind::DeleteRepository, path)
-                }
-                Place::Repository(_) | Place::Scratch => {}
-                Place::Outside => act.find(RiskKind::DeleteOutside, path),
-            },
-            None => act.find(RiskKind::WriteOutside, &word.text),
+        let Some(path) = path else {
+            act.find(RiskKind::WriteOutside, &word.text);
+            continue;
+        };
+        act.paths.push(named(&path, line.repository));
+        match place(&path, line.repository) {
+            Place::WholeRepository | Place::GitInternals => {
+                act.find(RiskKind::DeleteRepository, path)
+            }
+            Place::Repository(relative) => files::gone(act, relative),
+            Place::Scratch => {}
+            Place::Outside => act.find(RiskKind::DeleteOutside, path),
         }
     }
 }

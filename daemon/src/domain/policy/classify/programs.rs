@@ -210,6 +210,21 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
                 files::write_word(act, word, &command.directories, line);
             }
         }
+        "awk" | "gawk" if words.windows(2).any(|pair| pair[0].text == "-i") => {
+            for word in operands(words, &["-i", "-v", "-f", "-F"]) {
+                files::write_word(act, word, &command.directories, line);
+            }
+        }
+        "ed" | "ex" | "vi" | "vim" | "nvim" | "sponge" | "dos2unix" | "unix2dos" => {
+            for word in operands(words, &["-c", "--cmd", "-S", "-u"]) {
+                files::write_word(act, word, &command.directories, line);
+            }
+        }
+        "yq" if has(words, &["-i", "--inplace", "--in-place"]) => {
+            for word in operands(words, &[]) {
+                files::write_word(act, word, &command.directories, line);
+            }
+        }
         "sort" => {
             if let Some(path) = value_of(words, &["-o", "--output"]) {
                 files::write_word(act, &Word::exact(path), &command.directories, line);

@@ -35,7 +35,7 @@ pub(super) fn unpack(act: &mut Act, program: &str, command: &SimpleCommand, line
     let extracts = program != "tar" || mode.contains('x') || has(words, &["--extract", "-x"]);
     if extracts {
         if let Some(path) = target {
-            files::write_word(act, &Word::exact(path), &command.directories, line);
+            files::write_tree(act, &Word::exact(path), &command.directories, line);
         }
         if has(words, &["-P", "--absolute-names"]) && mode.contains('x') {
             act.find(RiskKind::WriteSystem, "names from the root");
@@ -169,7 +169,7 @@ pub(super) fn rsync(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     if words.iter().any(|word| word.text.starts_with("--del")) {
         files::delete_word(act, target, &command.directories, line);
     }
-    files::write_word(act, target, &command.directories, line);
+    files::write_tree(act, target, &command.directories, line);
     if has(words, &["--remove-source-files"]) {
         for word in given {
             files::delete_word(act, word, &command.directories, line);

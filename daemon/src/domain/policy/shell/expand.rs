@@ -28,6 +28,16 @@ impl Fields {
         }
     }
 
+    /// A part outside quotes: a shell looks for files that a pattern fits.
+    fn push_bare(&mut self, text: &str) {
+        self.push(text);
+        if text.contains(['*', '?', '['])
+            && let Some(open) = &mut self.open
+        {
+            open.is_glob = true;
+        }
+    }
+
     fn cut(&mut self) {
         self.done.extend(self.open.take());
     }
@@ -39,7 +49,7 @@ impl Fields {
         }
         let mut words = text.split_whitespace().peekable();
         while let Some(word) = words.next() {
-            self.push(word);
+            self.push_bare(word);
             if words.peek().is_some() {
                 self.cut();
             }
@@ -74,7 +84,7 @@ impl Walker<'_> {
             words => Word {
                 exact: words.iter().all(|word| word.exact),
                 text: words.iter().map(|word| word.text.as_str()).collect(),
-                within: None,
+                ..Word::default()
             },
         }
     }
@@ -89,10 +99,11 @@ impl Walker<'_> {
                             if index > 0 {
                                 fields.cut();
                             }
-                            fields.push(&unescaped(word));
+                            fields.push_bare(&unescaped(word));
                         }
                     }
-                    _ => fields.push(&unescaped(text)),
+                    _ if quoted => fields.push(&unescaped(text)),
+                    _ => fields.push_bare(&unescaped(text)),
                 }
             }
             "raw_string" => fields.push(text.trim_matches('\'')),
@@ -151,7 +162,7 @@ impl Walker<'_> {
                 if index > 0 {
                     fields.cut();
                 }
-                fields.push(&unescaped(word));
+                fields.push_bare(&unescaped(word));
             }
             return;
         }
@@ -159,7 +170,7 @@ impl Walker<'_> {
             if child.is_named() {
                 self.expand(child, source, quoted, fields);
             } else {
-                fields.push(&unescaped(&source[child.byte_range()]));
+                fields.push_bare(&unescaped(&source[child.byte_range()]));
             }
         }
     }

@@ -31,6 +31,8 @@ pub struct Word {
     /// The directory that it lies below, where that much is known of a word that
     /// is not exact.
     pub within: Option<String>,
+    /// Whether a shell puts the names of files that it fits in its place.
+    pub is_glob: bool,
 }
 
 impl Word {
@@ -39,7 +41,7 @@ impl Word {
         Self {
             text: text.into(),
             exact: true,
-            within: None,
+            ..Self::default()
         }
     }
 
@@ -47,8 +49,7 @@ impl Word {
     pub fn unknown(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
-            exact: false,
-            within: None,
+            ..Self::default()
         }
     }
 

@@ -331,7 +331,7 @@ impl Walker<'_> {
                         let value = Word {
                             text: value.to_owned(),
                             exact: word.exact,
-                            within: None,
+                            ..Word::default()
                         };
                         self.environment(name, &value);
                     }
@@ -382,7 +382,9 @@ impl Walker<'_> {
         let arguments = command.arguments();
         let words = after_options(arguments, &valued, 0);
         let mut mark = None;
-        for (at, word) in arguments.iter().enumerate() {
+        // What comes after them are options of the command's.
+        let own = &arguments[..arguments.len() - words.len()];
+        for (at, word) in own.iter().enumerate() {
             match word.text.as_str() {
                 "-I" => mark = arguments.get(at + 1).map(|word| word.text.clone()),
                 "-i" | "--replace" => mark = Some("{}".to_owned()),
@@ -436,7 +438,7 @@ impl Walker<'_> {
                 Some(mark) if word.text.contains(mark) => Word {
                     exact: given.exact && word.exact,
                     text: word.text.replace(mark, &given.text),
-                    within: None,
+                    ..Word::default()
                 },
                 _ => word.clone(),
             })
@@ -474,7 +476,7 @@ impl Walker<'_> {
                     let setting = Word {
                         text: format!("{}={}", name.text, value.text),
                         exact: name.exact && value.exact,
-                        within: None,
+                        ..Word::default()
                     };
                     self.git_setting(&setting);
                 }
