@@ -7,7 +7,7 @@ use super::{
         risk::{Level, RiskKind},
         shell::{Input, SimpleCommand, interpreter},
     },
-    Act,
+    Act, Line, code,
 };
 
 /// Languages, the options that a program follows, and words to ask about.
@@ -53,6 +53,9 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
             "os.truncate",
             "globals(",
             "builtins",
+            "symlink",
+            "os.link",
+            "hardlink",
         ],
     ),
     (
@@ -79,6 +82,8 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
             "vm.",
             "truncate",
             "rename",
+            "symlink",
+            "fs.link",
         ],
     ),
     (
@@ -110,6 +115,7 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
             "spawn",
             "env[",
             "$env",
+            "symlink",
         ],
     ),
     (
@@ -127,6 +133,8 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
             "fsockopen",
             "getenv",
             "passthru",
+            "symlink",
+            "rename",
         ],
     ),
     (
@@ -137,8 +145,13 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
     (&["osascript", "tclsh", "expect"], &["-e", "-c"], &[""]),
 ];
 
+/// The name without a version.
+fn stem(program: &str) -> &str {
+    program.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.')
+}
+
 /// Judges a program that stands in a command, or comes on its input.
-pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
+pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     let script = match &command.runs {
         Some(Some(text)) => interpreter(text),
         Some(None) | None => None,
@@ -146,13 +159,18 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
     let Some(program) = script.or(command.program()) else {
         return;
     };
-    let stem = program.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.');
+    let stem = stem(program);
     let is_named = |names: &[&str]| names.contains(&program) || names.contains(&stem);
     let Some((_, options, words)) = LANGUAGES.iter().find(|(names, _, _)| is_named(names)) else {
         return;
     };
     act.level = act.level.max(Level::Write);
     let arguments = command.arguments();
+    let mut writes = false;
+    let mut look = |act: &mut Act, text: &str| {
+        look(act, program, text, words);
+        writes |= code::judge(act, text, command, line);
+    };
     let mut given = false;
     for (at, argument) in arguments.iter().enumerate() {
         let text = argument.text.as_str();
@@ -160,7 +178,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
             given = true;
             match arguments.get(at + 1) {
                 Some(code) if !code.exact => act.find(RiskKind::NotUnderstood, program),
-                Some(code) => look(act, program, &code.text, words),
+                Some(code) => look(act, &code.text),
                 None => {}
             }
         } else if let Some(code) = options
@@ -169,7 +187,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
             .find_map(|option| text.strip_prefix(option))
         {
             given = true;
-            look(act, program, code, words);
+            look(act, code);
         }
     }
     let script = arguments.iter().find(|word| !word.text.starts_with('-'));
@@ -181,16 +199,19 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
     {
         match &command.input {
             Input::None | Input::File(_) => {}
-            Input::Text(text) => look(act, program, text, words),
+            Input::Text(text) => look(act, text),
             Input::Names(_) | Input::Fetched | Input::Decoded | Input::Unknown => {
                 act.find(RiskKind::NotUnderstood, program);
             }
         }
     }
     match &command.runs {
-        Some(Some(text)) => look(act, program, text, words),
+        Some(Some(text)) => look(act, text),
         Some(None) => act.find(RiskKind::NotUnderstood, program),
         None => {}
+    }
+    if writes {
+        code::judge_given(act, command, line);
     }
 }
 
@@ -205,8 +226,13 @@ fn look(act: &mut Act, program: &str, code: &str, words: &[&str]) {
 }
 
 /// `awk` and `sed` can run commands and write files.
-pub(super) fn judge_text_tools(act: &mut Act, command: &SimpleCommand) {
+pub(super) fn judge_text_tools(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     let words = command.arguments();
+    match command.program() {
+        Some("awk" | "gawk" | "mawk" | "nawk") => code::judge_awk(act, command, line),
+        Some("sed" | "gsed") => code::judge_sed(act, command, line),
+        _ => {}
+    }
     let risky = match command.program() {
         Some("awk" | "gawk" | "mawk" | "nawk") => words.iter().any(|word| {
             let code = &word.text;

@@ -1,6 +1,7 @@
 //! What a tool call would do, as acts with what is risky about each.
 
 mod cloud;
+mod code;
 mod files;
 mod git;
 mod guarded;

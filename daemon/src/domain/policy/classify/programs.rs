@@ -174,8 +174,8 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         act.level = act.level.max(Level::Write);
     }
     let words = command.arguments();
-    inline::judge(act, command);
-    inline::judge_text_tools(act, command);
+    inline::judge(act, command, line);
+    inline::judge_text_tools(act, command, line);
     cloud::judge(act, &program, words);
     match program.as_str() {
         "git" => git::judge(act, command, line),
