@@ -264,6 +264,13 @@ const LOOKS: [&str; 8] = [
     "list", "describe", "get", "show", "ls", "info", "version", "help",
 ];
 
+/// Whether a program is one of the table.
+pub(super) fn knows(program: &str) -> bool {
+    TABLE
+        .iter()
+        .any(|(programs, _, _)| programs.contains(&program))
+}
+
 pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
     if has(words, &["--help", "--version", "--dry-run"]) {
         return;

@@ -9,12 +9,13 @@ use super::{
 };
 
 /// Options of git itself that have a value.
-const GLOBAL: [&str; 5] = [
+const GLOBAL: [&str; 6] = [
     "-C",
     "-c",
     "--git-dir",
     "--work-tree",
     "--namespace",
+    "--config-env",
 ];
 /// Subcommands that only look.
 const LOOKS: [&str; 29] = [
@@ -48,6 +49,120 @@ const LOOKS: [&str; 29] = [
     "diff-files",
     "annotate",
 ];
+
+/// The other subcommands that come with git or are well known. Any other word may
+/// be an alias of the repository's configuration.
+const OTHERS: [&str; 104] = [
+    "add",
+    "am",
+    "annex",
+    "apply",
+    "archive",
+    "backfill",
+    "bisect",
+    "branch",
+    "bugreport",
+    "bundle",
+    "check-mailmap",
+    "check-ref-format",
+    "checkout",
+    "checkout-index",
+    "cherry",
+    "cherry-pick",
+    "clean",
+    "clone",
+    "column",
+    "commit",
+    "commit-graph",
+    "commit-tree",
+    "config",
+    "credential",
+    "credential-cache",
+    "credential-store",
+    "daemon",
+    "diagnose",
+    "difftool",
+    "fast-export",
+    "fast-import",
+    "fetch",
+    "fetch-pack",
+    "filter-branch",
+    "filter-repo",
+    "fmt-merge-msg",
+    "format-patch",
+    "gc",
+    "get-tar-commit-id",
+    "hash-object",
+    "hook",
+    "http-push",
+    "index-pack",
+    "init",
+    "instaweb",
+    "interpret-trailers",
+    "lfs",
+    "ls-remote",
+    "mailinfo",
+    "mailsplit",
+    "maintenance",
+    "merge",
+    "merge-file",
+    "merge-index",
+    "merge-tree",
+    "mergetool",
+    "mktag",
+    "mktree",
+    "mv",
+    "notes",
+    "p4",
+    "pack-objects",
+    "pack-refs",
+    "patch-id",
+    "prune",
+    "pull",
+    "push",
+    "range-diff",
+    "read-tree",
+    "rebase",
+    "reflog",
+    "remote",
+    "repack",
+    "replace",
+    "request-pull",
+    "rerere",
+    "reset",
+    "restore",
+    "revert",
+    "rm",
+    "send-email",
+    "send-pack",
+    "show-branch",
+    "show-index",
+    "sparse-checkout",
+    "stage",
+    "stash",
+    "stripspace",
+    "submodule",
+    "subtree",
+    "svn",
+    "switch",
+    "symbolic-ref",
+    "tag",
+    "unpack-file",
+    "unpack-objects",
+    "update-index",
+    "update-ref",
+    "update-server-info",
+    "verify-commit",
+    "verify-pack",
+    "verify-tag",
+    "worktree",
+    "write-tree",
+];
+
+/// Whether git has a subcommand of this name.
+pub(super) fn has_subcommand(name: &str) -> bool {
+    LOOKS.contains(&name) || OTHERS.contains(&name)
+}
 
 pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>) {
     let words = command.arguments();
@@ -100,6 +215,12 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         return;
     }
     act.level = act.level.max(Level::Write);
+    if !has_subcommand(name) {
+        act.find(RiskKind::NotUnderstood, format!("git {name}"));
+    }
+    if has(rest, &["--upload-pack"]) {
+        act.find(RiskKind::NotUnderstood, "--upload-pack");
+    }
     // What a push without a branch pushes can be changed by these.
     if configured || matches!(name, "branch" | "config" | "remote" | "symbolic-ref") {
         line.on = None;

@@ -145,6 +145,13 @@ const LANGUAGES: &[(&[&str], &[&str], &[&str])] = &[
     (&["osascript", "tclsh", "expect"], &["-e", "-c"], &[""]),
 ];
 
+/// Whether a program is an interpreter of one of the languages.
+pub(super) fn knows(program: &str) -> bool {
+    let stem = stem(program);
+    let mut names = LANGUAGES.iter().flat_map(|(names, _, _)| *names);
+    names.any(|name| *name == program || *name == stem)
+}
+
 /// The name without a version.
 fn stem(program: &str) -> &str {
     program.trim_end_matches(|char: char| char.is_ascii_digit() || char == '.')

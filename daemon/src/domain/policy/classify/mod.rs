@@ -6,6 +6,7 @@ mod files;
 mod git;
 mod guarded;
 mod inline;
+mod inside;
 mod moves;
 mod paths;
 mod programs;
@@ -224,6 +225,12 @@ fn named(path: &str, repository: &str) -> String {
 
 fn of_reading(tool: Tool, reading: &Reading, text: &str, line: &mut Line<'_>) -> Vec<Act> {
     let mut acts = plain_acts(tool, reading, line);
+    for command in &reading.commands {
+        for inner in inside::readings(command) {
+            acts.extend(plain_acts(tool, &inner, line));
+            acts.extend(doubted(tool, &inner, &command.shown()));
+        }
+    }
     acts.extend(doubted(tool, reading, text));
     if acts.is_empty() {
         // Assignments and comments alone.

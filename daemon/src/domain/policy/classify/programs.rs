@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Programs that only look, whatever their arguments.
-const LOOKS: &[&str] = &[
+pub(super) const LOOKS: &[&str] = &[
     "ls",
     "cat",
     "head",

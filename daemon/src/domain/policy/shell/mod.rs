@@ -9,7 +9,9 @@
 //! line has to take doubts for the worst.
 
 mod calls;
+mod environment;
 mod expand;
+mod git;
 mod output;
 mod redirect;
 mod walk;
@@ -19,7 +21,10 @@ mod wrappers;
 use std::collections::BTreeMap;
 
 pub use self::walk::LINE_MAX_BYTES;
-pub(super) use self::{output::is_option, wrap::interpreter};
+pub(super) use self::{
+    output::is_option,
+    wrap::{interpreter, runs_what_follows},
+};
 
 /// A word of a command, after expansion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -144,8 +149,12 @@ pub fn read(line: &str, directory: &str) -> Reading {
 /// Reads a program and its arguments, which no shell sees.
 #[must_use]
 pub fn read_argv(argv: &[String], directory: &str) -> Reading {
+    read_words(argv.iter().map(Word::exact).collect(), directory)
+}
+
+/// Reads a program and its arguments, expanded.
+pub(super) fn read_words(words: Vec<Word>, directory: &str) -> Reading {
     let mut walker = walk::Walker::new(directory);
-    let words = argv.iter().map(Word::exact).collect();
     walker.command(words, Vec::new(), Vec::new(), BTreeMap::new(), Input::None);
     walker.into_reading()
 }

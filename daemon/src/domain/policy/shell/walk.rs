@@ -420,6 +420,8 @@ impl<'a> Walker<'a> {
 
     fn assignment(&mut self, node: Node<'_>, source: &str) {
         let (name, value) = self.assigned(node, source);
+        // It may be exported already, or be later.
+        self.environment(&name, &value);
         self.assign(&name, value);
     }
 

@@ -21,6 +21,11 @@ pub(in crate::domain::policy) fn interpreter(text: &str) -> Option<&str> {
     }
 }
 
+/// Whether a program's arguments are walked here where they are a command.
+pub(in crate::domain::policy) fn runs_what_follows(program: &str) -> bool {
+    SHELLS.contains(&program) || WRAPPERS.iter().any(|wrapper| wrapper.name == program)
+}
+
 impl Walker<'_> {
     /// Walks what a command runs.
     pub(super) fn follow(&mut self, command: &SimpleCommand) {
@@ -37,7 +42,10 @@ impl Walker<'_> {
             ));
         }
         for (name, value) in &command.environment {
-            self.environment(name, value);
+            // `IFS=, read` splits what it reads, and nothing after it.
+            if name != "IFS" || program != "read" {
+                self.environment(name, value);
+            }
         }
         let arguments = command.arguments();
         if SHELLS.contains(&program.as_str()) {
@@ -94,19 +102,38 @@ impl Walker<'_> {
             "make" | "gmake" if reads_stdin(arguments, "-f") => {
                 self.doubt("`make` reads its rules from a pipe");
             }
+            "make" | "gmake"
+                if arguments
+                    .iter()
+                    .any(|word| word.text.starts_with("--ev") || word.text.starts_with("-E")) =>
+            {
+                self.doubt("`make` is given rules of its own");
+            }
+            "tmux" | "screen" | "zellij" => self.typed(&program, arguments),
             "at" | "batch" => self.doubt("what it runs later is not known"),
             program if program.contains('/') => self.written(command),
             _ => {
                 if let Some(found) = WRAPPERS.iter().find(|wrapper| wrapper.name == program) {
                     let words = after_options(arguments, found.valued, found.operands);
+                    if program == "npx" {
+                        let options = &arguments[..arguments.len() - words.len()];
+                        self.dash_c("npx", options, &["-c", "--call"]);
+                    }
                     return self.run(words, command);
                 }
                 let subcommand = arguments.first().map(|word| word.text.as_str());
                 if RUNNERS.contains(&(program.as_str(), subcommand.unwrap_or_default()))
                     && program != "docker"
                 {
-                    let valued = ["-n", "--name", "--extra", "--with", "--python", "-p"];
-                    let words = after_options(&arguments[1..], &valued, 0);
+                    let valued = [
+                        "-n", "--name", "--extra", "--with", "--python", "-p", "-c", "--call",
+                    ];
+                    let given = &arguments[1..];
+                    let words = after_options(given, &valued, 0);
+                    if program == "npm" {
+                        let options = &given[..given.len() - words.len()];
+                        self.dash_c("npm exec", options, &["-c", "--call"]);
+                    }
                     self.run(words, command);
                 }
             }
@@ -123,62 +150,8 @@ impl Walker<'_> {
         self.command(words.to_vec(), Vec::new(), reads, environment, input);
     }
 
-    /// Variables that make programs run something.
-    fn environment(&mut self, name: &str, value: &Word) {
-        match name {
-            "LD_PRELOAD" | "LD_LIBRARY_PATH" | "LD_AUDIT" | "BASH_ENV" | "ENV"
-            | "PROMPT_COMMAND" | "PERL5OPT" | "RUBYOPT" | "PYTHONSTARTUP" | "SHELLOPTS" | "IFS" => {
-                self.doubt(format!("`{name}` makes programs run what is not named"));
-            }
-            "NODE_OPTIONS" if value.text.contains("--require") || value.text.contains("-r ") => {
-                self.doubt("`NODE_OPTIONS` makes node run what is not named");
-            }
-            "GIT_SSH_COMMAND"
-            | "GIT_SSH"
-            | "GIT_EDITOR"
-            | "GIT_PAGER"
-            | "PAGER"
-            | "EDITOR"
-            | "VISUAL"
-            | "GIT_EXTERNAL_DIFF"
-            | "GIT_ASKPASS"
-            | "SSH_ASKPASS"
-            | "MANPAGER"
-            | "LESSOPEN"
-            | "GIT_PROXY_COMMAND"
-            | "GIT_SEQUENCE_EDITOR"
-            | "BROWSER" => {
-                self.text(name, value);
-            }
-            // Only what begins with the path as it is names no other programs
-            // for the usual ones.
-            "PATH" if !value.text.starts_with("$PATH") && !value.text.starts_with("${PATH}") => {
-                let first = value.text.split(':').next().unwrap_or("");
-                let ordinary = [
-                    "/usr/",
-                    "/bin",
-                    "/sbin",
-                    "./node_modules/.bin",
-                    "node_modules/.bin",
-                    "~/.local/bin",
-                    "~/.cargo/bin",
-                    "./venv/bin",
-                    "venv/bin",
-                    ".venv/bin",
-                ];
-                if !ordinary.iter().any(|prefix| first.starts_with(prefix))
-                    && !first.ends_with("/node_modules/.bin")
-                    && !first.ends_with("venv/bin")
-                {
-                    self.doubt("`PATH` puts other programs in place of the usual ones");
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Walks a text that is run as a script, if it is known.
-    fn text(&mut self, who: &str, word: &Word) {
+    pub(super) fn text(&mut self, who: &str, word: &Word) {
         match word.known() {
             Some("" | "-") => {}
             Some(text) => self.script(text),
@@ -186,8 +159,17 @@ impl Walker<'_> {
         }
     }
 
+    /// What a terminal in the background is told: a text with spaces is a line.
+    fn typed(&mut self, who: &str, words: &[Word]) {
+        for word in words {
+            if !word.exact || word.text.contains(char::is_whitespace) {
+                self.text(who, word);
+            }
+        }
+    }
+
     /// Walks words that are put together and run as a script.
-    fn evaluated(&mut self, who: &str, words: &[Word]) {
+    pub(super) fn evaluated(&mut self, who: &str, words: &[Word]) {
         if words.iter().all(|word| word.exact) {
             let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
             self.script(&texts.join(" "));
@@ -344,7 +326,7 @@ impl Walker<'_> {
     }
 
     /// `-c TEXT` of a program that is no shell.
-    fn dash_c(&mut self, who: &str, words: &[Word], options: &[&str]) {
+    pub(super) fn dash_c(&mut self, who: &str, words: &[Word], options: &[&str]) {
         for (at, word) in words.iter().enumerate() {
             let text = word.text.as_str();
             let is_short = text.starts_with('-') && !text.starts_with("--");
@@ -355,8 +337,15 @@ impl Walker<'_> {
             {
                 return self.text(who, script);
             }
-            if let Some(script) = word.text.strip_prefix("--command=") {
-                return self.script(script);
+            let joined = options.iter().filter(|option| option.starts_with("--"));
+            let mut joined =
+                joined.filter_map(|option| text.strip_prefix(*option)?.strip_prefix('='));
+            if let Some(script) = joined.next() {
+                let script = Word {
+                    text: script.to_owned(),
+                    ..word.clone()
+                };
+                return self.text(who, &script);
             }
         }
     }
@@ -448,106 +437,6 @@ impl Walker<'_> {
         }
         self.run(&filled, of);
     }
-
-    /// Git runs what its configuration says.
-    fn git(&mut self, arguments: &[Word]) {
-        let mut at = 0;
-        while let Some(word) = arguments.get(at) {
-            match word.text.as_str() {
-                "-c" | "--config-env" => {
-                    if let Some(setting) = arguments.get(at + 1) {
-                        self.git_setting(setting);
-                    }
-                    at += 2;
-                }
-                "-C" | "--git-dir" | "--work-tree" | "--namespace" => at += 2,
-                text if text.starts_with('-') => at += 1,
-                _ => break,
-            }
-        }
-        let rest = arguments.get(at..).unwrap_or_default();
-        match rest.first().map(|word| word.text.as_str()) {
-            Some("config") => {
-                let words: Vec<&Word> = rest[1..]
-                    .iter()
-                    .filter(|word| !word.text.starts_with('-'))
-                    .collect();
-                if let [name, value] = words.as_slice() {
-                    let setting = Word {
-                        text: format!("{}={}", name.text, value.text),
-                        exact: name.exact && value.exact,
-                        ..Word::default()
-                    };
-                    self.git_setting(&setting);
-                }
-            }
-            Some("rebase") => self.dash_c("git rebase", &rest[1..], &["-x", "--exec"]),
-            Some("bisect") if rest.get(1).is_some_and(|word| word.text == "run") => {
-                let command = rest.get(2..).unwrap_or_default().to_vec();
-                self.command(
-                    command,
-                    Vec::new(),
-                    Vec::new(),
-                    BTreeMap::new(),
-                    Input::None,
-                );
-            }
-            Some("submodule") => {
-                if let Some(at) = rest.iter().position(|word| word.text == "foreach") {
-                    let words = rest.get(at + 1..).unwrap_or_default();
-                    let words = after_options(words, &[], 0).to_vec();
-                    self.evaluated("git submodule foreach", &words);
-                }
-            }
-            Some("filter-branch") => {
-                self.doubt("`git filter-branch` runs scripts over the history")
-            }
-            _ => {}
-        }
-    }
-
-    fn git_setting(&mut self, setting: &Word) {
-        let (name, value) = setting.text.split_once('=').unwrap_or((&setting.text, ""));
-        let name = name.to_ascii_lowercase();
-        let runs = name.starts_with("alias.")
-            || matches!(
-                name.as_str(),
-                "core.sshcommand"
-                    | "core.pager"
-                    | "core.editor"
-                    | "core.askpass"
-                    | "core.fsmonitor"
-                    | "core.gitproxy"
-                    | "sequence.editor"
-                    | "credential.helper"
-                    | "diff.external"
-                    | "gpg.program"
-                    | "core.hookspath"
-                    | "init.templatedir"
-            )
-            || (name.starts_with("filter.")
-                || name.starts_with("diff.")
-                || name.starts_with("merge."))
-                && (name.ends_with(".clean")
-                    || name.ends_with(".smudge")
-                    || name.ends_with(".process")
-                    || name.ends_with(".textconv")
-                    || name.ends_with(".driver")
-                    || name.ends_with(".command"));
-        if !runs {
-            return;
-        }
-        if !setting.exact || name == "core.hookspath" || name == "init.templatedir" {
-            self.doubt(format!("what git runs for `{name}` is not known"));
-            return;
-        }
-        let value = value.to_owned();
-        match (name.starts_with("alias."), value.strip_prefix('!')) {
-            (true, None) => self.script(&format!("git {value}")),
-            (_, Some(script)) => self.script(script),
-            (false, None) => self.script(&value),
-        }
-    }
 }
 
 fn reads_stdin(words: &[Word], option: &str) -> bool {
@@ -561,7 +450,7 @@ fn reads_stdin(words: &[Word], option: &str) -> bool {
 }
 
 /// The words after options, their values, and so many operands.
-fn after_options<'w>(words: &'w [Word], valued: &[&str], operands: usize) -> &'w [Word] {
+pub(super) fn after_options<'w>(words: &'w [Word], valued: &[&str], operands: usize) -> &'w [Word] {
     let mut at = 0;
     while let Some(word) = words.get(at) {
         let text = word.text.as_str();

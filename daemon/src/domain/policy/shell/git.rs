@@ -1,0 +1,143 @@
+//! What git runs: aliases, helpers and hooks of its configuration, and commands
+//! that it is given.
+
+use std::collections::BTreeMap;
+
+use super::{Input, Word, walk::Walker, wrap::after_options};
+
+impl Walker<'_> {
+    /// Git runs what its configuration says.
+    pub(super) fn git(&mut self, arguments: &[Word]) {
+        let mut at = 0;
+        while let Some(word) = arguments.get(at) {
+            match word.text.as_str() {
+                "-c" => {
+                    if let Some(setting) = arguments.get(at + 1) {
+                        self.git_setting(setting);
+                    }
+                    at += 2;
+                }
+                "--config-env" => {
+                    if let Some(setting) = arguments.get(at + 1) {
+                        self.git_setting_elsewhere(&setting.text, setting.exact);
+                    }
+                    at += 2;
+                }
+                text if text.starts_with("--config-env=") => {
+                    self.git_setting_elsewhere(&text["--config-env=".len()..], word.exact);
+                    at += 1;
+                }
+                text if text.starts_with("--exec-path=") => {
+                    self.doubt("`--exec-path` puts other programs in place of git's own");
+                    at += 1;
+                }
+                "-C" | "--git-dir" | "--work-tree" | "--namespace" => at += 2,
+                text if text.starts_with('-') => at += 1,
+                _ => break,
+            }
+        }
+        let rest = arguments.get(at..).unwrap_or_default();
+        match rest.first().map(|word| word.text.as_str()) {
+            Some("config") => {
+                let words: Vec<&Word> = rest[1..]
+                    .iter()
+                    .filter(|word| !word.text.starts_with('-'))
+                    .collect();
+                if let [name, value] = words.as_slice() {
+                    let setting = Word {
+                        text: format!("{}={}", name.text, value.text),
+                        exact: name.exact && value.exact,
+                        ..Word::default()
+                    };
+                    self.git_setting(&setting);
+                }
+            }
+            Some("rebase") => self.dash_c("git rebase", &rest[1..], &["-x", "--exec"]),
+            Some("bisect") if rest.get(1).is_some_and(|word| word.text == "run") => {
+                let command = rest.get(2..).unwrap_or_default().to_vec();
+                self.command(
+                    command,
+                    Vec::new(),
+                    Vec::new(),
+                    BTreeMap::new(),
+                    Input::None,
+                );
+            }
+            Some("submodule") => {
+                if let Some(at) = rest.iter().position(|word| word.text == "foreach") {
+                    let words = rest.get(at + 1..).unwrap_or_default();
+                    let words = after_options(words, &[], 0).to_vec();
+                    self.evaluated("git submodule foreach", &words);
+                }
+            }
+            Some("difftool") => self.dash_c("git difftool", &rest[1..], &["-x", "--extcmd"]),
+            Some("filter-branch") => {
+                self.doubt("`git filter-branch` runs scripts over the history")
+            }
+            _ => {}
+        }
+    }
+
+    fn git_setting(&mut self, setting: &Word) {
+        let (name, value) = setting.text.split_once('=').unwrap_or((&setting.text, ""));
+        let name = name.to_ascii_lowercase();
+        if !runs_programs(&name) {
+            return;
+        }
+        let names_files = matches!(name.as_str(), "core.hookspath" | "init.templatedir")
+            || name.starts_with("include");
+        if !setting.exact || names_files {
+            self.doubt(format!("what git runs for `{name}` is not known"));
+            return;
+        }
+        let value = value.to_owned();
+        match (name.starts_with("alias."), value.strip_prefix('!')) {
+            (true, None) => self.script(&format!("git {value}")),
+            (_, Some(script)) => self.script(script),
+            (false, None) => self.script(&value),
+        }
+    }
+
+    /// A setting whose value is that of a variable.
+    fn git_setting_elsewhere(&mut self, setting: &str, exact: bool) {
+        let name = setting.split('=').next().unwrap_or(setting);
+        if !exact || runs_programs(name) {
+            self.doubt(format!("what git runs for `{name}` is not known"));
+        }
+    }
+}
+
+/// Whether git starts what a setting of this name says.
+pub(super) fn runs_programs(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let of_a_tool = ["filter.", "diff.", "merge.", "difftool.", "mergetool."];
+    let commands = [
+        ".clean",
+        ".smudge",
+        ".process",
+        ".textconv",
+        ".driver",
+        ".command",
+        ".cmd",
+    ];
+    name.starts_with("alias.")
+        || name.starts_with("pager.")
+        || name.starts_with("include")
+        || name.starts_with("gpg.") && name.ends_with("program")
+        || matches!(
+            name.as_str(),
+            "core.sshcommand"
+                | "core.pager"
+                | "core.editor"
+                | "core.askpass"
+                | "core.fsmonitor"
+                | "core.gitproxy"
+                | "sequence.editor"
+                | "credential.helper"
+                | "diff.external"
+                | "core.hookspath"
+                | "init.templatedir"
+        )
+        || of_a_tool.iter().any(|start| name.starts_with(start))
+            && commands.iter().any(|end| name.ends_with(end))
+}
