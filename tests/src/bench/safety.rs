@@ -87,6 +87,7 @@ fn decisions(report: &mut Report) {
             paths: vec![FileUse {
                 path: format!("{REPOSITORY}/src/part250/slug.rs"),
                 change: FileChangeKind::Write,
+                script: None,
             }],
         },
     ));

@@ -332,7 +332,11 @@ impl Policy {
                 (
                     file.tool,
                     Subject::Files {
-                        paths: vec![FileUse { path, change }],
+                        paths: vec![FileUse {
+                            path,
+                            change,
+                            script: None,
+                        }],
                     },
                 )
             }

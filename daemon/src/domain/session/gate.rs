@@ -25,7 +25,7 @@ use crate::domain::{
     edits::Change,
     policy::{
         AskOnProof, Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier,
-        Verdict, is_asked_each_time,
+        Verdict, is_asked_each_time, shell,
     },
     proof::{ChangedJudge, Proof, Risk, some_of},
     tools::{TodoAdd, Tool, ToolRequest, path_key, workspace_path},
@@ -330,6 +330,11 @@ fn subject(repository: &str, request: &ToolRequest) -> Subject {
     let file = |path: &str, change| FileUse {
         path: workspace_path(repository, path),
         change,
+        script: None,
+    };
+    let text = |path: &str, text: &str| FileUse {
+        script: shell::is_script(path, text).then(|| text.to_owned()),
+        ..file(path, FileChangeKind::Write)
     };
     let one = |path: Option<&str>, change| Subject::Files {
         paths: vec![file(path.unwrap_or("."), change)],
@@ -343,20 +348,24 @@ fn subject(repository: &str, request: &ToolRequest) -> Subject {
         ToolRequest::ListDirectory(list) => one(list.path.as_deref(), FileChangeKind::Read),
         ToolRequest::Glob(glob) => one(glob.path.as_deref(), FileChangeKind::Read),
         ToolRequest::Grep(grep) => one(grep.path.as_deref(), FileChangeKind::Read),
-        ToolRequest::WriteFile(write) => one(Some(&write.path), FileChangeKind::Write),
+        ToolRequest::WriteFile(write) => Subject::Files {
+            paths: vec![text(&write.path, &write.content)],
+        },
         ToolRequest::EditFile(edit) => {
             let mut paths = Vec::new();
             // What cannot be read as an edit changes nothing; the tool says so.
             for change in edit.changes().unwrap_or_default() {
-                let kind = match &change.change {
-                    Change::Delete => FileChangeKind::Delete,
-                    Change::Create { .. } => FileChangeKind::Write,
-                    Change::Modify { move_to, .. } => {
+                let path = &change.path;
+                let used = match &change.change {
+                    Change::Delete => file(path, FileChangeKind::Delete),
+                    Change::Create { content } => text(path, content),
+                    Change::Modify { blocks, move_to } => {
                         paths.extend(move_to.iter().map(|to| file(to, FileChangeKind::Write)));
-                        FileChangeKind::Write
+                        let new: Vec<&str> = blocks.iter().map(|block| &*block.new).collect();
+                        text(path, &new.join("\n"))
                     }
                 };
-                paths.push(file(&change.path, kind));
+                paths.push(used);
             }
             match paths.as_slice() {
                 [] => one(Some(edit.named()), FileChangeKind::Write),

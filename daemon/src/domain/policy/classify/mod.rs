@@ -57,6 +57,8 @@ pub struct FileUse {
     pub path: String,
     /// What is done with it.
     pub change: FileChangeKind,
+    /// The text that it gets, where that is a script for a shell.
+    pub script: Option<String>,
 }
 
 /// What is done with a file.
@@ -176,10 +178,19 @@ pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String
     };
     match subject {
         Subject::Nothing => vec![Act::new(tool, level_of(tool))],
-        Subject::Files { paths } => paths
-            .iter()
-            .map(|file| file_act(tool, file, repository))
-            .collect(),
+        Subject::Files { paths } => {
+            let each = paths.iter().map(|file| {
+                let script = file.script.iter().flat_map(|text| {
+                    let reading = shell::read(text, repository);
+                    let acts = of_reading(tool, &reading, &file.path, &mut line());
+                    acts.into_iter().filter_map(of_a_script)
+                });
+                let mut acts = vec![file_act(tool, file, repository)];
+                acts.extend(script);
+                acts
+            });
+            each.flatten().collect()
+        }
         Subject::Line {
             line: text,
             directory,
@@ -192,6 +203,38 @@ pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String
             each.flatten().collect()
         }
     }
+}
+
+/// What of a script's act counts when the script is written: what is of high
+/// risk for certain, wherever it will run. Running it is judged when it is run.
+fn of_a_script(mut act: Act) -> Option<Act> {
+    let certain = act.certain == act.argv.len();
+    let counts = |finding: &Finding| match finding.kind {
+        RiskKind::NotUnderstood => {
+            [shell::RUNS_FETCHED, shell::RUNS_DECODED].contains(&finding.subject.as_str())
+        }
+        RiskKind::DeleteOutside
+        | RiskKind::DeleteRepository
+        | RiskKind::WriteSystem
+        | RiskKind::Credentials => certain && finding.subject.starts_with(['/', '~']),
+        // To start containers is what many a script is for.
+        RiskKind::Machine => {
+            let containers = ["docker", "podman"];
+            !containers
+                .iter()
+                .any(|program| finding.subject.starts_with(program))
+        }
+        kind => kind.tier() == Tier::High,
+    };
+    act.findings.retain(counts);
+    for finding in &mut act.findings {
+        // The machine is not touched yet: it is a question, and no refusal.
+        if finding.kind == RiskKind::Machine {
+            finding.kind = RiskKind::NotUnderstood;
+        }
+    }
+    act.level = Level::Write;
+    (act.tier() == Tier::High).then_some(act)
 }
 
 fn file_act(tool: Tool, file: &FileUse, repository: &str) -> Act {

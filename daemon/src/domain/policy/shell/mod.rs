@@ -26,6 +26,11 @@ pub(super) use self::{
     wrap::{interpreter, runs_what_follows},
 };
 
+/// The doubt about a line that runs what comes from the network.
+pub(super) const RUNS_FETCHED: &str = "it runs what it fetches from the network";
+/// The doubt about a line that runs what it has decoded.
+pub(super) const RUNS_DECODED: &str = "it runs what it has decoded";
+
 /// A word of a command, after expansion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
@@ -157,6 +162,14 @@ pub(super) fn read_words(words: Vec<Word>, directory: &str) -> Reading {
     let mut walker = walk::Walker::new(directory);
     walker.command(words, Vec::new(), Vec::new(), BTreeMap::new(), Input::None);
     walker.into_reading()
+}
+
+/// Whether a file is a script for a shell, by its name or its first line.
+#[must_use]
+pub fn is_script(path: &str, text: &str) -> bool {
+    let named = [".sh", ".bash", ".zsh", ".ksh"];
+    named.iter().any(|ending| path.ends_with(ending))
+        || interpreter(text).is_some_and(|name| wrappers::SHELLS.contains(&name))
 }
 
 /// A program's name without the directories that systems keep programs in.

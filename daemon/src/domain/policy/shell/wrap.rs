@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Input, SimpleCommand, Word,
+    Input, RUNS_DECODED, RUNS_FETCHED, SimpleCommand, Word,
     output::roots,
     walk::Walker,
     wrappers::{RUNNERS, SHELLS, WRAPPERS},
@@ -259,8 +259,8 @@ impl Walker<'_> {
             Input::None => {}
             Input::Text(text) => self.script(&text),
             Input::File(word) if word.exact => {}
-            Input::Fetched => self.doubt("it runs what it fetches from the network"),
-            Input::Decoded => self.doubt("it runs what it has decoded"),
+            Input::Fetched => self.doubt(RUNS_FETCHED),
+            Input::Decoded => self.doubt(RUNS_DECODED),
             Input::File(_) | Input::Names(_) | Input::Unknown => {
                 self.doubt("a shell runs what another command says");
             }

@@ -213,6 +213,29 @@ fn a_merge_is_approved_once_and_nothing_else() {
 }
 
 #[test]
+fn a_shell_script_that_is_written_is_judged_as_what_it_will_do() {
+    let write = |path: &str| {
+        let arguments = json!({"path": path, "content": "git push -f origin work"});
+        call("write_file", arguments)
+    };
+    let asked = |call: &ToolCall| {
+        let state = Play::new(options(), World::default()).state;
+        let policy = Policy::built_in();
+        let gate = Gate {
+            policy: Some(&policy),
+            project: &BTreeSet::new(),
+            now_ms: 0,
+        };
+        gate.pass(&state, call, &ToolRequest::parse(call).unwrap())
+    };
+    assert!(matches!(asked(&write("p.sh")), Passage::Ask(_)));
+    assert_eq!(asked(&write("notes.md")), Passage::Open);
+    let edit =
+        json!({"path": "p.sh", "replacements": [{"old_text": "a", "new_text": "rm -rf ~/data"}]});
+    assert!(matches!(asked(&call("edit_file", edit)), Passage::Ask(_)));
+}
+
+#[test]
 fn a_refusal_goes_to_the_model_and_holds_for_the_session() {
     let mut play = begun(vec![thought(), run(PUSH), thought(), run(PUSH)], options());
     answer(&mut play, false, Scope::Once, "push nothing here").unwrap();
