@@ -177,13 +177,22 @@ impl Trail {
         if Tool::named(&call.name).is_some_and(|tool| !acts(tool)) {
             return;
         }
-        if let ToolEffect::FileChanged {
-            path,
-            before,
-            after,
-        } = &ended.effect
-        {
-            self.change(path, before.as_deref(), after);
+        match &ended.effect {
+            ToolEffect::FileChanged {
+                path,
+                before,
+                after,
+            } => self.change(path, before.as_deref(), after),
+            ToolEffect::FilesChanged { files } => {
+                for file in files {
+                    let after = file.after.as_deref().unwrap_or_default();
+                    self.change(&file.path, file.before.as_deref(), after);
+                }
+            }
+            ToolEffect::None
+            | ToolEffect::FileSeen { .. }
+            | ToolEffect::CommandRan
+            | ToolEffect::StageDone { .. } => {}
         }
         self.steps.push_back(Step {
             tool: call.name.clone(),
@@ -471,6 +480,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::domain::session::event::ChangedFile;
 
     fn call(name: &str, arguments: Value) -> ToolCall {
         let Value::Object(object) = arguments else {
@@ -631,6 +641,27 @@ mod tests {
             trail.edited(before, after);
         }
         assert_eq!(trail.circle(), None);
+    }
+
+    #[test]
+    fn patches_of_several_files_that_undo_each_other_are_a_circle() {
+        let mut trail = Trail::default();
+        let patch = |trail: &mut Trail, before: &str, after: &str| {
+            let call = call("edit_file", json!({"patch": after}));
+            let files = ["/a", "/b"].map(|path| ChangedFile {
+                path: path.into(),
+                before: Some(format!("{before} {path}")),
+                after: Some(format!("{after} {path}")),
+            });
+            let files = files.into();
+            let event = ended("edit_file", Good, after, ToolEffect::FilesChanged { files });
+            trail.apply(&event, [&call].into_iter());
+        };
+        patch(&mut trail, "one", "two");
+        patch(&mut trail, "two", "one");
+        assert_eq!(trail.circle(), None, "once may be right");
+        patch(&mut trail, "one", "two");
+        assert_eq!(trail.circle(), Some(Circle::UndoneEdits));
     }
 
     #[test]
