@@ -299,6 +299,7 @@ pub(super) async fn bring_about(daemon: &Daemon, each: &mut impl FnMut(Outcome))
         if ended(&session) == Some(End::Recovered) {
             for fault in left.drain(..) {
                 let end = match fault.wanted {
+                    _ if !is_recorded(&events, fault) => None,
                     End::Escalated
                         if asked.iter().any(|question| question.contains(fault.what)) =>
                     {

@@ -157,6 +157,19 @@ pub enum RecoveryAction {
     Escalate,
 }
 
+impl RecoveryAction {
+    /// What it comes to, as a sentence.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Retry => "The same again may help.",
+            Self::Fix => "Change something before you try it again.",
+            Self::Skip => "Go on without it.",
+            Self::Escalate => "Only a person can mend this.",
+        }
+    }
+}
+
 /// A failure with its type, as the log keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -182,12 +195,36 @@ impl Failure {
         }
     }
 
-    /// As it is told: "[DISK_FULL: The disk is full. ...]".
+    /// As it is told: "[DISK_FULL: The disk is full. ... Change something before
+    /// you try it again.]".
     #[must_use]
     pub fn told(&self) -> String {
         match self.advice.trim() {
             "" => format!("[{}]", self.kind.name()),
-            advice => format!("[{}: {advice}]", self.kind.name()),
+            advice => format!("[{}: {advice} {}]", self.kind.name(), self.action.advice()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_is_told_with_the_advice() {
+        let told = |action| {
+            let failure = Failure {
+                action,
+                advice: "Ask for the licence server.".into(),
+                ..Failure::of(FailureType::NetworkError)
+            };
+            failure.told()
+        };
+        assert_eq!(
+            told(RecoveryAction::Escalate),
+            "[NETWORK_ERROR: Ask for the licence server. Only a person can mend this.]"
+        );
+        assert!(told(RecoveryAction::Retry).contains("again may help"));
+        assert!(told(RecoveryAction::Skip).contains("without it"));
     }
 }

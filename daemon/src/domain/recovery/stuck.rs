@@ -8,12 +8,14 @@
 //! ([`Intervention`]), which clears the trail and raises the [`Measure`]: first
 //! the model has to reason before it does anything else; then what it repeated
 //! is refused, so that it has to take another way; then a person is asked. A
-//! todo that is verified or a new stage begins anew.
+//! todo that is verified or a new stage begins anew. Failures that only a person
+//! can mend, several in a row, go to a person at once.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::RecoveryAction;
 use crate::domain::{
     conversation::{Arguments, ToolCall},
     session::{
@@ -63,6 +65,8 @@ pub enum Circle {
     UndoneEdits,
     /// Failing calls whose arguments hardly differ.
     NearlySameCall,
+    /// Failures that only a person can mend.
+    Escalated,
 }
 
 /// What is done about it: each time the next.
@@ -111,6 +115,8 @@ pub struct Trail {
     steps: VecDeque<Step>,
     /// Thoughts since anything was done.
     thoughts: usize,
+    /// Failures in a row that the catalogue of failures leaves to a person.
+    escalations: u32,
     /// Hashes of each file's versions in order, by path.
     versions: BTreeMap<String, VecDeque<String>>,
     /// How often a file became what it was before, by path.
@@ -194,6 +200,7 @@ impl Trail {
             | ToolEffect::CommandRan
             | ToolEffect::StageDone { .. } => {}
         }
+        self.count_escalation(&call.name, ended);
         self.steps.push_back(Step {
             tool: call.name.clone(),
             call: call_hash(call),
@@ -208,6 +215,36 @@ impl Trail {
         if self.steps.len() > TRAIL {
             self.steps.pop_front();
         }
+    }
+
+    /// Counts failures that only a person can mend, in a row; looking around and
+    /// being refused are no part of it.
+    fn count_escalation(&mut self, tool: &str, ended: &ToolEnded) {
+        let action = ended.failure.as_ref().map(|failure| failure.action);
+        match ended.outcome {
+            ToolOutcome::Error if action == Some(RecoveryAction::Escalate) => {
+                self.escalations += 1;
+            }
+            ToolOutcome::Refused => {}
+            ToolOutcome::Ok | ToolOutcome::Error if is_look(tool) => {}
+            ToolOutcome::Ok | ToolOutcome::Error => self.escalations = 0,
+        }
+    }
+
+    /// What has to be done when the catalogue has called for a person so often
+    /// in a row.
+    #[must_use]
+    pub fn escalation(&self, tries_max: u32) -> Option<Intervention> {
+        (self.escalations >= tries_max).then(|| Intervention {
+            circle: Circle::Escalated,
+            measure: Measure::Stop,
+            repeated: 0,
+            text: format!(
+                "{} failures in a row need a person.{} What should the session do?",
+                self.escalations,
+                self.last_words()
+            ),
+        })
     }
 
     fn change(&mut self, path: &str, before: Option<&str>, after: &str) {
@@ -479,8 +516,8 @@ fn last_line(content: &str) -> String {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
-    use crate::domain::session::event::ChangedFile;
+    use super::{super::FailureType, *};
+    use crate::domain::session::event::{ChangedFile, KnownFailure};
 
     fn call(name: &str, arguments: Value) -> ToolCall {
         let Value::Object(object) = arguments else {
@@ -526,6 +563,19 @@ mod tests {
                 after: after.into(),
             };
             let event = ended("edit_file", ToolOutcome::Ok, "Edited.", effect);
+            self.apply(&event, [&call].into_iter());
+        }
+
+        fn failed(&mut self, command: &str, action: RecoveryAction) {
+            let call = call("run_command", json!({"command": command}));
+            let mut event = ended("run_command", Error, "denied", ToolEffect::CommandRan);
+            if let EventBody::ToolEnded(ended) = &mut event {
+                ended.failure = Some(KnownFailure {
+                    id: "ours".into(),
+                    kind: FailureType::NetworkError,
+                    action,
+                });
+            }
             self.apply(&event, [&call].into_iter());
         }
 
@@ -662,6 +712,36 @@ mod tests {
         assert_eq!(trail.circle(), None, "once may be right");
         patch(&mut trail, "one", "two");
         assert_eq!(trail.circle(), Some(Circle::UndoneEdits));
+    }
+
+    #[test]
+    fn failures_in_a_row_that_only_a_person_can_mend_go_to_a_person() {
+        use RecoveryAction::{Escalate, Fix};
+        let mut trail = Trail::default();
+        for host in ["a", "b"] {
+            trail.failed(&format!("curl {host}"), Escalate);
+            trail.saw("read_file", json!({"path": host}), Good, "1\tx");
+        }
+        assert_eq!(trail.escalation(3), None);
+        trail.failed("curl c", Escalate);
+        let found = trail.escalation(3).unwrap();
+        assert_eq!(
+            (found.circle, found.measure),
+            (Circle::Escalated, Measure::Stop)
+        );
+        assert!(found.text.contains("curl a"), "{}", found.text);
+        // Something else that fails, or goes well, ends the row.
+        for ends in [Fix, Escalate] {
+            let mut trail = Trail::default();
+            trail.failed("curl a", Escalate);
+            trail.failed("curl b", Escalate);
+            match ends {
+                Fix => trail.failed("make", Fix),
+                _ => trail.ran("make", Good, "made"),
+            }
+            trail.failed("curl c", Escalate);
+            assert_eq!(trail.escalation(3), None);
+        }
     }
 
     #[test]

@@ -171,7 +171,9 @@ fn model_stage(state: &SessionState, gate: &Gate<'_>) -> Next {
             &format!("the session's {max_steps} steps are used up"),
         );
     }
-    if let Some(intervention) = state.trail.check() {
+    let tries_max = workflow::retries(state.stage).tries_max;
+    let escalation = state.trail.escalation(tries_max);
+    if let Some(intervention) = escalation.or_else(|| state.trail.check()) {
         let text = intervention.text.clone();
         let stops = intervention.measure == Measure::Stop;
         let mut events = vec![EventBody::CircleFound(intervention)];

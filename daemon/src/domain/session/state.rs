@@ -21,7 +21,7 @@ use crate::domain::{
     ids::{ArtifactId, SessionId, SnapshotId, StepId},
     prompts,
     proof::Proof,
-    recovery::{Failure, stuck::Trail},
+    recovery::{Failure, RecoveryAction, stuck::Trail},
     stage::Stage,
     todo::{Todo, TodoState},
     tools::{Tool, path_key},
@@ -725,6 +725,13 @@ impl SessionState {
     fn note_failures(&mut self, failures: &[Failure]) {
         if failures.is_empty() {
             return;
+        }
+        let is_for_a_person = |failure: &Failure| failure.action == RecoveryAction::Escalate;
+        if let Some(failed) = &mut self.failed_work
+            && failed.again == Again::MayHelp
+            && failures.iter().any(is_for_a_person)
+        {
+            failed.again = Again::NeedsPerson;
         }
         let known = prompts::told(failures);
         match (&mut self.failed_work, &mut self.last_failure) {

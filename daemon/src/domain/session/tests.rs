@@ -33,7 +33,7 @@ use crate::domain::{
     ids::{SessionId, SnapshotId},
     policy::Policy,
     proof::{ChangedJudge, Proof, TestRun},
-    recovery::{Failure, FailureType},
+    recovery::{Failure, FailureType, RecoveryAction},
     report::RunVerdict,
     stage::Stage,
     todo::{Judge, TodoState},
@@ -754,7 +754,7 @@ fn what_a_failure_is_known_by_goes_to_the_model_with_it() {
         };
         let play = play(options(), world);
         let told = serde_json::to_string(play.context.messages()).unwrap();
-        assert_eq!(told.matches("[DISK_FULL: Make room.]").count(), 1, "{told}");
+        assert_eq!(told.matches("[DISK_FULL: Make room. ").count(), 1, "{told}");
         let kept = play
             .events()
             .filter(|event| String::from_utf8_lossy(&event.encode()).contains("DISK_FULL"));
@@ -783,7 +783,7 @@ fn what_only_a_person_can_mend_is_asked_for_at_once_with_all_that_is_known() {
     };
     let mut play = play(options(), world);
     assert_eq!(play.state.condition, Condition::Paused);
-    for part in ["no way", "[PUSH_REJECTED: Look at the branch.]", "resume"] {
+    for part in ["no way", "[PUSH_REJECTED: Look at the branch. ", "resume"] {
         assert!(play.state.reason.contains(part), "{}", play.state.reason);
     }
     let tries = play.events().filter(|event| {
@@ -1070,6 +1070,25 @@ fn work_that_cannot_be_done_is_tried_three_times_and_then_waits_for_a_person() {
     play.ask(Request::Resume { reason }).unwrap();
     play.run(&mut honest);
     assert_eq!(play.state.condition, Condition::Verified);
+
+    // What the catalogue leaves to a person is not tried again.
+    let escalated = World {
+        broken: Some((Work::Publish, Again::MayHelp)),
+        known: vec![Failure {
+            action: RecoveryAction::Escalate,
+            ..Failure::of(FailureType::AuthError)
+        }],
+        ..World::default()
+    };
+    let play = self::play(options(), escalated);
+    assert_eq!(play.state.condition, Condition::Paused);
+    assert!(
+        play.state
+            .reason
+            .contains("publication of the branch: no way"),
+        "{}",
+        play.state.reason
+    );
 
     let useless = World {
         broken: Some((Work::BaseRun, Again::IsUseless)),
