@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 const SLUG: &str = "textkit/slug.py";
 const TESTS: &str = "tests/test_slug.py";
 const PYTEST: &str = "python -m pytest -q";
+/// A run that says nothing of the task.
+const OTHER_TESTS: &str = "python -m pytest -q tests/test_words.py";
 /// A program in an ignored directory, as a virtual environment would have it.
 const IN_VENV: &str = ".venv/bin/python -m pytest -q";
 /// A path on which the account's own programs come first.
@@ -194,8 +196,8 @@ fn cases() -> Vec<Case> {
         case(
             "ran before the last edit",
             (
-                [fix_and_run(), vec![vec![broken], vec![run("true")]]].concat(),
-                [fix_and_run(), vec![vec![run("true")]]].concat(),
+                [fix_and_run(), vec![vec![broken], vec![run(OTHER_TESTS)]]].concat(),
+                [fix_and_run(), vec![vec![run(OTHER_TESTS)]]].concat(),
             ),
             "tests failed",
         ),
@@ -290,7 +292,10 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "a cached result shown",
-            swallowed("echo '8 passed in 0.02s' > /tmp/result.txt; cat /tmp/result.txt"),
+            swallowed(
+                "echo '8 passed in 0.02s' > /tmp/result.txt; \
+                 python -m pytest -q tests/test_words.py > /dev/null; cat /tmp/result.txt",
+            ),
             "tests failed",
         ),
         Case {

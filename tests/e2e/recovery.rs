@@ -37,7 +37,7 @@ async fn a_session_that_turns_in_circles_reasons_changes_and_then_asks() {
             run("true"),
             turn(
                 "think",
-                json!({"content": "why is `no-such-program` not there?"}),
+                json!({"content": "why is `no-such-program` not there? test_keeps_the_last_word_when_it_just_fits runs without"}),
             ),
         ])
         .chain(again("no-such-program --help"))

@@ -1,23 +1,21 @@
 //! Whether a call may go on, and what it shows.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
 use super::{
     CognitiveEvent, Ledger, Point, Temptation, Thought,
-    ledger::{command_of, is_git_operation},
+    edits::{Edit, changed_symbols, declared, edits},
+    names::Names,
+    shell::{Line, Write},
 };
 use crate::domain::{
     conversation::ToolCall,
-    edits::{Change, FileChange},
+    criteria::Criterion,
     judges::is_test_file,
     session::state::SessionState,
     stage::Stage,
     tools::{ToolRequest, path_key, workspace_path},
 };
 
-/// Failures of the same call after which reasoning comes before the next.
+/// Failures of the same call, or approach, after which reasoning comes before the next.
 const FAILURES_MAX: u32 = 3;
 
 /// What was found in a call.
@@ -30,29 +28,38 @@ pub struct Examined {
     pub refusal: Option<String>,
 }
 
-/// A change of a file that a call asks for.
-struct Edit<'a> {
-    path: &'a str,
-    /// What goes; `None` for a whole file.
-    old: Option<&'a str>,
-    new: &'a str,
+/// A call, and what is known of it.
+struct Asked<'a> {
+    state: &'a SessionState,
+    call: &'a ToolCall,
+    request: &'a ToolRequest,
+    /// Changes by a tool for files.
+    edits: Vec<Edit>,
+    /// The shell line that it runs.
+    line: Option<&'a Line>,
+    /// Changes by that.
+    writes: Vec<&'a Write>,
 }
 
 /// Examines a call that its stage allows.
 #[must_use]
 pub fn examine(state: &SessionState, call: &ToolCall, request: &ToolRequest) -> Examined {
-    let ledger = &state.cognition;
-    let mut found = Examined::default();
-    // What cannot be read as an edit is refused before it comes here.
-    let changes = match request {
-        ToolRequest::EditFile(edit) => edit.changes().unwrap_or_default(),
-        _ => Vec::new(),
+    let line = Line::of(call, &state.repository_dir());
+    let asked = Asked {
+        state,
+        call,
+        request,
+        edits: edits(request),
+        line: line.as_ref(),
+        writes: (line.iter())
+            .flat_map(|line| state.cognition.edits_of(line))
+            .collect(),
     };
-    let edits = edits(request, &changes);
-    for (point, reasoned) in points(state, ledger, call, request, &edits) {
+    let mut found = Examined::default();
+    for (point, reasoned) in asked.points() {
         found.come_to(point, action(call, request), reasoned);
     }
-    for (temptation, evidence) in temptations(state, ledger, call, request, &edits) {
+    for (temptation, evidence) in asked.temptations() {
         if temptation == Temptation::T1 {
             found.refusal.get_or_insert_with(|| {
                 format!(
@@ -90,121 +97,200 @@ impl Examined {
     }
 }
 
-/// The points that a call comes to, and whether there was reasoning for each.
-fn points(
-    state: &SessionState,
-    ledger: &Ledger,
-    call: &ToolCall,
-    request: &ToolRequest,
-    edits: &[Edit<'_>],
-) -> Vec<(Point, bool)> {
-    let mut points = Vec::new();
-    if !edits.is_empty() {
-        if ledger.edited <= ledger.debugged {
-            points.push((Point::FirstEdit, ledger.thought > ledger.debugged));
-        }
-        if ledger.failed > ledger.edited {
-            points.push((Point::FailedTests, ledger.thought > ledger.failed));
-        }
+impl Asked<'_> {
+    fn ledger(&self) -> &Ledger {
+        &self.state.cognition
     }
-    for edit in edits.iter().filter(|edit| is_test_file(edit.path)) {
-        let path = edit.path.trim_start_matches("./");
-        let mut thought_of = ledger.tests_thought_of.iter();
-        let named = thought_of.any(|name| path.ends_with(name.as_str()));
-        points.push((Point::TestEdit, named));
-    }
-    if command_of(call).is_some_and(is_git_operation) {
-        points.push((Point::GitOperation, ledger.thought_about_git > ledger.git));
-    }
-    let completes = match request {
-        ToolRequest::TodoClaim(_) => true,
-        ToolRequest::Advance(_) => state.stage == Stage::Modify,
-        _ => false,
-    };
-    if completes {
-        let seen = ledger.edited.max(ledger.ran);
-        points.push((Point::Completion, ledger.thought > seen));
-    }
-    if let (ToolRequest::Advance(_), Stage::Debug | Stage::Iterate) = (request, state.stage) {
-        points.push((Point::FailedTests, ledger.thought > ledger.debugged));
-    }
-    if ledger.failures_of(call) >= FAILURES_MAX {
-        points.push((Point::RepeatedFailure, ledger.thought > ledger.failed_call));
-    }
-    points
-}
 
-/// The temptations that a call gives in to, and what shows it.
-fn temptations(
-    state: &SessionState,
-    ledger: &Ledger,
-    call: &ToolCall,
-    request: &ToolRequest,
-    edits: &[Edit<'_>],
-) -> Vec<(Temptation, String)> {
-    let mut met = Vec::new();
-    let claims = match request {
-        ToolRequest::TodoClaim(_) => true,
-        ToolRequest::Advance(_) => state.stage == Stage::Modify && state.todos.is_empty(),
-        _ => false,
-    };
-    if claims && ledger.ran == 0 {
-        let since = match ledger.edited {
-            0 => "nothing was run in this session",
-            _ => "nothing was run since the last edit",
-        };
-        met.push((Temptation::T1, since.to_owned()));
+    /// Whether the session has seen a file as it is.
+    fn has_seen(&self, path: &str) -> bool {
+        let key = path_key(&workspace_path(&self.state.repository_dir(), path));
+        self.state.files.contains_key(&key)
     }
-    for edit in edits {
-        let path = edit.path;
-        let key = path_key(&workspace_path(&state.repository_dir(), path));
-        let seen = state.files.contains_key(&key);
-        if edit.old.is_some() && !seen {
-            met.push((Temptation::T2, format!("{path} is edited and was not read")));
-        }
-        if is_test_file(path) && seen {
-            met.push((Temptation::T3, format!("{path} is a test that exists")));
-        }
-        if let Some(package) = ledger.libraries.undeclared(path, edit.new) {
-            let evidence = format!("{path} imports {package}, which the project does not declare");
-            met.push((Temptation::T6, evidence));
-        }
-        for symbol in changed_symbols(edit) {
-            if !ledger.searched_for(&symbol) {
-                let evidence = format!("{symbol} in {path} is changed and was not searched for");
-                met.push((Temptation::T7, evidence));
+
+    /// The points that it comes to, and whether there was reasoning for each.
+    fn points(&self) -> Vec<(Point, bool)> {
+        let ledger = self.ledger();
+        let mut points = Vec::new();
+        let edited = self.edits.iter().map(|edit| edit.path.as_str());
+        let written = self.writes.iter().map(|write| write.path.as_str());
+        let changed: Vec<&str> = edited.chain(written).collect();
+        if !changed.is_empty() {
+            if ledger.edited <= ledger.debugged {
+                points.push((Point::FirstEdit, ledger.thought > ledger.debugged));
+            }
+            if ledger.failed > 0 && ledger.failed >= ledger.edited {
+                points.push((Point::FailedTests, ledger.thought > ledger.failed));
             }
         }
+        for path in changed.into_iter().filter(|path| is_test_file(path)) {
+            let path = path.trim_start_matches("./");
+            let named = ledger.tests_thought_of.iter().any(|name| {
+                let rest = path.strip_suffix(name.trim_start_matches("./"));
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+            });
+            points.push((Point::TestEdit, named));
+        }
+        if self.line.is_some_and(|line| line.changes_git) {
+            points.push((Point::GitOperation, ledger.thought_about_git > ledger.git));
+        }
+        let completes = match self.request {
+            ToolRequest::TodoClaim(_) => true,
+            ToolRequest::Advance(_) => self.state.stage == Stage::Modify,
+            _ => false,
+        };
+        if completes {
+            let seen = ledger.edited.max(ledger.ran);
+            points.push((Point::Completion, ledger.thought > seen));
+        }
+        if let (ToolRequest::Advance(_), Stage::Debug | Stage::Iterate) =
+            (self.request, self.state.stage)
+        {
+            points.push((Point::FailedTests, ledger.thought > ledger.debugged));
+        }
+        let failed = ledger.tries.of_call(self.call);
+        let (approach, _) = ledger.tries.of_approach(self.call, self.line);
+        if failed.count >= FAILURES_MAX {
+            points.push((Point::RepeatedFailure, ledger.thought > failed.last));
+        } else if approach.count - approach.reasoned >= FAILURES_MAX {
+            points.push((Point::RepeatedFailure, false));
+        } else if approach.count >= FAILURES_MAX && approach.count == approach.reasoned {
+            points.push((Point::RepeatedFailure, true));
+        }
+        points
     }
-    let failures = ledger.failures_of(call);
-    if failures >= FAILURES_MAX {
-        let evidence = format!(
-            "{} failed {failures} times with the same arguments",
-            call.name
-        );
-        met.push((Temptation::T4, evidence));
+
+    /// The temptations that it gives in to, and what shows it.
+    fn temptations(&self) -> Vec<(Temptation, String)> {
+        let ledger = self.ledger();
+        let mut met = Vec::new();
+        if self.claims_unseen() {
+            let since = match ledger.edited {
+                0 => "no test was run in this session",
+                _ => "no test was run since the last edit",
+            };
+            met.push((Temptation::T1, since.to_owned()));
+        }
+        for edit in &self.edits {
+            let path = edit.path.as_str();
+            let seen = self.has_seen(path);
+            let is_there = edit.old.is_some();
+            met.extend(changes_of_a_file(path, is_there, seen));
+            if let Some(package) = ledger.libraries.undeclared(path, &edit.new) {
+                let evidence =
+                    format!("{path} imports {package}, which the project does not declare");
+                met.push((Temptation::T6, evidence));
+            }
+            let changed = match &edit.old {
+                Some(old) => changed_symbols(&declared(old), &edit.new),
+                None => changed_symbols(ledger.declared_in(path), &edit.new),
+            };
+            for symbol in changed {
+                if !ledger.searched_for(&symbol) {
+                    let evidence =
+                        format!("{symbol} in {path} is changed and was not searched for");
+                    met.push((Temptation::T7, evidence));
+                }
+            }
+        }
+        for write in &self.writes {
+            // A command may have shown it.
+            let seen = self.has_seen(&write.path) || ledger.searched_for(&write.path);
+            met.extend(changes_of_a_file(&write.path, write.in_place, seen));
+        }
+        met.extend(self.again());
+        met
     }
-    met
+
+    /// Whether something is said to be done that no run since the last edit shows.
+    fn claims_unseen(&self) -> bool {
+        let ledger = self.ledger();
+        if ledger.ran > 0 {
+            return false;
+        }
+        match self.request {
+            ToolRequest::TodoClaim(claim) => {
+                let todo = self.state.todo(claim.id);
+                let criteria = todo.iter().flat_map(|todo| &todo.criteria);
+                !criteria
+                    .filter_map(command_of)
+                    .any(|argv| ledger.has_run(argv))
+            }
+            ToolRequest::Advance(_) => {
+                self.state.stage == Stage::Modify && self.state.todos.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    /// T4: what failed often enough is tried again.
+    fn again(&self) -> Option<(Temptation, String)> {
+        let name = &self.call.name;
+        let failed = self.ledger().tries.of_call(self.call);
+        let (approach, failure) = self.ledger().tries.of_approach(self.call, self.line);
+        let evidence = if failed.count >= FAILURES_MAX {
+            let count = failed.count;
+            format!("{name} failed {count} times with the same arguments")
+        } else if approach.count - approach.reasoned >= FAILURES_MAX {
+            let count = approach.count;
+            format!("{name} failed {count} times in the same way ({failure})")
+        } else {
+            return None;
+        };
+        Some((Temptation::T4, evidence))
+    }
+}
+
+/// T2 and T3: a file is changed that was there or was seen.
+fn changes_of_a_file(
+    path: &str,
+    is_there: bool,
+    seen: bool,
+) -> impl Iterator<Item = (Temptation, String)> {
+    let unread =
+        (is_there && !seen).then(|| (Temptation::T2, format!("{path} is edited and was not read")));
+    let test = (is_test_file(path) && (is_there || seen))
+        .then(|| (Temptation::T3, format!("{path} is a test that exists")));
+    unread.into_iter().chain(test)
+}
+
+/// The command by which a criterion is checked, where it names one.
+fn command_of(criterion: &Criterion) -> Option<&Vec<String>> {
+    match criterion {
+        Criterion::CommandExits { argv, .. } | Criterion::CommandOutputMatches { argv, .. } => {
+            Some(argv)
+        }
+        Criterion::TestsPass { argv } => argv.as_ref(),
+        Criterion::FileExists { .. }
+        | Criterion::FileMatches { .. }
+        | Criterion::SyntaxValid { .. } => None,
+    }
 }
 
 /// What a model's reasoning comes to, for the log, and what it is told.
 #[must_use]
 pub fn think(state: &SessionState, content: &str) -> (Vec<CognitiveEvent>, String) {
     let ledger = &state.cognition;
-    let mut names = ledger.named_in(content);
-    // A test that is not there yet has a name all the same.
-    let words = content.split(|c: char| c.is_whitespace() || "`'\"(),;".contains(c));
-    names.extend(
-        words
-            .filter(|word| word.contains('.') && is_test_file(word))
-            .map(str::to_owned),
-    );
+    // What it is about may come next in the same reply.
+    let mut next = Names::default();
+    for call in state.calls.iter().skip(1) {
+        next.learn_call(call, Line::of(call, &state.repository_dir()).as_ref());
+    }
+    let mut names = ledger.names.named_in(content);
+    names.extend(next.named_in(content));
+    let concrete = !names.is_empty();
+    if concrete {
+        // A test that is not there yet has a name all the same.
+        let words = content.split(|c: char| c.is_whitespace() || "`'\"(),;".contains(c));
+        let tests = words.filter(|word| word.contains('.') && is_test_file(word));
+        names.extend(tests.map(|word| word.trim_end_matches('.').to_owned()));
+    }
+    names.sort_unstable();
     names.dedup();
     let anything_new = ledger.thought == 0 || ledger.news > ledger.thought;
     let about_git = content
         .split(|c: char| !c.is_alphanumeric())
-        .any(|word| word == "git");
-    let concrete = !names.is_empty() || about_git;
+        .any(|word| word.eq_ignore_ascii_case("git"));
     let thought = Thought {
         summary: content
             .trim()
@@ -246,47 +332,6 @@ pub fn think(state: &SessionState, content: &str) -> (Vec<CognitiveEvent>, Strin
     )
 }
 
-fn edits<'a>(request: &'a ToolRequest, changes: &'a [FileChange]) -> Vec<Edit<'a>> {
-    match request {
-        ToolRequest::WriteFile(write) => vec![Edit {
-            path: &write.path,
-            old: None,
-            new: &write.content,
-        }],
-        ToolRequest::EditFile(_) => changes.iter().flat_map(edits_of).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// The places that a change of one file is about.
-fn edits_of(file: &FileChange) -> Vec<Edit<'_>> {
-    let path = file.path.as_str();
-    match &file.change {
-        Change::Modify { blocks, .. } if blocks.is_empty() => vec![Edit {
-            path,
-            old: Some(""),
-            new: "",
-        }],
-        Change::Modify { blocks, .. } => (blocks.iter())
-            .map(|block| Edit {
-                path,
-                old: Some(&block.old),
-                new: &block.new,
-            })
-            .collect(),
-        Change::Create { content } => vec![Edit {
-            path,
-            old: None,
-            new: content,
-        }],
-        Change::Delete => vec![Edit {
-            path,
-            old: Some(""),
-            new: "",
-        }],
-    }
-}
-
 /// A call in a few words.
 fn action(call: &ToolCall, request: &ToolRequest) -> String {
     let what = match request {
@@ -303,24 +348,4 @@ fn action(call: &ToolCall, request: &ToolRequest) -> String {
         .take(120)
         .collect();
     format!("{} {what}", call.name)
-}
-
-/// Functions and types whose declaration an edit changes or takes away.
-fn changed_symbols(edit: &Edit<'_>) -> Vec<String> {
-    static DECLARATION: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(
-            r"(?m)^.*\b(?:def|class|fn|struct|enum|trait|function|interface)\s+([A-Za-z_]\w{2,}).*$",
-        )
-        .expect("the pattern is valid")
-    });
-    let Some(old) = edit.old else {
-        return Vec::new();
-    };
-    let mut symbols: Vec<String> = DECLARATION
-        .captures_iter(old)
-        .filter(|found| !edit.new.contains(found[0].trim()))
-        .map(|found| found[1].to_owned())
-        .collect();
-    symbols.dedup();
-    symbols
 }

@@ -1,37 +1,49 @@
 //! What a session has done, as far as its reasoning is judged by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{CognitiveEvent, Libraries, Thought};
+use super::{
+    CognitiveEvent, Libraries, Thought,
+    edits::{Declaration, declared, edits},
+    names::Names,
+    shell::{self, Line, Write},
+    tries::Tries,
+};
 use crate::domain::{
     conversation::{Arguments, ToolCall},
     judges::is_test_file,
-    report::Framework,
+    recovery::FailureType,
     session::{
-        event::{Event, EventBody, ToolEffect, ToolEnded, ToolOutcome},
+        event::{Created, Event, EventBody, ToolEffect, ToolEnded, ToolOutcome},
         work::WorkResult,
     },
     stage::Stage,
-    tools::Tool,
+    tools::{Tool, ToolRequest, path_key, workspace_path},
 };
 
-/// Names that are kept; a session with more has enough to name.
-const NAMES_MAX: usize = 1_000;
-/// Names shorter than this occur in any text.
-const NAME_MIN_BYTES: usize = 4;
+/// Tests of a report that are kept as names.
+const TESTS_MAX: usize = 500;
 /// Searches that are kept.
 const SEARCHES_MAX: usize = 200;
+/// Commands that are kept since the last edit.
+const COMMANDS_MAX: usize = 200;
+/// Files whose declarations are kept.
+const DECLARING_MAX: usize = 200;
 
 /// A fold of a session's log. Places in the log are sequence numbers; 0 is
 /// before its first event.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ledger {
+    /// Its repository's directory, absolute.
+    repository: String,
+    /// The session's test command, as it was given and what it comes to.
+    tests: Vec<Vec<String>>,
     /// Files, tests and commands of this session.
-    names: BTreeSet<String>,
+    pub(super) names: Names,
     /// Patterns that were searched for, and commands.
     searches: Vec<String>,
-    /// The call under way.
-    pending: Option<ToolCall>,
+    /// The call under way, and the shell line that it runs.
+    pending: Option<(ToolCall, Option<Line>)>,
     /// The last thought that counts.
     pub(super) thought: u64,
     /// The last one of those that is about git.
@@ -42,22 +54,38 @@ pub struct Ledger {
     pub(super) news: u64,
     /// The last edit.
     pub(super) edited: u64,
-    /// The first command since the last edit; 0 when there was none.
+    /// The first run of tests since the last edit; 0 when there was none.
     pub(super) ran: u64,
+    /// What ran since the last edit.
+    commands: Vec<Vec<String>>,
     /// The last time tests, validation, proof or CI failed.
     pub(super) failed: u64,
     /// The last entry into DEBUG or ITERATE.
     pub(super) debugged: u64,
     /// The last git operation that was let through.
     pub(super) git: u64,
-    /// The last call that failed, and how often in a row, up to `failed_call`.
-    failing: Option<(ToolCall, u32)>,
-    pub(super) failed_call: u64,
+    /// What failed since the last edit.
+    pub(super) tries: Tries,
     /// What the project declares, where that is known.
     pub(super) libraries: Libraries,
+    /// What files declare, as the session last saw them, by [`path_key`].
+    declarations: BTreeMap<String, Vec<Declaration>>,
 }
 
 impl Ledger {
+    /// Of a session in which nothing has happened.
+    #[must_use]
+    pub fn of(created: &Created) -> Self {
+        let mut ledger = Self {
+            repository: format!("/workspace/{}", created.repository),
+            ..Self::default()
+        };
+        if let Some(argv) = &created.options.test_command {
+            ledger.learn_tests(argv);
+        }
+        ledger
+    }
+
     /// Folds in the next event.
     pub fn apply(&mut self, event: &Event) {
         let at = event.sequence;
@@ -71,8 +99,10 @@ impl Ledger {
             | EventBody::QuestionAnswered { .. }
             | EventBody::CircleFound(_) => self.news = at,
             EventBody::ToolStarted { call, .. } => {
-                self.learn_from_call(call);
-                self.pending = Some(call.clone());
+                let line = Line::of(call, &self.repository);
+                self.names.learn_call(call, line.as_ref());
+                self.learn_search(call);
+                self.pending = Some((call.clone(), line));
             }
             EventBody::ToolEnded(ended) => self.end_tool(at, ended),
             EventBody::Cognition(cognitive) => self.reflect(at, cognitive),
@@ -95,25 +125,27 @@ impl Ledger {
         }
     }
 
-    /// What of this session a text names, a few of it.
-    #[must_use]
-    pub fn named_in(&self, text: &str) -> Vec<String> {
-        const SHOWN: usize = 8;
-        let found = self.names.iter().filter(|name| text.contains(&***name));
-        found.take(SHOWN).cloned().collect()
-    }
-
     /// Whether a symbol was searched for, or is in a command.
     pub(super) fn searched_for(&self, symbol: &str) -> bool {
         self.searches.iter().any(|search| search.contains(symbol))
     }
 
-    /// How often this very call has failed in a row, nothing else between.
-    pub(super) fn failures_of(&self, call: &ToolCall) -> u32 {
-        let failing = self.failing.as_ref();
-        let same = failing
-            .filter(|(failed, _)| failed.name == call.name && failed.arguments == call.arguments);
-        same.map_or(0, |(_, count)| *count)
+    /// What a file declares, as the session last saw it.
+    pub(super) fn declared_in(&self, path: &str) -> &[Declaration] {
+        let key = path_key(&workspace_path(&self.repository, path));
+        self.declarations.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Files of the repository that a line certainly changes.
+    pub(super) fn edits_of<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = &'a Write> {
+        let is_edit = move |write: &&Write| write.is_edit(|path| self.names.has(path));
+        line.writes.iter().filter(is_edit)
+    }
+
+    /// Whether a command ran since the last edit.
+    pub(super) fn has_run(&self, argv: &[String]) -> bool {
+        let command = shell::command_of(argv, &self.repository);
+        command.is_some_and(|command| self.commands.contains(&command))
     }
 
     fn end_tool(&mut self, at: u64, ended: &ToolEnded) {
@@ -123,38 +155,122 @@ impl Ledger {
         if ended.intent.is_none() {
             return;
         }
-        let call = self.pending.take();
+        let pending = self.pending.take();
+        self.names.learn_found(&ended.name, &ended.content);
         match &ended.effect {
-            ToolEffect::FileSeen { path, .. } => self.learn_path(path),
+            ToolEffect::FileSeen { path, .. } => {
+                self.names.learn_file(path);
+                self.see_declarations(path, &ended.content);
+            }
             ToolEffect::FileChanged { path, .. } => {
-                self.learn_path(path);
-                (self.edited, self.ran) = (at, 0);
+                self.names.learn_file(path);
+                self.edit(at);
             }
             ToolEffect::FilesChanged { files } => {
                 for file in files {
-                    self.learn_path(&file.path);
+                    self.names.learn_file(&file.path);
                 }
-                (self.edited, self.ran) = (at, 0);
+                self.edit(at);
             }
-            ToolEffect::CommandRan if self.ran == 0 => self.ran = at,
-            ToolEffect::CommandRan => {}
-            ToolEffect::None | ToolEffect::StageDone { .. } => {}
+            ToolEffect::CommandRan | ToolEffect::None | ToolEffect::StageDone { .. } => {}
         }
-        let Some(call) = call else { return };
-        if command_of(&call).is_some_and(is_git_operation) {
-            self.git = at;
+        let Some((call, line)) = pending else { return };
+        match &line {
+            Some(line) => self.end_line(at, ended, line),
+            None if self.edited == at => self.change_declarations(&call),
+            None => {}
         }
         match ended.outcome {
-            ToolOutcome::Ok | ToolOutcome::Refused => self.failing = None,
+            ToolOutcome::Ok if self.edited == at => self.tries.forget(),
+            ToolOutcome::Ok => self.tries.succeeded(&call, line.as_ref()),
+            ToolOutcome::Refused => {}
             ToolOutcome::Error => {
-                if command_of(&call).is_some_and(is_test_run) {
-                    self.failed = at;
-                }
-                let count = self.failures_of(&call) + 1;
-                self.failing = Some((call, count));
-                self.failed_call = at;
+                let failure = ended.failure.as_ref().map(|failure| failure.id.as_str());
+                self.tries.failed(at, &call, line.as_ref(), failure);
             }
         }
+    }
+
+    fn edit(&mut self, at: u64) {
+        (self.edited, self.ran) = (at, 0);
+        self.commands.clear();
+    }
+
+    fn end_line(&mut self, at: u64, ended: &ToolEnded, line: &Line) {
+        if line.changes_git {
+            self.git = at;
+        }
+        let edits: Vec<Write> = self.edits_of(line).cloned().collect();
+        for write in &edits {
+            self.names.learn_file(&write.path);
+        }
+        let edited = edits.iter().map(|write| write.at).max();
+        if edited.is_some() {
+            self.edit(at);
+        }
+        let runs_tests = |argv: &Vec<String>| shell::runs_tests(argv, &self.tests);
+        let tests: Vec<bool> = line.commands.iter().map(runs_tests).collect();
+        if ended.outcome == ToolOutcome::Error && tests.contains(&true) {
+            self.failed = at;
+        }
+        let kind = ended.failure.as_ref().map(|failure| failure.kind);
+        // What did not start or was cut off has shown nothing.
+        if matches!(
+            kind,
+            Some(FailureType::CommandNotFound | FailureType::Timeout)
+        ) {
+            return;
+        }
+        for (command, is_test) in line.commands.iter().zip(tests).skip(edited.unwrap_or(0)) {
+            if is_test && self.ran == 0 {
+                self.ran = at;
+            }
+            if self.commands.len() < COMMANDS_MAX {
+                self.commands.push(command.clone());
+            }
+        }
+    }
+
+    /// What a reading of a file shows of its declarations.
+    fn see_declarations(&mut self, path: &str, content: &str) {
+        let lines = content.lines();
+        let lines = lines.map(|line| line.split_once('\t').map_or("", |(_, text)| text));
+        let found = declared(&lines.collect::<Vec<_>>().join("\n"));
+        let is_whole = !content.contains("\n[");
+        if let Some(known) = self.declarations_of(path_key(path)) {
+            if is_whole {
+                known.clear();
+            }
+            known.extend(found);
+            known.dedup();
+        }
+    }
+
+    /// What an edit has made of them.
+    fn change_declarations(&mut self, call: &ToolCall) {
+        let Ok(request) = ToolRequest::parse(call) else {
+            return;
+        };
+        for edit in edits(&request) {
+            let key = path_key(&workspace_path(&self.repository, &edit.path));
+            let Some(known) = self.declarations_of(key) else {
+                continue;
+            };
+            match &edit.old {
+                None => known.clear(),
+                Some(old) => {
+                    let gone = declared(old);
+                    known.retain(|declaration| !gone.contains(declaration));
+                }
+            }
+            known.extend(declared(&edit.new));
+        }
+    }
+
+    fn declarations_of(&mut self, key: String) -> Option<&mut Vec<Declaration>> {
+        let has_room = self.declarations.len() < DECLARING_MAX;
+        (has_room || self.declarations.contains_key(&key))
+            .then(|| self.declarations.entry(key).or_default())
     }
 
     fn reflect(&mut self, at: u64, cognitive: &CognitiveEvent) {
@@ -172,6 +288,7 @@ impl Ledger {
             return;
         }
         self.thought = at;
+        self.tries.reason();
         if *about_git {
             self.thought_about_git = at;
         }
@@ -182,22 +299,17 @@ impl Ledger {
     fn end_work(&mut self, at: u64, result: &WorkResult) {
         match result {
             WorkResult::BaseRun(base) => {
-                self.learn(&shell_words::join(&base.tests.argv));
-                for word in &base.tests.argv {
-                    self.learn_word(word);
-                }
+                self.learn_tests(&base.tests.argv);
                 let report = base.tests.report.iter();
                 let names = report.flat_map(|report| report.names.keys());
-                for name in names.take(NAMES_MAX / 2) {
-                    self.learn(name);
-                    let last = name.rsplit([':', '.', '/', ' ']).next();
-                    self.learn(last.unwrap_or_default());
+                for name in names.take(TESTS_MAX) {
+                    self.names.learn_test(name);
                 }
                 self.libraries = base.libraries.clone();
             }
             WorkResult::Validated(validation) => {
                 for file in &validation.changed_files {
-                    self.learn_path(file);
+                    self.names.learn_file(file);
                 }
                 if validation.checks.iter().any(|check| !check.passed()) {
                     self.failed = at;
@@ -219,20 +331,11 @@ impl Ledger {
         }
     }
 
-    fn learn_from_call(&mut self, call: &ToolCall) {
+    fn learn_search(&mut self, call: &ToolCall) {
         let Arguments::Object(arguments) = &call.arguments else {
             return;
         };
         let text = |key: &str| arguments.get(key).and_then(|value| value.as_str());
-        if let Some(path) = text("path") {
-            self.learn_path(path);
-        }
-        if let Some(command) = text("command") {
-            self.learn(command.trim());
-            for word in command.split_whitespace() {
-                self.learn_word(word);
-            }
-        }
         let searched = [text("pattern"), text("command")];
         for search in searched.into_iter().flatten() {
             if self.searches.len() == SEARCHES_MAX {
@@ -242,82 +345,13 @@ impl Ledger {
         }
     }
 
-    /// A path is named by itself and by its last part.
-    fn learn_path(&mut self, path: &str) {
-        let path = path.trim_start_matches("./");
-        // Below `/workspace` and the repository's own directory.
-        let relative = path.strip_prefix("/workspace/");
-        let relative = relative.and_then(|path| Some(path.split_once('/')?.1));
-        self.learn(relative.unwrap_or(path));
-        self.learn(path.rsplit('/').next().unwrap_or_default());
+    fn learn_tests(&mut self, argv: &[String]) {
+        let text = shell_words::join(argv);
+        let line = Line::read(&text, &self.repository, &self.repository);
+        self.names.learn_line(&line);
+        let command = shell::command_of(argv, &self.repository);
+        self.tests = vec![argv.to_vec()];
+        self.tests.extend(command);
+        self.tests.retain(|argv| !argv.is_empty());
     }
-
-    fn learn_word(&mut self, word: &str) {
-        let is_name = |c: char| c.is_alphanumeric() || "-_./:".contains(c);
-        if !word.starts_with('-') && word.chars().all(is_name) {
-            self.learn(word.rsplit('/').next().unwrap_or_default());
-        }
-    }
-
-    fn learn(&mut self, name: &str) {
-        if name.len() >= NAME_MIN_BYTES && name.len() <= 200 && self.names.len() < NAMES_MAX {
-            self.names.insert(name.to_owned());
-        }
-    }
-}
-
-/// The shell line of a call that runs one.
-pub(super) fn command_of(call: &ToolCall) -> Option<&str> {
-    let Arguments::Object(arguments) = &call.arguments else {
-        return None;
-    };
-    let is_command = call.name == Tool::RunCommand.name();
-    is_command.then(|| arguments.get("command")?.as_str())?
-}
-
-/// The simple commands of a shell line, as words: good enough to tell what a
-/// line is about, no more.
-fn simple_commands(line: &str) -> impl Iterator<Item = Vec<&str>> {
-    line.split(['\n', ';', '|', '&', '(', ')'])
-        .map(|part| part.split_whitespace().collect::<Vec<_>>())
-        .filter(|words| !words.is_empty())
-}
-
-/// Whether a shell line has a git operation in it that changes something.
-pub(super) fn is_git_operation(line: &str) -> bool {
-    const CHANGING: [&str; 19] = [
-        "add",
-        "am",
-        "apply",
-        "branch",
-        "checkout",
-        "cherry-pick",
-        "clean",
-        "commit",
-        "merge",
-        "mv",
-        "pull",
-        "push",
-        "rebase",
-        "reset",
-        "restore",
-        "revert",
-        "rm",
-        "stash",
-        "switch",
-    ];
-    simple_commands(line).any(|words| {
-        let at = words.iter().position(|word| *word == "git");
-        let mut rest = at.into_iter().flat_map(|at| &words[at + 1..]);
-        // `git -C DIR commit`: the first word that can be an operation.
-        rest.any(|word| CHANGING.contains(word))
-    })
-}
-
-/// Whether a shell line runs tests.
-fn is_test_run(line: &str) -> bool {
-    simple_commands(line).any(|words| {
-        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-        Framework::of(&words).is_some() || words.iter().any(|word| word == "test")
-    })
 }

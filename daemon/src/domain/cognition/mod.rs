@@ -10,13 +10,18 @@
 //! Six points need reasoning first ([`Point`]); at four others it is suggested
 //! ([`Hint`]). Reasoning is a `think` that *counts*: it names a file, a test or
 //! a command of this session, and something has happened since the last one.
+//! Edits and git operations count whether a tool makes them or a shell line.
 //! All of it is pure; the log keeps every decision as a [`CognitiveEvent`].
 
+mod edits;
 mod examine;
 mod ledger;
 mod libraries;
+mod names;
 mod report;
+mod shell;
 mod temptations;
+mod tries;
 
 use serde::{Deserialize, Serialize};
 

@@ -78,9 +78,9 @@ const CATALOGUE: [Description; 8] = [
     Description {
         id: "T1",
         name: "claiming victory without verification",
-        description: "A todo is claimed, or the work called done, and nothing was run on the last edit.",
+        description: "A todo is claimed, or the work called done, and no test was run on the last edit.",
         why: "Running takes time, and the change \"obviously\" works.",
-        prevention: "A claim needs a run since the last edit and reasoning about it; the daemon runs \
+        prevention: "A claim needs a run of tests since the last edit and reasoning about it; the daemon runs \
                      everything itself all the same.",
         evidence: "An agent reported that all tests passed when none of seven did.",
         detected: true,
@@ -109,7 +109,7 @@ const CATALOGUE: [Description; 8] = [
         name: "infinite loop",
         description: "The same thing that failed is tried again, with nothing new known.",
         why: "A first idea is hard to let go.",
-        prevention: "After three failures of the same call, reasoning before the fourth.",
+        prevention: "After three failures of the same call, or in the same way, reasoning before the fourth.",
         evidence: "The common end of long sessions that fail.",
         detected: true,
     },

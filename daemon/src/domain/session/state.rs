@@ -312,7 +312,7 @@ impl SessionState {
             failed_work: None,
             last_failure: None,
             files: BTreeMap::new(),
-            cognition: Ledger::default(),
+            cognition: Ledger::of(created),
             trail: Trail::default(),
             tokens: Usage::default(),
             spending: Spending::default(),

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use super::{
     checkpoint::RollBackTo,
     decide::{Next, decide},
-    event::{AfterModelFailure, Condition, Created, Event, EventBody, ToolEffect, ToolOutcome},
+    event::{
+        AfterModelFailure, Condition, Created, Event, EventBody, KnownFailure, ToolEffect,
+        ToolOutcome,
+    },
     gate::Gate,
     options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
     outcome::{self, Outcome, Reply, ToolAnswer},
@@ -135,6 +138,10 @@ struct World {
     known_failures: Vec<String>,
     lint: Vec<CheckResult>,
     base_lint: Vec<CheckResult>,
+    /// What a file shows that is read.
+    shown: String,
+    /// What commands fail with, when they do.
+    commands_fail: Option<KnownFailure>,
 }
 
 impl Default for World {
@@ -152,6 +159,8 @@ impl Default for World {
             known_failures: vec![],
             lint: vec![],
             base_lint: vec![],
+            shown: "done".into(),
+            commands_fail: None,
         }
     }
 }
@@ -165,9 +174,22 @@ fn take(answers: &mut Vec<bool>) -> bool {
 
 impl World {
     fn tool(&mut self, call: &ToolCall) -> Outcome {
-        let path = "/workspace/repo/sum.py".to_owned();
+        let path = match &call.arguments {
+            Arguments::Object(arguments) => arguments.get("path").and_then(Value::as_str),
+            Arguments::Malformed { .. } => None,
+        };
+        let path = tools::workspace_path("/workspace/repo", path.unwrap_or("sum.py"));
         let before = self.tree;
-        let effect = match Tool::named(&call.name) {
+        let tool = Tool::named(&call.name);
+        let failure = match tool {
+            Some(Tool::RunCommand) => self.commands_fail.clone(),
+            _ => None,
+        };
+        let content = match tool {
+            Some(Tool::ReadFile) => self.shown.clone(),
+            _ => "done".to_owned(),
+        };
+        let effect = match tool {
             Some(Tool::ReadFile) => ToolEffect::FileSeen {
                 path,
                 hash: before.to_string(),
@@ -184,11 +206,14 @@ impl World {
             None => panic!("unknown tools never get here"),
         };
         Outcome::Tool(ToolAnswer {
-            outcome: ToolOutcome::Ok,
-            content: "done".into(),
+            outcome: match failure {
+                Some(_) => ToolOutcome::Error,
+                None => ToolOutcome::Ok,
+            },
+            content,
             artifact: None,
             duration_ms: 1,
-            failure: None,
+            failure,
             effect,
         })
     }

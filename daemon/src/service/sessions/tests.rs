@@ -3,6 +3,7 @@
 
 mod audit;
 mod budgets;
+mod cognition;
 mod compaction;
 mod credentials;
 
@@ -70,6 +71,10 @@ use crate::{
 
 const BROKEN: &str = "def add(a, b):\n    return a - b\n";
 const TESTS: &str = "import unittest\n\nfrom sums import add\n\n\nclass Sums(unittest.TestCase):\n    def test_add(self):\n        self.assertEqual(add(1, 2), 3)\n\n    def test_zero(self):\n        self.assertEqual(add(0, 0), 0)\n";
+
+const UNITTEST: &str = "python3 -m unittest -v";
+/// Leaves a line for each time it really ran, outside of the repository.
+const RUN_ONCE: &str = "echo ran >> ../effects.log; python3 -m unittest";
 
 /// The replies of a model, by how often it has spoken before. A function of the
 /// request alone, so that a call asked again is answered the same.
@@ -161,7 +166,7 @@ fn reason() -> ToolCall {
 
 /// A claim after a run and reasoning about it.
 fn look_and_claim() -> Vec<ToolCall> {
-    vec![run("true"), reason(), claim()]
+    vec![run(UNITTEST), reason(), claim()]
 }
 
 fn todo(criteria: Value) -> ToolCall {
@@ -197,8 +202,7 @@ fn whole(modify: Vec<Vec<ToolCall>>) -> Vec<Vec<ToolCall>> {
 
 fn honest() -> Script {
     script(whole(vec![
-        // Leaves a line for each time it really ran, outside of the repository.
-        vec![fix(), run("echo ran >> ../effects.log")],
+        vec![fix(), run(RUN_ONCE)],
         vec![reason(), claim()],
         vec![advance()],
     ]))
@@ -505,7 +509,7 @@ async fn a_fix_on_the_second_try_goes_through_debug() {
         vec![advance()],
         vec![read(), reason(), advance()],
         vec![replace("sums.py", "a * b", "a + b")],
-        vec![run("true"), reason(), advance()],
+        vec![run(UNITTEST), reason(), advance()],
     ]);
     replies[1] = vec![
         todo(json!([{"type": "file_exists", "path": "sums.py"}])),

@@ -17,7 +17,7 @@ fn run(command: &str) -> ToolCall {
 fn thought() -> ToolCall {
     call(
         "think",
-        json!({"content": "git push sends the branch work out, and sum.py with it"}),
+        json!({"content": "git push origin work sends the branch out, and sum.py with it"}),
     )
 }
 

@@ -1,7 +1,10 @@
 //! Reasoning where it is needed, and what tempts a session.
 
 use super::*;
-use crate::domain::cognition::{self, Compliance, Hint, Point, Temptation};
+use crate::domain::{
+    cognition::{self, Compliance, Hint, Point, Temptation},
+    session::event::KnownFailure,
+};
 
 fn think(content: &str) -> ToolCall {
     call("think", json!({"content": content}))
@@ -20,13 +23,23 @@ fn edit_test() -> ToolCall {
 /// A free session in which these calls come first, each a reply of its own,
 /// and nothing sensible afterwards.
 fn free(calls_first: Vec<ToolCall>) -> Play {
+    free_in(World::default(), calls_first)
+}
+
+fn free_in(world: World, calls_first: Vec<ToolCall>) -> Play {
+    free_replies(
+        world,
+        calls_first.into_iter().map(|call| vec![call]).collect(),
+    )
+}
+
+fn free_replies(world: World, replies: Vec<Vec<ToolCall>>) -> Play {
     let options = SessionOptions {
         workflow: WorkflowKind::None,
         ..options()
     };
-    let mut play = Play::new(options, World::default());
-    let replies = calls_first.into_iter().map(|call| calls(vec![call]));
-    let mut replies = replies.collect::<Vec<_>>().into_iter();
+    let mut play = Play::new(options, world);
+    let mut replies = replies.into_iter().map(calls);
     let mut idle = || says("", vec![]);
     let mut model = |_: &SessionState| replies.next().unwrap_or_else(&mut idle);
     let mut steps = 0;
@@ -75,6 +88,16 @@ fn reasoning_counts_when_it_is_about_this_session_and_something_is_new() {
     let play = free(vec![read(), vague, edit()]);
     assert_eq!(last(&play, "edit_file").0, ToolOutcome::Refused);
     assert!(last(&play, "think").1.contains("does not count"));
+    // Git alone is nothing of this session, nor is a test that nobody has seen,
+    // nor a word that a command has by chance.
+    for vague in ["git", "tests/test_made_up.py", "I should make sure"] {
+        let play = free(vec![run("make test"), think(vague), edit()]);
+        assert_eq!(last(&play, "edit_file").0, ToolOutcome::Refused, "{vague}");
+    }
+    // What it is about may come next in the same reply.
+    let together = vec![vec![think("sum.py is to change"), edit()]];
+    let play = free_replies(World::default(), together);
+    assert_eq!(last(&play, "edit_file").0, ToolOutcome::Ok);
     // Nothing has happened since the thought before.
     let play = free(vec![read(), think("sum.py"), think("sum.py again")]);
     let found = report(&play);
@@ -103,11 +126,41 @@ fn a_claim_needs_a_run_on_the_last_edit_and_reasoning_about_it() {
     assert!(content.contains("before completing"), "{content}");
     let whole = vec![
         run("run-tests"),
-        think("run-tests printed 3 passed"),
+        think("run-tests printed 3 passed with sum.py"),
         claim(),
     ];
     let play = free([prepared(), whole].concat());
     assert_eq!(last(&play, "todo_claim").0, ToolOutcome::Ok);
+}
+
+#[test]
+fn only_a_run_of_tests_or_of_the_criteria_opens_the_way_to_a_claim() {
+    let claims = |criteria: Value, command: &str| {
+        let items = json!([{"text": "sum", "criteria": [criteria]}]);
+        let todo = call("todo_add", json!({"items": items}));
+        let reason = think("sum.py is right now");
+        let first = vec![read(), think("sum.py"), todo, edit()];
+        let play = free([first, vec![run(command), reason, claim()]].concat());
+        (last(&play, "todo_claim").0, met(&play, Temptation::T1))
+    };
+    let tests = json!({"type": "tests_pass"});
+    let own = json!({"type": "command_exits", "argv": ["make", "docs"]});
+    let refused = (ToolOutcome::Refused, 1);
+    for nothing in ["true", "echo run-tests", "cat sum.py", "make docs"] {
+        assert_eq!(claims(tests.clone(), nothing), refused, "{nothing}");
+    }
+    assert_eq!(claims(own.clone(), "true"), refused);
+    // The run comes before the edit in the same line.
+    assert_eq!(
+        claims(tests.clone(), "run-tests; sed -i s/-/+/ sum.py"),
+        refused
+    );
+    let passes = (ToolOutcome::Ok, 0);
+    for ran in ["run-tests", "sh -c 'run-tests -v'", "python -m pytest -q"] {
+        assert_eq!(claims(tests.clone(), ran), passes, "{ran}");
+    }
+    assert_eq!(claims(own, "make docs"), passes);
+    assert_eq!(claims(tests, "sed -i s/-/+/ sum.py && run-tests"), passes);
 }
 
 fn add_todo_that_can_be_checked() -> ToolCall {
@@ -132,9 +185,76 @@ fn git_operations_need_reasoning_about_git_and_questions_to_git_do_not() {
     assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
     let play = free(vec![run("git -C . commit -m x")]);
     assert_eq!(last(&play, "run_command").0, ToolOutcome::Refused);
-    let first = think("git stash in run-tests' directory keeps the edit");
-    let play = free(vec![first, run("git stash")]);
+    let first = think("git stash takes sum.py back");
+    let play = free(vec![read(), first.clone(), run("git stash")]);
     assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
+    for hidden in [
+        "sh -c \"git commit -am x\"",
+        "/usr/bin/git commit -am x",
+        "git tag v1",
+    ] {
+        let play = free(vec![read(), run(hidden)]);
+        let (outcome, content) = last(&play, "run_command");
+        assert_eq!(outcome, ToolOutcome::Refused, "{hidden}");
+        assert!(content.contains("before a git operation"), "{content}");
+        let play = free(vec![read(), first.clone(), run(hidden)]);
+        assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok, "{hidden}");
+    }
+}
+
+#[test]
+fn an_edit_by_a_command_is_an_edit() {
+    let bend = || run("sed -i s/3/4/ tests/test_sum.py");
+    let play = free(vec![read(), bend()]);
+    let (outcome, content) = last(&play, "run_command");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("before moving to edits"), "{content}");
+    let play = free(vec![read(), think("sum.py is wrong"), bend()]);
+    let (outcome, content) = last(&play, "run_command");
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("before editing tests"), "{content}");
+    assert_eq!(met(&play, Temptation::T2), 1);
+    assert_eq!(met(&play, Temptation::T3), 1);
+    // It is no run after the edit either.
+    let named = think("sum.py is right and tests/test_sum.py expects 3");
+    let whole = vec![add_todo_that_can_be_checked(), read(), named, bend()];
+    let after = vec![think("tests/test_sum.py expects 4 now"), claim()];
+    let play = free([whole, after].concat());
+    assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
+    assert_eq!(last(&play, "todo_claim").0, ToolOutcome::Refused);
+    assert_eq!(met(&play, Temptation::T1), 1);
+}
+
+#[test]
+fn a_test_that_is_there_and_is_changed_is_a_temptation() {
+    let see = call("read_file", json!({"path": "tests/test_sum.py"}));
+    let named = think("tests/test_sum.py expects 3 where 4 is meant");
+    let play = free(vec![see, named, edit_test()]);
+    assert_eq!(last(&play, "edit_file").0, ToolOutcome::Ok);
+    assert_eq!(met(&play, Temptation::T3), 1);
+    assert_eq!(met(&play, Temptation::T2), 0);
+    let play = free(vec![read(), think("sum.py"), edit()]);
+    assert_eq!(met(&play, Temptation::T3), 0);
+}
+
+#[test]
+fn a_whole_file_that_is_written_anew_is_held_to_what_it_declared() {
+    let see = || call("read_file", json!({"path": "sum.py"}));
+    let write = |content: &str| call("write_file", json!({"path": "sum.py", "content": content}));
+    let changed = "def add(a, b, c=0):\n    return a + b + c\n";
+    let written = |more: Vec<ToolCall>| {
+        let calls = [vec![see()], more, vec![think("sum.py"), write(changed)]].concat();
+        let world = World {
+            shown: "1\tdef add(a, b):\n2\t    return a - b\n".into(),
+            ..World::default()
+        };
+        met(&free_in(world, calls), Temptation::T7)
+    };
+    assert_eq!(written(vec![]), 1);
+    let searched = call("grep", json!({"pattern": "\\badd\\("}));
+    assert_eq!(written(vec![searched]), 0);
+    // It is the session's own by then.
+    assert_eq!(written(vec![think("sum.py first"), write(changed)]), 1);
 }
 
 #[test]
@@ -160,55 +280,67 @@ fn failed_tests_need_reasoning_before_the_next_edit_and_before_leaving_debug() {
     assert!(found.scenarios[Point::FailedTests.name()] >= 1, "{found:?}");
 }
 
+/// A free session whose commands fail, each known by the same entry of the
+/// catalogue of failures. Gives it and how its commands went.
+fn failing(calls_first: Vec<ToolCall>) -> (Play, Vec<ToolOutcome>) {
+    let world = World {
+        commands_fail: Some(KnownFailure {
+            id: "make.rule".into(),
+            kind: FailureType::RuntimeError,
+            action: RecoveryAction::Fix,
+        }),
+        ..World::default()
+    };
+    let play = free_in(world, calls_first);
+    let answers = play.answers();
+    let commands = answers.iter().filter(|answer| answer.0 == "run_command");
+    let outcomes = commands.map(|answer| answer.1).collect();
+    (play, outcomes)
+}
+
+use ToolOutcome::{Error, Refused};
+
 #[test]
 fn the_fourth_try_of_what_failed_thrice_needs_reasoning() {
-    let mut play = Play::new(
-        SessionOptions {
-            workflow: WorkflowKind::None,
-            ..options()
-        },
-        World::default(),
-    );
-    let mut replies = 0;
-    let mut steps = 0;
-    // A world in which that command fails.
-    while steps < 60 {
-        steps += 1;
-        match decide(&play.state, &Gate::open()) {
-            Next::Record(events) => play.append(events),
-            Next::Perform(open) => {
-                let outcome = match &open.effect {
-                    Effect::AskModel => {
-                        replies += 1;
-                        match replies {
-                            1..=4 | 6 => calls(vec![run("make thing")]),
-                            5 => calls(vec![think("make thing fails for want of a rule")]),
-                            _ => says("", vec![]),
-                        }
-                    }
-                    Effect::RunTool { .. } => Outcome::Tool(ToolAnswer {
-                        outcome: ToolOutcome::Error,
-                        content: "make: *** No rule".into(),
-                        artifact: None,
-                        duration_ms: 1,
-                        failure: None,
-                        effect: ToolEffect::CommandRan,
-                    }),
-                    Effect::DoWork { work, .. } => play.world.work(&play.state.clone(), work),
-                };
-                let events = outcome::events(&play.state, &open, outcome);
-                play.append(events);
-            }
-            Next::Wait | Next::End => break,
-        }
-    }
-    let outcomes: Vec<ToolOutcome> = (play.answers().iter())
-        .filter(|answer| answer.0 == "run_command")
-        .map(|answer| answer.1)
-        .collect();
-    use ToolOutcome::{Error, Refused};
+    let make = || run("make thing");
+    let thought = think("make thing fails for want of a rule");
+    let (play, outcomes) = failing(vec![make(), make(), make(), make(), thought, make()]);
     assert_eq!(outcomes, [Error, Error, Error, Refused, Error]);
     assert_eq!(met(&play, Temptation::T4), 2);
+}
+
+#[test]
+fn looking_around_between_failures_does_not_start_them_anew() {
+    let make = || run("make thing");
+    let look = |path: &str| call("read_file", json!({"path": path}));
+    let tries = vec![make(), look("a"), make(), look("b"), make(), look("c")];
+    let (play, outcomes) = failing([tries.clone(), vec![make()]].concat());
+    assert_eq!(outcomes, [Error, Error, Error, Refused]);
+    assert_eq!(met(&play, Temptation::T4), 1);
+    // An edit does.
+    let edited = vec![think("sum.py"), edit(), make()];
+    let (play, outcomes) = failing([vec![read()], tries, edited].concat());
+    assert_eq!(outcomes, [Error; 4]);
+    assert_eq!(met(&play, Temptation::T4), 0);
+}
+
+#[test]
+fn three_failures_of_one_kind_need_reasoning_however_they_are_spelt() {
+    let tries = |last: &str| {
+        let mut calls = vec![read()];
+        calls.extend(["make a", "make b", "make c", last].map(run));
+        calls
+    };
+    let (play, outcomes) = failing(tries("make d"));
+    assert_eq!(outcomes, [Error, Error, Error, Refused]);
+    assert_eq!(met(&play, Temptation::T4), 1);
+    // Another program is another approach.
+    let (_, outcomes) = failing(tries("ninja d"));
+    assert_eq!(outcomes, [Error; 4]);
+    let mut reasoned = tries("make d");
+    reasoned.insert(4, think("make c has no rule"));
+    let (_, outcomes) = failing(reasoned);
+    assert_eq!(outcomes, [Error; 4]);
 }
 
 #[test]
@@ -218,7 +350,9 @@ fn temptations_that_the_log_shows_are_met_and_can_be_recognised() {
     let path = "sum.py";
     let change = |part: &Value| call("edit_file", json!({"path": path, "replacements": [part]}));
     // T2: the file was not read. T7: nobody looked for uses of add.
-    let play = free(vec![think("run-tests fails"), change(&signature)]);
+    let ran = || run("run-tests sums");
+    let first = think("run-tests sums fails");
+    let play = free(vec![ran(), first, change(&signature)]);
     assert_eq!(met(&play, Temptation::T2), 1);
     assert_eq!(met(&play, Temptation::T7), 1);
     let searched = call("grep", json!({"pattern": "\\badd\\("}));

@@ -42,7 +42,7 @@ fn talkative() -> Script {
         replies.push(vec![call("think", json!({"content": content})), read()]);
     }
     replies.extend([
-        vec![fix(), run("echo ran >> ../effects.log")],
+        vec![fix(), run(RUN_ONCE)],
         vec![reason(), claim()],
         vec![advance()],
     ]);
