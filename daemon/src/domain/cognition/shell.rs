@@ -49,14 +49,24 @@ impl Line {
             writes: Vec::new(),
             changes_git: false,
         };
-        for (at, act) in acts.into_iter().enumerate() {
+        for act in acts {
             let program = base_name(act.argv.first().map_or("", String::as_str)).to_owned();
             line.changes_git |= match act.argv.as_slice() {
                 // What could not be understood is here as it was written.
                 [text] if text.contains(char::is_whitespace) => may_change_git(text),
                 argv => changes_git(argv),
             };
-            for path in act.paths.iter().filter(|path| is_certain(path, &act.paths)) {
+            // A redirection is an act beside its command's.
+            let is_redirection = program == ">";
+            let at = line
+                .commands
+                .len()
+                .saturating_sub(usize::from(is_redirection));
+            let is_new = |path: &&String| {
+                !is_redirection || line.writes.iter().all(|write| write.path != **path)
+            };
+            let certain = act.paths.iter().filter(|path| is_certain(path, &act.paths));
+            for path in certain.filter(is_new).collect::<Vec<_>>() {
                 line.writes.push(Write {
                     // It writes while what it reads from runs.
                     at: if program == "tee" { 0 } else { at },
@@ -65,7 +75,9 @@ impl Line {
                     program: program.clone(),
                 });
             }
-            line.commands.push(act.argv);
+            if !is_redirection {
+                line.commands.push(act.argv);
+            }
         }
         line
     }

@@ -981,7 +981,7 @@ async fn commits_of_the_model_on_main_do_not_reach_the_forges_main() {
             call("think", json!({"content": "git commit keeps sums.py"})),
             run(commit),
         ],
-        vec![reason(), claim()],
+        look_and_claim(),
         vec![advance()],
     ]));
     let state = fixture.play(sneaky, options()).await;

@@ -79,11 +79,13 @@ fn a_long_act_is_shown_whole_and_one_that_nobody_could_read_is_refused() {
     let (question, approval) = play.state.approval_in_question().unwrap();
     assert_eq!(approval.act, long);
     assert!(question.text.contains(&long));
-    let play = begun(vec![thought(), run(&pushed(14_000))], options());
-    let refused = outcomes(&play, "run_command");
-    assert_eq!(refused[0].0, ToolOutcome::Refused);
+    let calls = vec![run("cat sum.py"), thought(), run(&pushed(14_000))];
+    let play = begun(calls, options());
+    let ran = outcomes(&play, "run_command");
+    let (outcome, told) = &ran[1];
+    assert_eq!(*outcome, ToolOutcome::Refused, "{told}");
     for part in ["high risk", "smaller steps", "65536"] {
-        assert!(refused[0].1.contains(part), "{part}: {refused:?}");
+        assert!(told.contains(part), "{part}: {told}");
     }
     assert_eq!(questions(&play), 0);
 }
@@ -192,6 +194,10 @@ fn what_is_approved_for_the_project_is_not_asked_in_its_next_session() {
 #[test]
 fn a_merge_is_approved_once_and_nothing_else() {
     let merge = "git push origin main";
+    let thought = || {
+        let content = format!("{merge} brings sum.py to everybody");
+        call("think", json!({"content": content}))
+    };
     let mut play = begun(
         vec![thought(), run(merge), thought(), run(merge)],
         options(),

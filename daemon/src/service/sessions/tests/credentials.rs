@@ -36,7 +36,7 @@ async fn a_branch_with_a_credential_is_not_published_and_the_log_says_where_it_i
     let leak = "printf '# t0ken%s\\n' -of-npm >> sums.py";
     let leaks = script(whole(vec![
         vec![fix(), run(leak)],
-        vec![reason(), claim()],
+        look_and_claim(),
         vec![advance()],
     ]));
     let state = fixture.play(leaks, options()).await;
