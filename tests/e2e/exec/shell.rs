@@ -52,7 +52,8 @@ async fn a_shell_is_left_come_back_to_and_drawn_anew() {
     second.wait_for("mis42sed").await;
     answers(&mut second, 3).await;
     second.resize(50, 132);
-    second.type_in(b"stty size\r");
+    // The size goes another way than what is typed.
+    second.type_in(b"until stty size | grep -q '^50 '; do sleep 0.1; done; stty size\r");
     second.wait_for("50 132").await;
     // A program that draws the screen is told to, although nothing changed.
     second.type_in(b"trap 'echo drawn-$((6*7))' WINCH; echo trap-$((1+1))\r");
