@@ -27,7 +27,7 @@ use crate::domain::{
         AskOnProof, Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier,
         Verdict, is_asked_each_time, shell,
     },
-    proof::{ChangedJudge, Proof, Risk, some_of},
+    proof::{ChangedJudge, Proof, Risk},
     tools::{TodoAdd, Tool, ToolRequest, path_key, workspace_path},
 };
 
@@ -219,12 +219,16 @@ impl Gate<'_> {
     /// of a sentence.
     pub(super) fn open_of_proof(&self, state: &SessionState, proof: &Proof) -> Vec<String> {
         let options = &state.created.options;
+        let asks = self.policy.map(Policy::ask_on_proof);
         let asks = match options.verify {
-            VerifyMode::Manual => AskOnProof {
-                test_changes: Some(Risk::Medium),
-                known_failures: true,
-            },
-            VerifyMode::Auto => match self.policy.map(Policy::ask_on_proof) {
+            VerifyMode::Manual => {
+                let from = asks.and_then(|asks| asks.test_changes);
+                AskOnProof {
+                    test_changes: Some(from.unwrap_or(Risk::Medium).min(Risk::Medium)),
+                    known_failures: true,
+                }
+            }
+            VerifyMode::Auto => match asks {
                 Some(asks) if options.allow_test_changes => AskOnProof {
                     test_changes: None,
                     ..asks
@@ -239,10 +243,10 @@ impl Gate<'_> {
             judges.filter(|judge| asks.test_changes.is_some_and(|from| judge.risk >= from));
         let judges: Vec<String> = judges.map(ChangedJudge::describe).collect();
         if !judges.is_empty() {
-            open.push(format!("it changes what judges it: {}", some_of(&judges)));
+            open.push(format!("it changes what judges it: {}", judges.join(", ")));
         }
         if asks.known_failures && !proof.known_failures.is_empty() {
-            let still = some_of(&proof.known_failures);
+            let still = proof.known_failures.join(", ");
             open.push(format!("tests that failed before fail still: {still}"));
         }
         open
