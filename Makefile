@@ -52,9 +52,9 @@ doc: ## The crates' documentation
 test-unit: ## Tests that need no engine
 	$(NEXTEST) --lib --bins
 
-test: agent images ## Every test this machine can run
+test: agent images ## Every test this machine can run (ONLY='test(/name/)': these only)
 	cargo build --workspace --bins --tests --all-features
-	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST) --no-fail-fast
+	COMPY_TEST_AGENT=$(abspath $(AGENT)) $(NEXTEST) --no-fail-fast -E "$(or $(ONLY),all())"
 	@$(SAY_SKIPPED)
 
 bench: build images ## Figures, beside what a user would otherwise do: target/bench/report.json (GROUPS="exec store": these only)
