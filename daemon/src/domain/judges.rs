@@ -3,6 +3,12 @@
 //!
 //! For one run of a proof all of them are as they were on the base.
 
+use crate::domain::report::TestReport;
+
+mod inside;
+
+pub use inside::{Inside, inside, is_script};
+
 /// Whether a file has a say in what counts as passing: tests, fixtures,
 /// configuration of test runners that lives in a file of its own, and CI.
 ///
@@ -35,15 +41,91 @@ pub fn is_runner_file(path: &str, test_argv: &[String]) -> bool {
     }
     let path = path.to_ascii_lowercase();
     let name = path.rsplit('/').next().unwrap_or(&path);
-    let shadows = ["pytest", "_pytest", "unittest"].iter().any(|runner| {
-        path.strip_prefix(runner)
-            .is_some_and(|rest| rest == ".py" || rest.starts_with('/'))
-    });
-    shadows
+    let is_metadata = |part: &str| {
+        [".dist-info", ".egg-info"]
+            .iter()
+            .any(|end| part.ends_with(end))
+    };
+    takes_the_place_of_a_module(&path)
+        || path.split('/').any(is_metadata)
         || RUNNER_PATHS.contains(&path.as_str())
         || RUNNER_NAMES.contains(&name)
         || [".mk", ".pth"].iter().any(|end| name.ends_with(end))
 }
+
+/// Whether a Python file at the top of the repository is found before a module that
+/// runners of tests import: `python -m pytest` looks there first.
+fn takes_the_place_of_a_module(path: &str) -> bool {
+    let name = match path.split_once('/') {
+        Some((directory, _)) => directory,
+        None => match path.strip_suffix(".py") {
+            Some(stem) => stem,
+            None => return false,
+        },
+    };
+    let is_python = path.ends_with(".py") || path.ends_with(".so") || path.ends_with(".pyc");
+    is_python && PYTHON_RUNNERS.contains(&name)
+}
+
+/// Whether the report of a run names tests of a file, wherever that is.
+#[must_use]
+pub fn is_reported(path: &str, report: &TestReport) -> bool {
+    let Some(module) = path.strip_suffix(".py").map(|stem| stem.replace('/', ".")) else {
+        return false;
+    };
+    report.names.keys().any(|name| {
+        let rest = name
+            .strip_prefix(path)
+            .or_else(|| name.strip_prefix(&module));
+        rest.is_some_and(|rest| rest.starts_with([':', '.']))
+    })
+}
+
+/// What pytest and unittest are made of, and what of Python's own they import that
+/// nobody names a package of an application after.
+const PYTHON_RUNNERS: [&str; 41] = [
+    "pytest",
+    "_pytest",
+    "unittest",
+    "pluggy",
+    "iniconfig",
+    "packaging",
+    "exceptiongroup",
+    "tomli",
+    "pygments",
+    "py",
+    "xdist",
+    "coverage",
+    "doctest",
+    "argparse",
+    "ast",
+    "atexit",
+    "bdb",
+    "contextlib",
+    "dataclasses",
+    "difflib",
+    "enum",
+    "fnmatch",
+    "functools",
+    "importlib",
+    "inspect",
+    "io",
+    "json",
+    "linecache",
+    "logging",
+    "os",
+    "pathlib",
+    "pdb",
+    "pprint",
+    "re",
+    "shutil",
+    "sysconfig",
+    "tempfile",
+    "textwrap",
+    "traceback",
+    "typing",
+    "warnings",
+];
 
 /// Names of files that say how tests are run, wherever they are.
 const RUNNER_NAMES: [&str; 11] = [
@@ -143,6 +225,7 @@ fn is_test_name(name: &str) -> bool {
                 || stem.ends_with("_test")
                 || stem.ends_with("_tests")
         }
+        "rs" if matches!(stem, "test" | "tests") => true,
         "go" | "rs" | "c" | "cc" | "cpp" => stem.ends_with("_test") || stem.ends_with("_tests"),
         "js" | "jsx" | "ts" | "tsx" | "mjs" | "cjs" | "mts" | "cts" => {
             [".test", ".spec", "_test", "-test"]
@@ -170,12 +253,23 @@ pub fn is_runner_configuration(path: &str) -> bool {
         "conftest.py"
             | "pytest.ini"
             | ".pytest.ini"
+            | "pytest.toml"
+            | ".pytest.toml"
             | "tox.ini"
             | "noxfile.py"
             | "sitecustomize.py"
-    ) || ["jest.config.", "vitest.config.", ".mocharc", "karma.conf."]
-        .iter()
-        .any(|start| name.starts_with(start))
+    ) || [
+        "jest.config.",
+        "jest.setup.",
+        "vitest.config.",
+        "vitest.setup.",
+        "vite.config.",
+        "setuptests.",
+        ".mocharc",
+        "karma.conf.",
+    ]
+    .iter()
+    .any(|start| name.to_ascii_lowercase().starts_with(start))
 }
 
 #[cfg(test)]
@@ -196,6 +290,9 @@ mod tests {
             "src/parser_tests.rs",
             "pytest.ini",
             "jest.config.js",
+            "web/setupTests.ts",
+            "vite.config.ts",
+            "pytest.toml",
             ".github/workflows/ci.yml",
             ".gitlab-ci.yml",
             "Tests/Case.java",
@@ -234,6 +331,10 @@ mod tests {
             "compy.toml",
             "unittest.py",
             "_pytest/main.py",
+            "pluggy/__init__.py",
+            "iniconfig.py",
+            "json/decoder.py",
+            "x-1.dist-info/entry_points.txt",
             "ci/verify.sh",
             "etc/a.toml",
             "evil.pth",
@@ -244,6 +345,8 @@ mod tests {
             "src/slug.py",
             "src/unittest.py",
             "unittests.py",
+            "json/case.json",
+            "textkit/json.py",
             "Cargo.toml",
             "go.mod",
             "README.md",

@@ -8,6 +8,7 @@ use super::{
     changes::ChangeKind,
     exec::Exit,
     ids::ArtifactId,
+    judges::Inside,
     report::{RunVerdict, TestOutcome, TestReport},
 };
 pub use known::known_failures;
@@ -86,6 +87,10 @@ pub struct ChangedJudge {
     pub change: ChangeKind,
     /// What that can hide.
     pub risk: Risk,
+    /// Whether it says how tests run, or reaches for what runs them: no leave to
+    /// change tests covers that.
+    #[serde(default)]
+    pub runs_tests: bool,
 }
 
 impl ChangedJudge {
@@ -98,7 +103,29 @@ impl ChangedJudge {
             ChangeKind::Added => Risk::Low,
             ChangeKind::Modified => Risk::Medium,
         };
-        Self { path, change, risk }
+        Self {
+            path,
+            change,
+            risk,
+            runs_tests: says_how_tests_run,
+        }
+    }
+
+    /// A file that judges beside its own work: no run can be made without the one
+    /// and with the other, so what it hides is shown by nothing.
+    #[must_use]
+    pub fn inside(path: &str, change: ChangeKind, found: &Inside) -> Self {
+        let (risk, runs_tests) = match found {
+            Inside::TestsAdded => (Risk::Low, false),
+            Inside::TestsChanged => (Risk::High, false),
+            Inside::Runner(_) => (Risk::High, true),
+        };
+        Self {
+            path: format!("{path}, {found}"),
+            change,
+            risk,
+            runs_tests,
+        }
     }
 
     /// For people: "tests/test_a.py (modified, medium risk)".
@@ -153,6 +180,8 @@ pub struct ChangedJudges<'a> {
     pub files: &'a [String],
     /// Of these, those that say how tests are run.
     pub runners: &'a [String],
+    /// Other scripts that differ: what runs the tests may run one of them.
+    pub scripts: &'a [String],
 }
 
 /// What a run without the change says.
@@ -247,12 +276,13 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
         ));
     }
     let known = known.unwrap_or_default();
-    if runs.branch.verdict == RunVerdict::PassedByExit && !changed.runners.is_empty() {
+    let says_how = [changed.runners, changed.scripts].concat();
+    if runs.branch.verdict == RunVerdict::PassedByExit && !says_how.is_empty() {
         return Weighed::refused(format!(
             "the test command passes by exit status alone, with no test count, and what runs it \
              was changed: {}; leave these files as they were on the base, or give a test command \
              whose report can be read",
-            some_of(changed.runners)
+            some_of(&says_how)
         ));
     }
     let mut problems = Vec::new();
@@ -433,7 +463,11 @@ fn compare(before: &TestRun, now: &TestRun, tests_may_go: bool, known: &[String]
             (TestOutcome::Failed | TestOutcome::Error, Some(TestOutcome::Passed)) => {
                 found.fail_to_pass.push(name.clone());
             }
-            (TestOutcome::Failed | TestOutcome::Error, None) if !all_named => {
+            // Without names, a test that is gone and one that passes look the same.
+            (TestOutcome::Failed | TestOutcome::Error, None)
+                if !all_named
+                    && (!tests_may_go || new.passed > old.passed && new.skipped <= old.skipped) =>
+            {
                 found.fail_to_pass.push(name.clone());
             }
             (TestOutcome::Failed | TestOutcome::Error, Some(is_now))

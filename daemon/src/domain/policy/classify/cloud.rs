@@ -280,6 +280,10 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
         .map(|word| word.text.as_str())
         .filter(|text| !text.starts_with('-'))
         .collect();
+    // Who approves one package, of one source, approves no other.
+    let texts = words.iter().map(|word| word.text.as_str());
+    let whole: Vec<&str> = [program].into_iter().chain(texts).collect();
+    let whole = whole.join(" ");
     for (programs, follows, kind) in TABLE {
         if !programs.contains(&program) {
             continue;
@@ -297,11 +301,7 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
             _ => false,
         };
         if fits {
-            let subject: Vec<&str> = [program]
-                .into_iter()
-                .chain(plain.iter().take(2).copied())
-                .collect();
-            act.find(*kind, subject.join(" "));
+            act.find(*kind, &whole);
         }
     }
     match program {
@@ -312,7 +312,7 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
                 && !has(words, &["-g", "--global", "--no-save"])
                 && plain.len() > 1 =>
         {
-            act.find(RiskKind::DependencyFile, plain[1]);
+            act.find(RiskKind::DependencyFile, &whole);
         }
         "npm" | "pnpm" | "yarn" if has(words, &["-g", "--global"]) => {
             act.find(RiskKind::Install, program)
@@ -331,7 +331,7 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
         "python" | "python3"
             if plain.contains(&"manage.py") && plain.contains(&"makemigrations") =>
         {
-            act.find(RiskKind::MigrationFile, "manage.py makemigrations")
+            act.find(RiskKind::MigrationFile, &whole)
         }
         "python" | "python3" if has(words, &["-m"]) => {
             let module = words

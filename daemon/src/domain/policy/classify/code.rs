@@ -3,12 +3,14 @@
 
 use super::{
     super::{
-        risk::RiskKind,
+        risk::{Level, RiskKind},
         shell::{SimpleCommand, Word, absolute},
     },
-    Act, Line, files,
+    Act, Line, awk, files,
     guarded::{Extent, is_credential_by_name, kind_below},
+    has,
     paths::{Place, is_system, place},
+    sed,
 };
 
 /// What writes files, in any of the languages, in small letters.
@@ -69,40 +71,138 @@ pub(super) fn judge_given(act: &mut Act, command: &SimpleCommand, line: &Line<'_
     }
 }
 
-/// `awk` writes by redirection.
+/// `awk` writes by redirection, which is judged as one of a shell.
 pub(super) fn judge_awk(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     let words = command.arguments();
-    let mut writes = false;
-    for code in words.iter().filter(|word| word.text.contains('>')) {
-        writes |= code.text.contains("print");
-        for target in quoted(&code.text) {
-            let before = code.text[..target.begins_at].trim_end();
-            if before.ends_with('>') {
-                named(act, &target.text, command, line);
-            }
-        }
+    if has(words, &["-f", "--file"]) {
+        // What the file says is not looked at.
+        act.level = act.level.max(Level::Write);
     }
-    // `-v name=value`.
-    let values = words.iter().filter_map(|word| word.text.split_once('='));
-    for (_, value) in values.filter(|_| writes) {
-        named(act, value, command, line);
+    let value = |name: &str| {
+        let mut values = words.iter().filter_map(|word| {
+            let text = word.text.strip_prefix("-v").unwrap_or(&word.text);
+            let (given, value) = text.split_once('=')?;
+            (given == name).then(|| part(word, value))
+        });
+        values.next_back()
+    };
+    for code in words {
+        for target in awk::written_by(&code.text) {
+            let target = match target {
+                awk::Target::File(path) => part(code, &path),
+                awk::Target::Variable(name) => value(&name).unwrap_or_else(|| Word::unknown(name)),
+                awk::Target::Unknown(text) => Word::unknown(text),
+            };
+            written(act, &target, command, line);
+        }
     }
 }
 
 /// `sed` writes with the command `w` and with the flag `w` of `s`.
 pub(super) fn judge_sed(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
-    for word in command.arguments() {
-        for text in word.text.lines() {
-            for (at, _) in text.match_indices(['w', 'W']) {
-                let begins = text[..at].chars().next_back().is_none_or(|before| {
-                    !before.is_ascii_alphabetic() || "gpimIMe".contains(before)
-                });
-                let path = text[at + 1..].trim();
-                if begins {
-                    named(act, path, command, line);
+    for program in sed_programs(act, command.arguments()) {
+        match sed::written_by(&program.text) {
+            Some(paths) => {
+                for path in paths {
+                    written(act, &part(&program, path), command, line);
                 }
             }
+            None => {
+                act.level = act.level.max(Level::Write);
+                sed_by_letters(act, &program.text, command, line);
+            }
         }
+    }
+}
+
+/// The programs that `sed` is given, or its first operand.
+fn sed_programs(act: &mut Act, words: &[Word]) -> Vec<Word> {
+    let mut programs = Vec::new();
+    let mut first = None;
+    let mut from_file = false;
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        at += 1;
+        let text = word.text.as_str();
+        if let Some(long) = text.strip_prefix("--") {
+            let (name, value) = match long.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (long, None),
+            };
+            let takes = |whole: &str| !name.is_empty() && whole.starts_with(name);
+            if takes("line-length") {
+                at += usize::from(value.is_none());
+            } else if takes("expression") || takes("file") {
+                let value = value.map(|value| part(word, value)).or_else(|| {
+                    at += 1;
+                    words.get(at - 1).cloned()
+                });
+                match takes("file") {
+                    true => from_file = true,
+                    false => programs.extend(value),
+                }
+            }
+        } else if text.len() > 1 && text.starts_with('-') {
+            let mut cluster = text[1..].char_indices();
+            let valued = cluster.find(|(_, char)| "efli".contains(*char));
+            let Some((option_at, option)) = valued.filter(|(_, char)| *char != 'i') else {
+                continue;
+            };
+            let rest = &text[option_at + 2..];
+            let value = if rest.is_empty() {
+                at += 1;
+                words.get(at - 1).cloned()
+            } else {
+                Some(part(word, rest))
+            };
+            match option {
+                'e' => programs.extend(value),
+                'f' => from_file = true,
+                _ => {}
+            }
+        } else if first.is_none() {
+            first = Some(word);
+        }
+    }
+    if from_file {
+        // What the file says is not looked at.
+        act.level = act.level.max(Level::Write);
+    } else if programs.is_empty() {
+        programs.extend(first.cloned());
+    }
+    programs
+}
+
+/// Of a program that is not understood, whatever may be the name of a file.
+fn sed_by_letters(act: &mut Act, program: &str, command: &SimpleCommand, line: &Line<'_>) {
+    for text in program.lines() {
+        for (at, _) in text.match_indices(['w', 'W']) {
+            let begins = text[..at]
+                .chars()
+                .next_back()
+                .is_none_or(|before| !before.is_ascii_alphabetic() || "gpimIMe".contains(before));
+            if begins {
+                named(act, text[at + 1..].trim(), command, line);
+            }
+        }
+    }
+}
+
+/// A file is written, as by a redirection; what is said to a stream is not.
+fn written(act: &mut Act, target: &Word, command: &SimpleCommand, line: &Line<'_>) {
+    const STREAMS: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/null", "/dev/tty"];
+    if !STREAMS.contains(&target.text.as_str()) && target.text != "-" {
+        files::write_word(act, target, &command.directories, line);
+    }
+}
+
+/// A part of a word; what a shell has yet to fill in is not known.
+fn part(of: &Word, text: &str) -> Word {
+    let is_plain = of.exact || !text.contains(['$', '`']);
+    Word {
+        text: text.to_owned(),
+        exact: is_plain,
+        ..Word::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     super::{
         risk::{Level, RiskKind},
-        shell::{SimpleCommand, Word, absolute},
+        shell::{SimpleCommand, Word, absolute, pager_of_grep},
     },
     Act, Line, files, has, moves, operands, value_of,
 };
@@ -212,6 +212,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
                     && !has(std::slice::from_ref(word), &["-D", "-d", "-m", "-f"])
             })
     {
+        looks_but_writes(act, name, rest, &directories, line);
         return;
     }
     act.level = act.level.max(Level::Write);
@@ -355,6 +356,24 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         "lfs" if rest.first().is_some_and(|word| word.text == "push") => {
             act.find(RiskKind::Push, "git lfs push");
         }
+        "archive" => {
+            if let Some(path) = value_of(rest, &["-o", "--output"]) {
+                files::write_word(act, &Word::exact(path), &directories, line);
+            }
+            if has(rest, &["--exec"]) {
+                act.find(RiskKind::NotUnderstood, "git archive --exec");
+            }
+        }
+        "format-patch" => {
+            if let Some(path) = value_of(rest, &["-o", "--output-directory", "--output"]) {
+                files::write_word(act, &Word::exact(path), &directories, line);
+            }
+        }
+        "bundle" if rest.first().is_some_and(|word| word.text == "create") => {
+            for word in operands(&rest[1..], &[]).into_iter().take(1) {
+                files::write_word(act, word, &directories, line);
+            }
+        }
         "worktree" if rest.first().is_some_and(|word| word.text == "remove") => {
             for word in operands(&rest[1..], &[]) {
                 files::delete_word(act, word, &directories, line);
@@ -401,6 +420,36 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
             }
         }
         _ => {}
+    }
+}
+
+/// What a subcommand that looks writes and starts by its options.
+fn looks_but_writes(
+    act: &mut Act,
+    name: &str,
+    rest: &[Word],
+    directories: &[String],
+    line: &Line<'_>,
+) {
+    let options = rest.iter().take_while(|word| word.text != "--");
+    for (at, word) in options.enumerate() {
+        let output = match word.text.split_once('=') {
+            Some(("--output", path)) => Some(Word {
+                text: path.to_owned(),
+                exact: word.exact,
+                ..Word::default()
+            }),
+            Some(_) | None if word.text == "--output" => rest.get(at + 1).cloned(),
+            Some(_) | None => None,
+        };
+        if let Some(output) = output {
+            files::write_word(act, &output, directories, line);
+        }
+        // The repository's configuration names the programs.
+        let starts = matches!(word.text.as_str(), "--ext-diff" | "--lost-found");
+        if starts || name == "grep" && pager_of_grep(&word.text).is_some() {
+            act.level = act.level.max(Level::Write);
+        }
     }
 }
 

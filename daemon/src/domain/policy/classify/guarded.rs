@@ -246,6 +246,24 @@ pub(super) fn is_git(part: &str) -> bool {
     is_one_of(part, &[".git"])
 }
 
+/// Whether a pattern fits git's own directory among others: `.*` and `.[!.]*` do.
+pub(super) fn may_be_git(part: &str) -> bool {
+    is_pattern(part) && fits(part, ".git")
+}
+
+/// Whether a pattern fits nearly every name there is, git's own directory or what
+/// is seen: `*`, `?*`, `[!.]*`, `.*`, `.??*`.
+pub(super) fn stands_for_all(part: &str) -> bool {
+    if !is_pattern(part) {
+        return false;
+    }
+    let plain = plain(part);
+    let bare = plain.strip_prefix('.').unwrap_or(&plain);
+    let is_any = bare.contains('*') && bare.chars().all(|char| matches!(char, '*' | '?'));
+    let few = part.contains("[0-9]") || bare.chars().filter(|char| *char == '?').count() > 3;
+    is_any && !few
+}
+
 fn depth(directory: &str) -> usize {
     directory.split('/').count()
 }
@@ -375,6 +393,24 @@ mod tests {
             "*.*",
         ] {
             assert!(!is_credential(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_nothing_but_marks_stand_for_all_or_for_git() {
+        for part in [
+            "*", ".*", "**", "?*", "[!.]*", "[^.]*", ".??*", ".[!.]*", "[a-z]*",
+        ] {
+            assert!(stands_for_all(part), "{part}");
+        }
+        for part in ["*.py", "[0-9]*", "build*", "??", ".gitignore", ".e*", "*.*"] {
+            assert!(!stands_for_all(part), "{part}");
+        }
+        for part in [".*", ".[!.]*", ".??*", ".g??", ".[a-z]*"] {
+            assert!(may_be_git(part), "{part}");
+        }
+        for part in ["*", ".*.swp", ".e*", ".git", ".cache"] {
+            assert!(!may_be_git(part), "{part}");
         }
     }
 

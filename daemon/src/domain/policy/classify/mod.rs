@@ -1,5 +1,6 @@
 //! What a tool call would do, as acts with what is risky about each.
 
+mod awk;
 mod cloud;
 mod code;
 mod files;
@@ -10,9 +11,10 @@ mod inside;
 mod moves;
 mod paths;
 mod programs;
+mod sed;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::{
     guarded::{is_credential, is_credential_by_name},
@@ -20,7 +22,8 @@ use self::{
 };
 use super::{
     risk::{Level, RiskKind, Tier, level_of},
-    shell::{self, Reading, SimpleCommand, Word, absolute},
+    shell::{self, Reading, RunBy, RunFile, SimpleCommand, Word, absolute},
+    unjudged::Unjudged,
 };
 use crate::domain::tools::Tool;
 
@@ -165,26 +168,45 @@ struct Line<'a> {
     on: Option<(Vec<String>, String)>,
     /// Links that the line has made to places outside the repository.
     links: BTreeSet<String>,
+    /// What the session has written that was not judged.
+    unjudged: Option<&'a Unjudged>,
+    /// How many scripts have written the text that is read.
+    depth: usize,
 }
+
+/// Scripts that write scripts are read so deep.
+const SCRIPTS_MAX: usize = 3;
+/// The doubt about what lies deeper.
+const WRITES_SCRIPTS: &str = "it writes scripts that write scripts, too deep to be read";
 
 /// The acts of a tool call. Never empty for a call that acts on the workspace.
 /// `repository` is absolute; merges into `protected` branches are told apart.
 #[must_use]
 pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String]) -> Vec<Act> {
+    acts_after(Unjudged::none(), tool, subject, repository, protected)
+}
+
+/// The same of a session that has written files which were not judged.
+#[must_use]
+pub fn acts_after(
+    unjudged: &Unjudged,
+    tool: Tool,
+    subject: &Subject,
+    repository: &str,
+    protected: &[String],
+) -> Vec<Act> {
     let line = || Line {
         repository,
         protected,
+        unjudged: Some(unjudged),
         ..Line::default()
     };
     match subject {
         Subject::Nothing => vec![Act::new(tool, level_of(tool))],
         Subject::Files { paths } => {
             let each = paths.iter().map(|file| {
-                let script = file.script.iter().flat_map(|text| {
-                    let reading = shell::read(text, repository);
-                    let acts = of_reading(tool, &reading, &file.path, &mut line());
-                    acts.into_iter().filter_map(of_a_script)
-                });
+                let script = file.script.iter();
+                let script = script.flat_map(|text| script_acts(tool, &file.path, text, &line()));
                 let mut acts = vec![file_act(tool, file, repository)];
                 acts.extend(script);
                 acts
@@ -205,14 +227,33 @@ pub fn acts(tool: Tool, subject: &Subject, repository: &str, protected: &[String
     }
 }
 
+/// What counts of a script that is written.
+fn script_acts(tool: Tool, path: &str, text: &str, line: &Line<'_>) -> Vec<Act> {
+    if line.depth >= SCRIPTS_MAX {
+        let mut act = Act::new(tool, Level::Write);
+        act.argv = vec![format!("write {path}")];
+        act.find(RiskKind::NotUnderstood, WRITES_SCRIPTS);
+        return vec![act];
+    }
+    let reading = shell::read(text, line.repository);
+    let mut fresh = Line {
+        repository: line.repository,
+        protected: line.protected,
+        unjudged: line.unjudged,
+        depth: line.depth + 1,
+        ..Line::default()
+    };
+    let acts = of_reading(tool, &reading, path, &mut fresh);
+    acts.into_iter().filter_map(of_a_script).collect()
+}
+
 /// What of a script's act counts when the script is written: what is of high
 /// risk for certain, wherever it will run. Running it is judged when it is run.
 fn of_a_script(mut act: Act) -> Option<Act> {
     let certain = act.certain == act.argv.len();
     let counts = |finding: &Finding| match finding.kind {
-        RiskKind::NotUnderstood => {
-            [shell::RUNS_FETCHED, shell::RUNS_DECODED].contains(&finding.subject.as_str())
-        }
+        RiskKind::NotUnderstood => [shell::RUNS_FETCHED, shell::RUNS_DECODED, WRITES_SCRIPTS]
+            .contains(&finding.subject.as_str()),
         RiskKind::DeleteOutside
         | RiskKind::DeleteRepository
         | RiskKind::WriteSystem
@@ -274,6 +315,15 @@ fn of_reading(tool: Tool, reading: &Reading, text: &str, line: &mut Line<'_>) ->
             acts.extend(doubted(tool, &inner, &command.shown()));
         }
     }
+    let scripts = reading.written.iter();
+    let scripts = scripts.filter_map(|(path, text)| Some((path, text.as_deref()?)));
+    let scripts: BTreeMap<&str, &String> = scripts
+        .filter(|(path, text)| shell::is_script(path, text))
+        .map(|(path, text)| (text, path))
+        .collect();
+    for (text, path) in scripts {
+        acts.extend(script_acts(tool, path, text, line));
+    }
     acts.extend(doubted(tool, reading, text));
     if acts.is_empty() {
         // Assignments and comments alone.
@@ -296,7 +346,31 @@ fn plain_acts(tool: Tool, reading: &Reading, line: &mut Line<'_>) -> Vec<Act> {
     for (word, directories) in &reading.writes {
         acts.push(redirect_act(tool, word, directories, line));
     }
+    acts.extend(
+        reading
+            .runs
+            .iter()
+            .filter_map(|run| run_act(tool, run, line)),
+    );
     acts
+}
+
+/// A shell runs what the session has written and nobody has judged.
+fn run_act(tool: Tool, run: &RunFile, line: &Line<'_>) -> Option<Act> {
+    let unjudged = line.unjudged?;
+    let paths = files::places(&run.file, &run.directories);
+    let path = paths.into_iter().flatten().find(|path| match run.by {
+        RunBy::Shell => unjudged.holds(path),
+        RunBy::Itself => unjudged.may_be_a_script(path),
+    })?;
+    let path = named(&path, line.repository);
+    let mut act = Act::new(tool, Level::Write);
+    act.argv = vec![format!("run {path}")];
+    act.find(
+        RiskKind::NotUnderstood,
+        format!("this session wrote {path}, and its text was not judged as a script"),
+    );
+    Some(act)
 }
 
 fn redirect_act(tool: Tool, word: &Word, directories: &[String], line: &Line<'_>) -> Act {

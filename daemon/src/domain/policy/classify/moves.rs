@@ -3,7 +3,7 @@
 use super::{
     super::{
         risk::RiskKind,
-        shell::{SimpleCommand, Word, absolute, program_name},
+        shell::{SimpleCommand, Word, absolute, narrows, program_name, starting_points},
     },
     Act, Line, files,
     guarded::{Extent, is_credential, is_git, kind_below, kind_of_file},
@@ -45,30 +45,12 @@ pub(super) fn find(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     if !deletes {
         return;
     }
-    let mut roots: Vec<&Word> = words
-        .iter()
-        .skip_while(|word| matches!(word.text.as_str(), "-L" | "-P" | "-H"))
-        .take_while(|word| !word.text.starts_with(['-', '(', '!']))
-        .collect();
+    let mut roots = starting_points(words);
     let here = Word::exact(".");
     if roots.is_empty() {
         roots.push(&here);
     }
-    let narrowed = words.iter().any(|word| {
-        matches!(
-            word.text.as_str(),
-            "-name"
-                | "-iname"
-                | "-path"
-                | "-regex"
-                | "-empty"
-                | "-newer"
-                | "-mtime"
-                | "-size"
-                | "-ipath"
-                | "-mmin"
-        )
-    });
+    let narrowed = narrows(words);
     for root in roots {
         match (narrowed, root.known()) {
             // Of what lies below it, some.

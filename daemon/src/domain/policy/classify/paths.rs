@@ -23,9 +23,11 @@ pub(super) fn place(path: &str, repository: &str) -> Place {
         && (rest.is_empty() || rest.starts_with('/'))
     {
         let rest = rest.trim_start_matches('/');
+        let (first, below) = rest.split_once('/').unwrap_or((rest, ""));
         return match rest {
-            "" | "*" | ".*" | "**" | "{*,.*}" | "[!.]*" | "?*" => Place::WholeRepository,
-            rest if rest.split('/').next().is_some_and(guarded::is_git) => Place::GitInternals,
+            "" | "{*,.*}" => Place::WholeRepository,
+            _ if below.is_empty() && guarded::stands_for_all(first) => Place::WholeRepository,
+            _ if guarded::is_git(first) || guarded::may_be_git(first) => Place::GitInternals,
             rest => Place::Repository(rest.to_owned()),
         };
     }

@@ -34,12 +34,38 @@ impl Walker<'_> {
             | Input::File(_)
             | Input::Unknown => None,
         };
-        let mut targets: Vec<&Word> = command.writes.iter().collect();
-        targets.extend(output::made_by(command));
-        for target in targets.into_iter().filter(|word| word.exact) {
-            for from in &command.directories {
-                self.written
-                    .insert(absolute(&target.text, from), text.clone());
+        let made = output::made_by(command).into_iter().cloned();
+        let adds = output::adds(command);
+        let made = made.map(|word| Word {
+            is_added_to: adds,
+            ..word
+        });
+        let targets: Vec<Word> = command.writes.iter().cloned().chain(made).collect();
+        self.note_texts(targets.iter(), &command.directories, text.as_deref());
+    }
+
+    /// Files have this text from here on, or one that is not known.
+    pub(super) fn note_texts<'w>(
+        &mut self,
+        files: impl Iterator<Item = &'w Word>,
+        directories: &[String],
+        text: Option<&str>,
+    ) {
+        for file in files.filter(|word| word.exact) {
+            for from in directories {
+                let place = absolute(&file.text, from);
+                let mut text = text.map(str::to_owned);
+                if !file.is_added_to {
+                    self.added.remove(&place);
+                } else if let Some(before) = self.written.get(&place) {
+                    text = before
+                        .clone()
+                        .zip(text)
+                        .map(|(before, text)| before + &text);
+                } else {
+                    self.added.insert(place.clone());
+                }
+                self.written.insert(place, text);
             }
         }
     }

@@ -70,6 +70,18 @@ impl Walker<'_> {
                     self.evaluated("git submodule foreach", &words);
                 }
             }
+            Some("grep") => {
+                let options = rest[1..].iter().take_while(|word| word.text != "--");
+                for word in options {
+                    match pager_of_grep(&word.text) {
+                        None | Some("") => {}
+                        Some(pager) if word.exact => self.script(pager),
+                        Some(_) => {
+                            self.doubt("what `git grep` shows with is not known before it runs");
+                        }
+                    }
+                }
+            }
             Some("difftool") => self.dash_c("git difftool", &rest[1..], &["-x", "--extcmd"]),
             Some("filter-branch") => {
                 self.doubt("`git filter-branch` runs scripts over the history")
@@ -105,6 +117,19 @@ impl Walker<'_> {
             self.doubt(format!("what git runs for `{name}` is not known"));
         }
     }
+}
+
+/// What `git grep -O` opens the files with; empty for the usual pager.
+pub(in crate::domain::policy) fn pager_of_grep(option: &str) -> Option<&str> {
+    if let Some(long) = option.strip_prefix("--") {
+        let (name, value) = long.split_once('=').unwrap_or((long, ""));
+        let is_it = name.starts_with("op") && "open-files-in-pager".starts_with(name);
+        return is_it.then_some(value);
+    }
+    let cluster = option.strip_prefix('-')?;
+    // What comes after these is their value.
+    let at = cluster.find(|char: char| "OefABCm".contains(char))?;
+    cluster[at..].strip_prefix('O')
 }
 
 /// Whether git starts what a setting of this name says.

@@ -11,6 +11,7 @@
 mod calls;
 mod environment;
 mod expand;
+mod found;
 mod git;
 mod output;
 mod redirect;
@@ -18,10 +19,12 @@ mod walk;
 mod wrap;
 mod wrappers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::walk::LINE_MAX_BYTES;
 pub(super) use self::{
+    found::{narrows, starting_points},
+    git::pager_of_grep,
     output::is_option,
     wrap::{interpreter, runs_what_follows},
 };
@@ -43,6 +46,8 @@ pub struct Word {
     pub within: Option<String>,
     /// Whether a shell puts the names of files that it fits in its place.
     pub is_glob: bool,
+    /// Whether it is where a redirection adds to what is there.
+    pub is_added_to: bool,
 }
 
 impl Word {
@@ -141,6 +146,33 @@ pub struct Reading {
     pub writes: Vec<(Word, Vec<String>)>,
     /// What could not be understood, and why.
     pub doubts: Vec<String>,
+    /// Files that commands make and redirections write, absolute, with their text
+    /// where it is known; of what is added to a file, the text that is added.
+    pub written: BTreeMap<String, Option<String>>,
+    /// Of these, the ones that are only added to.
+    pub added: BTreeSet<String>,
+    /// Files that are run and that the line itself has not written before.
+    pub runs: Vec<RunFile>,
+}
+
+/// A file that a line runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFile {
+    /// Its name.
+    pub file: Word,
+    /// Directories that the name may be meant from, absolute.
+    pub directories: Vec<String>,
+    /// What reads it.
+    pub by: RunBy,
+}
+
+/// What reads a file that is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunBy {
+    /// A shell, whatever the file is.
+    Shell,
+    /// Whatever its first line says.
+    Itself,
 }
 
 /// Reads a command line that runs in a directory, absolute.
@@ -170,6 +202,12 @@ pub fn is_script(path: &str, text: &str) -> bool {
     let named = [".sh", ".bash", ".zsh", ".ksh"];
     named.iter().any(|ending| path.ends_with(ending))
         || interpreter(text).is_some_and(|name| wrappers::SHELLS.contains(&name))
+}
+
+/// Whether nothing in a file's name says what it is: `bin/deploy`, `gradlew`.
+#[must_use]
+pub fn may_be_script(path: &str) -> bool {
+    !path.rsplit('/').next().unwrap_or(path).contains('.')
 }
 
 /// A program's name without the directories that systems keep programs in.

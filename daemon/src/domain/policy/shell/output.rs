@@ -152,6 +152,12 @@ pub(super) fn made_by(command: &SimpleCommand) -> Vec<&Word> {
     }
 }
 
+/// Whether a command adds to the files that it makes.
+pub(super) fn adds(command: &SimpleCommand) -> bool {
+    let adds = |word: &Word| is_option(&word.text, &["-a", "--append"]);
+    command.program() == Some("tee") && command.arguments().iter().any(adds)
+}
+
 /// Whether a word is one of these options, or ends a row of short ones with it.
 pub(in crate::domain::policy) fn is_option(word: &str, options: &[&str]) -> bool {
     options.iter().any(|option| {

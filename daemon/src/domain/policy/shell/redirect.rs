@@ -31,6 +31,8 @@ impl Walker<'_> {
                 self.statement(body, source);
                 self.input = outer;
                 let directories = self.directories.clone();
+                // What several commands say together is not put together here.
+                self.note_texts(streams.writes.iter(), &directories, None);
                 match self.reading.commands.get_mut(begins_at..) {
                     Some([.., last]) => last.writes.extend(streams.writes),
                     Some([]) | None => {
@@ -47,6 +49,7 @@ impl Walker<'_> {
         {
             let streams = self.streams(&redirects, source);
             let directories = self.directories.clone();
+            self.note_texts(streams.writes.iter(), &directories, None);
             let writes = streams.writes.into_iter();
             let writes = writes.map(|word| (word, directories.clone()));
             self.reading.writes.extend(writes);
@@ -135,7 +138,8 @@ impl Walker<'_> {
             .collect();
         let operator = text.trim_start_matches(|char: char| char.is_ascii_digit());
         for target in targets {
-            let word = self.word(target, source);
+            let mut word = self.word(target, source);
+            word.is_added_to = operator.trim_start_matches('&').starts_with(">>");
             let copies = operator.starts_with(">&") || operator.starts_with("<&");
             let is_number = |char: char| char.is_ascii_digit() || char == '-';
             if copies && word.text.chars().all(is_number) {

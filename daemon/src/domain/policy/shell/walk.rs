@@ -41,6 +41,8 @@ pub(super) struct Walker<'a> {
     pub(super) input: Input,
     /// Files that the line itself has written, with their text where it is known.
     pub(super) written: BTreeMap<String, Option<String>>,
+    /// Of these, the ones that it has only added to.
+    pub(super) added: BTreeSet<String>,
     depth: usize,
     /// Depth of the trees that are walked now.
     nesting: usize,
@@ -58,12 +60,15 @@ impl<'a> Walker<'a> {
             functions: BTreeMap::new(),
             input: Input::None,
             written: BTreeMap::new(),
+            added: BTreeSet::new(),
             depth: 0,
             nesting: 0,
         }
     }
 
-    pub(super) fn into_reading(self) -> Reading {
+    pub(super) fn into_reading(mut self) -> Reading {
+        self.reading.written = self.written;
+        self.reading.added = self.added;
         self.reading
     }
 
@@ -126,12 +131,17 @@ impl<'a> Walker<'a> {
                 "expansion" if source[node.byte_range()].contains('=') => node.named_child(0),
                 _ => None,
             };
-            if let Some(name) = name {
-                let name = source[name.byte_range()].to_owned();
-                if !seen.insert(name.clone()) || self.variables.contains_key(&name) {
-                    self.variables.remove(&name);
-                    self.unsure.insert(name);
-                }
+            let declared = node
+                .parent()
+                .filter(|parent| parent.kind() == "declaration_command")
+                .and_then(|_| declared_name(&source[node.byte_range()]));
+            let name = name.map(|name| source[name.byte_range()].to_owned());
+            let name = name.or(declared.filter(|_| node.kind() != "variable_assignment"));
+            if let Some(name) = name
+                && (!seen.insert(name.clone()) || self.variables.contains_key(&name))
+            {
+                self.variables.remove(&name);
+                self.unsure.insert(name);
             }
         }
     }
@@ -164,6 +174,17 @@ impl<'a> Walker<'a> {
     pub(super) fn lose(&mut self, name: &str) {
         self.variables.remove(name);
         self.unsure.insert(name.to_owned());
+    }
+
+    /// Forgets every variable: it is not known which one is assigned.
+    pub(super) fn lose_all(&mut self) {
+        let names: Vec<String> = self.variables.keys().cloned().collect();
+        for name in names {
+            self.lose(&name);
+        }
+        for name in ["HOME", "PWD", "TMPDIR"] {
+            self.lose(name);
+        }
     }
 
     fn statements(&mut self, node: Node<'_>, source: &str) {
@@ -431,9 +452,19 @@ impl<'a> Walker<'a> {
         let mut environment = BTreeMap::new();
         let mut cursor = node.walk();
         let children: Vec<Node<'_>> = node.named_children(&mut cursor).collect();
+        // `declare -n a=b` makes every assignment to `a` one to `b`.
+        let is_reference = children.iter().any(|child| {
+            let text = &source[child.byte_range()];
+            text.starts_with('-')
+                && text.contains('n')
+                && !source[node.start_byte()..].starts_with("export")
+        });
         for child in children {
             if child.kind() == "variable_assignment" {
                 let (name, value) = self.assigned(child, source);
+                if is_reference {
+                    self.lose(&value.text);
+                }
                 environment.insert(name.clone(), value.clone());
                 self.assign(&name, value);
             } else {
@@ -501,6 +532,14 @@ impl<'a> Walker<'a> {
         }
         self.directories = found;
     }
+}
+
+/// The name that a word of `export` or `declare` assigns, whatever its quotes.
+fn declared_name(text: &str) -> Option<String> {
+    let (name, _) = text.split_once('=')?;
+    let name = name.replace(['"', '\'', '\\', '$', '+'], "");
+    let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    (!name.is_empty() && name.chars().all(is_name)).then_some(name)
 }
 
 /// How deep a tree is, found without going down by calls.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Input, RUNS_DECODED, RUNS_FETCHED, SimpleCommand, Word,
+    Input, RUNS_DECODED, RUNS_FETCHED, RunBy, RunFile, SimpleCommand, Word, absolute,
+    found::{narrows, starting_points},
     output::roots,
     walk::Walker,
     wrappers::{RUNNERS, SHELLS, WRAPPERS},
@@ -55,14 +56,17 @@ impl Walker<'_> {
             "eval" => self.evaluated("eval", arguments),
             "source" | "." => self.sourced(command),
             "trap" => {
-                if let Some(handler) = arguments.first() {
+                let first = arguments.iter().find(|word| word.text != "--");
+                if let Some(handler) = first {
                     self.text("trap", handler);
                 }
             }
+            "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(arguments),
             "alias" => self.alias(arguments),
             "cd" | "pushd" => self.change_directory(arguments),
             "popd" => self.go_to(None),
-            "read" | "mapfile" | "readarray" | "getopts" | "unset" => {
+            "mapfile" | "readarray" => self.mapfile(&program, arguments),
+            "read" | "getopts" | "unset" => {
                 for word in arguments {
                     self.lose(&word.text);
                 }
@@ -111,10 +115,18 @@ impl Walker<'_> {
             }
             "tmux" | "screen" | "zellij" => self.typed(&program, arguments),
             "at" | "batch" => self.doubt("what it runs later is not known"),
-            program if program.contains('/') => self.written(command),
+            program if program.contains('/') => {
+                self.written(command, &command.argv[0], RunBy::Itself);
+            }
             _ => {
                 if let Some(found) = WRAPPERS.iter().find(|wrapper| wrapper.name == program) {
                     let words = after_options(arguments, found.valued, found.operands);
+                    if program == "sudo" {
+                        let options = &arguments[..arguments.len() - words.len()];
+                        if let Some(directory) = sudo_directory(options) {
+                            return self.within(&directory, |walker| walker.run(words, command));
+                        }
+                    }
                     if program == "npx" {
                         let options = &arguments[..arguments.len() - words.len()];
                         self.dash_c("npx", options, &["-c", "--call"]);
@@ -181,7 +193,7 @@ impl Walker<'_> {
     fn sourced(&mut self, command: &SimpleCommand) {
         match command.arguments().first() {
             Some(word) if word.exact && word.text != "/dev/stdin" && word.text != "-" => {
-                self.written(command);
+                self.written(command, word, RunBy::Shell);
             }
             Some(word) if word.exact => self.input_script(command),
             _ => self.doubt("what is sourced is not known before it runs"),
@@ -232,7 +244,7 @@ impl Walker<'_> {
                 return self.input_script(command);
             }
             // A script in a file runs like any other program.
-            return self.written(command);
+            return self.written(command, word, RunBy::Shell);
         }
         if !arguments
             .iter()
@@ -242,8 +254,22 @@ impl Walker<'_> {
         }
     }
 
-    /// A script that the line has written before.
-    fn written(&mut self, command: &SimpleCommand) {
+    /// A script in a file, which the line may have written before.
+    fn written(&mut self, command: &SimpleCommand, file: &Word, by: RunBy) {
+        let was_there = match file.known() {
+            Some(path) => {
+                (command.directories.iter()).any(|from| self.added.contains(&absolute(path, from)))
+            }
+            None => false,
+        };
+        // What was there before it was added to is run as well.
+        if command.runs.is_none() || was_there {
+            self.reading.runs.push(RunFile {
+                file: file.clone(),
+                directories: command.directories.clone(),
+                by,
+            });
+        }
         match command.runs.clone() {
             // What is no script for a shell is judged by its language.
             Some(Some(text)) if interpreter(&text).is_some_and(|name| !SHELLS.contains(&name)) => {}
@@ -258,7 +284,11 @@ impl Walker<'_> {
         match command.input.clone() {
             Input::None => {}
             Input::Text(text) => self.script(&text),
-            Input::File(word) if word.exact => {}
+            Input::File(word) if word.exact => self.reading.runs.push(RunFile {
+                file: word,
+                directories: command.directories.clone(),
+                by: RunBy::Shell,
+            }),
             Input::Fetched => self.doubt(RUNS_FETCHED),
             Input::Decoded => self.doubt(RUNS_DECODED),
             Input::File(_) | Input::Names(_) | Input::Unknown => {
@@ -291,38 +321,162 @@ impl Walker<'_> {
         }
     }
 
+    /// Walks what runs in another directory; afterwards it is where it was.
+    fn within(&mut self, directory: &Word, walk: impl FnOnce(&mut Self)) {
+        let before = self.directories.clone();
+        let is_path = |path: &&str| !path.contains(['*', '?', '[']);
+        self.go_to(directory.known().filter(is_path));
+        walk(self);
+        self.directories = before;
+    }
+
+    /// `env`: options, variables, and a command, perhaps in another directory.
     fn env(&mut self, command: &SimpleCommand) {
         let arguments = command.arguments();
+        let mut directory = None;
         let mut at = 0;
         while let Some(word) = arguments.get(at) {
-            match word.text.as_str() {
-                "-u" | "--unset" | "-C" | "--chdir" => at += 2,
-                "-S" | "--split-string" => {
-                    let rest: Vec<Word> = arguments.get(at + 1..).unwrap_or_default().to_vec();
-                    return self.evaluated("env", &rest);
-                }
-                text if text.starts_with("-S") || text.starts_with("--split-string=") => {
-                    let text = text
-                        .trim_start_matches("--split-string=")
-                        .trim_start_matches("-S");
-                    return self.script(text);
-                }
-                text if text.starts_with('-') => at += 1,
-                text if text.contains('=') => {
-                    if let Some((name, value)) = text.split_once('=') {
-                        let value = Word {
-                            text: value.to_owned(),
-                            exact: word.exact,
-                            ..Word::default()
-                        };
-                        self.environment(name, &value);
+            at += 1;
+            let text = word.text.as_str();
+            if text == "--" {
+                continue;
+            }
+            if let Some(long) = text.strip_prefix("--") {
+                let (name, joined) = match long.split_once('=') {
+                    Some((name, value)) => (name, Some(part(word, value))),
+                    None => (long, None),
+                };
+                let takes =
+                    |whole: &str, least: &str| name.starts_with(least) && whole.starts_with(name);
+                if takes("chdir", "c") || takes("split-string", "s") || takes("unset", "u") {
+                    let value = joined.or_else(|| {
+                        at += 1;
+                        arguments.get(at - 1).cloned()
+                    });
+                    if takes("chdir", "c") {
+                        directory = value;
+                    } else if takes("split-string", "s") {
+                        return self.env_script(directory, value, arguments.get(at..));
                     }
-                    at += 1;
                 }
-                _ => break,
+                continue;
+            }
+            if text.len() > 1 && text.starts_with('-') {
+                let cluster = text[1..].char_indices();
+                let valued = cluster.clone().find(|(_, char)| "uCSa".contains(*char));
+                let Some((option_at, option)) = valued else {
+                    continue;
+                };
+                let rest = &text[1 + option_at + 1..];
+                let value = if rest.is_empty() {
+                    at += 1;
+                    arguments.get(at - 1).cloned()
+                } else {
+                    Some(part(word, rest))
+                };
+                match option {
+                    'C' => directory = value,
+                    'S' => return self.env_script(directory, value, arguments.get(at..)),
+                    _ => {}
+                }
+                continue;
+            }
+            if let Some((name, value)) = text.split_once('=') {
+                self.environment(name, &part(word, value));
+                continue;
+            }
+            if text == "-" {
+                continue;
+            }
+            at -= 1;
+            break;
+        }
+        let rest = arguments.get(at..).unwrap_or_default();
+        match directory {
+            Some(directory) => self.within(&directory, |walker| walker.run(rest, command)),
+            None => self.run(rest, command),
+        }
+    }
+
+    /// `env -S TEXT`: a text that is taken apart and run.
+    fn env_script(&mut self, directory: Option<Word>, text: Option<Word>, rest: Option<&[Word]>) {
+        let words: Vec<Word> = text
+            .into_iter()
+            .chain(rest.unwrap_or_default().iter().cloned())
+            .collect();
+        match directory {
+            Some(directory) => {
+                self.within(&directory, |walker| walker.evaluated("env", &words));
+            }
+            None => self.evaluated("env", &words),
+        }
+    }
+
+    /// `mapfile -C` runs a text as it reads, with the line that it has read.
+    fn mapfile(&mut self, program: &str, arguments: &[Word]) {
+        let mut at = 0;
+        while let Some(word) = arguments.get(at) {
+            at += 1;
+            let text = word.text.as_str();
+            if text == "--" {
+                continue;
+            }
+            if text.len() < 2 || !text.starts_with('-') {
+                self.lose(text);
+                continue;
+            }
+            let mut cluster = text[1..].char_indices();
+            let Some((option_at, option)) = cluster.find(|(_, char)| "dnOsuCc".contains(*char))
+            else {
+                continue;
+            };
+            let rest = &text[1 + option_at + 1..];
+            let value = if rest.is_empty() {
+                at += 1;
+                arguments.get(at - 1).cloned()
+            } else {
+                Some(part(word, rest))
+            };
+            if option == 'C'
+                && let Some(callback) = value
+            {
+                match callback.known() {
+                    // What it reads comes after the text, quoted.
+                    Some(callback) => self.script(&format!("{callback} \"$_\"")),
+                    None => self.text(program, &callback),
+                }
             }
         }
-        self.run(arguments.get(at..).unwrap_or_default(), command);
+    }
+
+    /// Assignments among the words of `export`, `declare` and their like: those
+    /// that are quoted, and those of a name that is not known.
+    fn declared(&mut self, arguments: &[Word]) {
+        let refers = |word: &Word| word.text.starts_with('-') && word.text.contains('n');
+        let is_reference = arguments.iter().any(refers);
+        for word in arguments.iter().filter(|word| !word.text.starts_with('-')) {
+            let Some((name, value)) = word.text.split_once('=') else {
+                if !word.exact {
+                    self.lose_all();
+                }
+                continue;
+            };
+            let name = name.trim_end_matches('+');
+            if name.contains(|char: char| !char.is_ascii_alphanumeric() && char != '_') {
+                self.lose_all();
+                continue;
+            }
+            let value = part(word, value);
+            self.environment(name, &value);
+            if is_reference {
+                self.lose(&value.text);
+            }
+            if self.variables.contains_key(name) || word.text.contains("+=") {
+                self.lose(name);
+            } else {
+                self.assign(name, value);
+            }
+        }
     }
 
     /// `-c TEXT` of a program that is no shell.
@@ -399,6 +553,15 @@ impl Walker<'_> {
             within: roots(command),
             ..Word::unknown("{}")
         };
+        // What finds everything finds the directories that it looks in, too.
+        let here = Word::exact(".");
+        let whole: Vec<&Word> = match command.program() {
+            Some("find") if !narrows(arguments) => match starting_points(arguments) {
+                points if points.is_empty() => vec![&here],
+                points => points,
+            },
+            _ => Vec::new(),
+        };
         let mut at = 0;
         while let Some(word) = arguments.get(at) {
             at += 1;
@@ -413,9 +576,51 @@ impl Walker<'_> {
                 .iter()
                 .position(|word| matches!(word.text.as_str(), ";" | "+"))
                 .unwrap_or(rest.len());
-            self.with_given(&rest[..end], Some("{}"), &given, command);
+            let words = &rest[..end];
+            if matches!(word.text.as_str(), "-execdir" | "-okdir") {
+                let before = self.directories.clone();
+                self.directories = self.found_directories(arguments);
+                self.with_given(words, Some("{}"), &given, command);
+                self.directories = before;
+            } else {
+                self.with_given(words, Some("{}"), &given, command);
+            }
+            for root in &whole {
+                self.with_given(words, Some("{}"), root, command);
+            }
             at += end;
         }
+    }
+
+    /// Where `find -execdir` may run its command: where it starts, in what it
+    /// starts from, and below.
+    fn found_directories(&self, arguments: &[Word]) -> Vec<String> {
+        let here = Word::exact(".");
+        let mut roots = starting_points(arguments);
+        if roots.is_empty() {
+            roots.push(&here);
+        }
+        let mut found: Vec<String> = Vec::new();
+        for root in roots {
+            let Some(path) = root.known() else {
+                return Vec::new();
+            };
+            for from in &self.directories {
+                let inside = absolute(path, from);
+                let beside = match path.trim_end_matches('/').rsplit_once('/') {
+                    Some(_) => absolute("..", &inside),
+                    None if path.starts_with('/') => "/".to_owned(),
+                    None => from.clone(),
+                };
+                let below = format!("{}/*", inside.trim_end_matches('/'));
+                for directory in [beside, inside, below] {
+                    if !found.contains(&directory) {
+                        found.push(directory);
+                    }
+                }
+            }
+        }
+        found
     }
 
     /// Runs a command in which a mark, or its end, stands for other words.
@@ -437,6 +642,28 @@ impl Walker<'_> {
         }
         self.run(&filled, of);
     }
+}
+
+/// A part of a word.
+fn part(of: &Word, text: &str) -> Word {
+    Word {
+        text: text.to_owned(),
+        exact: of.exact,
+        ..Word::default()
+    }
+}
+
+/// The directory that `sudo` changes to.
+fn sudo_directory(options: &[Word]) -> Option<Word> {
+    options.iter().enumerate().find_map(|(at, word)| {
+        let text = word.text.as_str();
+        if matches!(text, "-D" | "--chdir") {
+            return options.get(at + 1).cloned();
+        }
+        let joined = text.strip_prefix("--chdir=");
+        let joined = joined.or_else(|| text.strip_prefix("-D"));
+        joined.map(|path| part(word, path))
+    })
 }
 
 fn reads_stdin(words: &[Word], option: &str) -> bool {

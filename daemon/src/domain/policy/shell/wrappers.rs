@@ -24,6 +24,7 @@ pub(super) const WRAPPERS: &[Wrapper] = &[
         "sudo",
         &[
             "-u", "-g", "-h", "-p", "-C", "-r", "-t", "-U", "-D", "-R", "-T", "--user", "--group",
+            "--chdir",
         ],
         0,
     ),
