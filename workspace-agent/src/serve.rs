@@ -38,8 +38,8 @@ const FEATURES: [&str; 4] = [
     link::FEATURE_SECRETS,
 ];
 
-/// Longest time for everything to end after a signal.
-const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
+/// Longest time for everything to end after a signal; containers are given 5 s.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// How often the heap is looked at after it has changed.
 const TRIM_PERIOD: Duration = Duration::from_secs(5);
 /// How often at most where it does not: a hundred idle agents are to cost

@@ -7,8 +7,11 @@ use compyd_proto::agent::{Exec, ExecSpec, PtySize};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
+use super::extent::Extent;
+use super::forgotten::Remnant;
 use super::pipe::Pipe;
 use super::progress::{Phase, Progress};
+use super::records::EndRecord;
 use super::spool::{ExecFiles, Found};
 use super::stdin::Stdin;
 use crate::errors::{AgentError, Reason};
@@ -94,6 +97,52 @@ impl Command {
         command.progress.send_replace(progress);
         command.ended();
         command
+    }
+
+    /// A command that was forgotten since it ended: its output is gone, and what
+    /// it was started with is known to whoever starts it again.
+    pub(super) fn forgotten(
+        remnant: &Remnant,
+        spec: Option<Arc<ExecSpec>>,
+        files: ExecFiles,
+    ) -> Option<Arc<Self>> {
+        let end = remnant.end.as_ref()?;
+        let fingerprint = blake3::Hash::from_slice(&remnant.fingerprint).ok()?;
+        let id = remnant.exec_id.clone();
+        let (command, _) = Self::new(id, Arc::default(), fingerprint, 0);
+        let mut command = Arc::into_inner(command).expect("nobody else has seen it yet");
+        command.started_at_ms = remnant.started_at_ms;
+        command.files_known(files);
+        command.progress.send_replace(Progress {
+            stdout: Extent::whole(end.stdout_bytes).dropped(),
+            stderr: Extent::whole(end.stderr_bytes).dropped(),
+            phase: Phase::Ended {
+                pid: 0,
+                exit: Arc::new(end.exit.clone().unwrap_or_default()),
+            },
+        });
+        command.ended();
+        // However large: there is none on disk.
+        command.spec = Mutex::new(spec);
+        Some(Arc::new(command))
+    }
+
+    /// What is left of a command that has ended once it is forgotten.
+    pub(super) fn remnant(&self) -> Option<Remnant> {
+        let progress = self.progress.borrow();
+        let exit = progress.exit()?;
+        Some(Remnant {
+            exec_id: self.id.clone(),
+            fingerprint: self.fingerprint.as_bytes().to_vec(),
+            started_at_ms: self.started_at_ms,
+            ended_at_ms: self.started_at_ms.saturating_add_unsigned(exit.duration_ms),
+            end: Some(EndRecord {
+                exit: Some(exit.as_ref().clone()),
+                stdout_bytes: progress.stdout.bytes,
+                stderr_bytes: progress.stderr.bytes,
+                ..EndRecord::default()
+            }),
+        })
     }
 
     /// The record that goes to disk before anything is started.

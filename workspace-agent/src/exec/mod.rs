@@ -17,6 +17,7 @@ pub(crate) mod attach;
 mod command;
 mod driver;
 mod extent;
+mod forgotten;
 mod holes;
 mod keeper;
 mod memory;

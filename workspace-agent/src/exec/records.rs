@@ -35,7 +35,7 @@ const SEGMENT_BYTES: u64 = 256 * 1024;
 const SPARE_BYTES: u64 = 64 * 1024;
 const SEGMENTS_AT_MOST: usize = 4;
 /// Length of the payload, then the beginning of its blake3.
-const HEADER_BYTES: usize = 8;
+pub(super) const HEADER_BYTES: usize = 8;
 
 /// The end of a command, as it is kept.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -211,11 +211,7 @@ impl Log {
             self.drop_oldest()?;
         }
         let payload = Entry { what: Some(what) }.encode_to_vec();
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&checksum(&payload));
-        bytes.extend_from_slice(&payload);
+        let bytes = framed(&payload)?;
         let active = self.active();
         if let Err(error) = (&active.file).write_all(&bytes) {
             // A part of a record would hide those after it.
@@ -382,9 +378,19 @@ fn checksum(payload: &[u8]) -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// A record as it is on disk.
+pub(super) fn framed(payload: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&checksum(payload));
+    bytes.extend_from_slice(payload);
+    Ok(bytes)
+}
+
 /// The payload of the record at an offset; `None` at the end and where it is
 /// torn.
-fn record_at(content: &[u8], offset: usize) -> Option<&[u8]> {
+pub(super) fn record_at(content: &[u8], offset: usize) -> Option<&[u8]> {
     let rest = content.get(offset..)?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;
@@ -393,7 +399,7 @@ fn record_at(content: &[u8], offset: usize) -> Option<&[u8]> {
 }
 
 /// The segments that are there, oldest first.
-fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
     let mut numbers: Vec<u64> = std::fs::read_dir(dir)?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

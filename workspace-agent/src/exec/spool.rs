@@ -1,7 +1,7 @@
 //! What is kept of a command on disk: its record in the log of [`Records`], and
 //! its output in `ID.stdout` and `ID.stderr`, made at the first byte. What is
 //! dropped of a stream is a hole in its file; a file that is missing was
-//! dropped whole.
+//! dropped whole. Of a command that is forgotten [`Forgotten`] keeps how it ended.
 //!
 //! A record without an end after a restart is a command whose fate nobody
 //! knows. Nothing here is synced: the spool outlives every process of the
@@ -12,11 +12,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use compyd_proto::agent::{Exec, Stream};
 
 use super::extent::Extent;
+use super::forgotten::Forgotten;
 use super::holes;
 use super::records::{EndRecord, Kept, Records};
 
@@ -25,6 +26,7 @@ use super::records::{EndRecord, Kept, Records};
 pub(crate) struct Spool {
     root: Arc<Path>,
     records: Records,
+    forgotten: Arc<Mutex<Forgotten>>,
 }
 
 /// The spool of one command.
@@ -74,9 +76,11 @@ impl Spool {
         let root = state.join("exec");
         private_dir_all(&root)?;
         let (records, kept) = Records::open(&state.join("records"))?;
+        let forgotten = Forgotten::open(&state.join("forgotten"))?;
         let spool = Self {
             root: root.into(),
             records,
+            forgotten: Arc::new(Mutex::new(forgotten)),
         };
         let mut found: Vec<Found> = kept
             .into_iter()
@@ -104,7 +108,14 @@ impl Spool {
         Ok(())
     }
 
-    fn files(&self, id: &str) -> ExecFiles {
+    /// What is left of commands that were forgotten. Held for a look or one
+    /// small write.
+    pub(super) fn forgotten(&self) -> MutexGuard<'_, Forgotten> {
+        (self.forgotten.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files of a command; whether there are any, its record says.
+    pub(super) fn files(&self, id: &str) -> ExecFiles {
         ExecFiles {
             root: Arc::clone(&self.root),
             id: id.into(),

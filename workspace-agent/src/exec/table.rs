@@ -27,8 +27,8 @@ use crate::accounts::{Account, Accounts};
 use crate::errors::{AgentError, Reason};
 use crate::reaper::Reaper;
 
-/// Ended commands kept; beyond them the oldest is forgotten. Each takes about
-/// 2.5 KiB of the few megabytes that an agent may use.
+/// Ended commands kept; beyond them the oldest is forgotten but for how it ended.
+/// Each takes about 2.5 KiB of the few megabytes that an agent may use.
 const ENDED_AT_MOST: usize = 500;
 /// How often output is looked at that may be too old.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(60);
@@ -156,10 +156,13 @@ impl ExecTable {
         AgentError,
     > {
         let fingerprint = spec::fingerprint(&spec);
+        let spec = Arc::new(spec);
         let mut list = self.shared.list();
-        if let Some(known) = list.by_id.get(&id) {
+        let known = (list.by_id.get(&id).cloned())
+            .or_else(|| self.shared.forgotten(&id, Some(Arc::clone(&spec))));
+        if let Some(known) = known {
             if known.fingerprint == fingerprint {
-                return Ok((Arc::clone(known), None));
+                return Ok((known, None));
             }
             return Err(AgentError::new(
                 Reason::ExecConflict,
@@ -174,7 +177,6 @@ impl ExecTable {
                 "the workspace is stopping; start it again first",
             ));
         }
-        let spec = Arc::new(spec);
         let sequence = list.sequence();
         let (command, requests) =
             Command::new(id.clone(), Arc::clone(&spec), fingerprint, sequence);
@@ -184,7 +186,10 @@ impl ExecTable {
 
     /// The command with this id, once it is not being started any more.
     pub(crate) async fn find(&self, id: &str) -> Result<CommandHandle, AgentError> {
-        let command = self.shared.list().by_id.get(id).cloned();
+        let command = {
+            let list = self.shared.list();
+            (list.by_id.get(id).cloned()).or_else(|| self.shared.forgotten(id, None))
+        };
         let command = command.ok_or_else(|| {
             AgentError::new(
                 Reason::ExecUnknown,
@@ -218,15 +223,27 @@ impl ExecTable {
     pub(crate) async fn remove(&self, id: &str) -> Result<(), AgentError> {
         let command = {
             let mut list = self.shared.list();
-            let Some(command) = list.by_id.get(id).cloned() else {
-                return Ok(());
-            };
-            if command.progress.borrow().exit().is_none() {
+            let known = list.by_id.get(id).cloned();
+            if let Some(command) = &known
+                && command.progress.borrow().exit().is_none()
+            {
                 return Err(AgentError::new(
                     Reason::ExecRunning,
                     format!("command {id} still runs; end it before it is removed"),
                 ));
             }
+            // Killed while it forgot the command, an earlier agent left both.
+            let mut forgotten = self.shared.spool.forgotten();
+            let freed = forgotten.remove(id, crate::now_ms());
+            freed.map_err(|error| {
+                AgentError::new(
+                    Reason::Io,
+                    format!("could not free the id of command {id}: {error}"),
+                )
+            })?;
+            let Some(command) = known else {
+                return Ok(());
+            };
             list.by_id.remove(id);
             list.ended.retain(|ended| ended.id != id);
             command
@@ -265,6 +282,26 @@ impl Shared {
         self.forget_oldest();
     }
 
+    /// A command that ended within the last day and was forgotten; the caller
+    /// holds the list. `spec` is what it is asked for with.
+    fn forgotten(&self, id: &str, spec: Option<Arc<ExecSpec>>) -> Option<Arc<Command>> {
+        let remnant = self.spool.forgotten().get(id, crate::now_ms())?;
+        Command::forgotten(&remnant, spec, self.spool.files(id))
+    }
+
+    fn keep_remnant(&self, command: &Command) {
+        let Some(remnant) = command.remnant() else {
+            return;
+        };
+        let kept = self.spool.forgotten().put(&remnant, crate::now_ms());
+        if let Err(error) = kept {
+            eprintln!(
+                "compy-agent: could not keep how {} ended: {error}",
+                command.id
+            );
+        }
+    }
+
     fn forget_oldest(self: &Arc<Self>) {
         loop {
             let oldest = {
@@ -275,6 +312,8 @@ impl Shared {
                 let Some(oldest) = list.ended.pop_front() else {
                     return;
                 };
+                // Before its id is free, so that nobody starts it once more.
+                self.keep_remnant(&oldest);
                 list.by_id.remove(&oldest.id);
                 oldest
             };

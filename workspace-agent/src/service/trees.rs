@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answer, Replies};
 use crate::errors::{AgentError, Reason};
-use crate::volume_tree::{Content, Remembered, Restore, capture, fingerprint};
+use crate::volume_tree::{
+    CaptureOptions, Content, Remembered, Restore, WriteOut, capture, fingerprint,
+};
 
 /// Messages between the link and the disk; each holds up to a megabyte.
 const QUEUE: usize = 4;
@@ -46,10 +48,15 @@ impl Trees for TreesService {
             true => Content::LeaveOut,
             false => Content::Read,
         };
+        let write_out = match header.write_out {
+            true => WriteOut::First,
+            false => WriteOut::No,
+        };
+        let options = CaptureOptions { content, write_out };
         let (tx, rx) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || {
             let send = |message| tx.blocking_send(Ok(message)).map_err(drop);
-            if let Err(error) = capture(&header.directory, &remembered, content, send) {
+            if let Err(error) = capture(&header.directory, &remembered, options, send) {
                 let _ = tx.blocking_send(Err(Status::from(error)));
             }
         });

@@ -23,7 +23,7 @@ pub(crate) type WorldPipe = Pipe<Streaming<wire::ConnectRequest>, wire::TunnelBy
 /// Announcements that the daemon has not taken yet.
 const ANNOUNCEMENTS: usize = 64;
 /// A link that was just made has its daemon listening this soon.
-const LISTENER_TIMEOUT: Duration = Duration::from_secs(1);
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the daemon to look a name up and to connect; its own limits are shorter.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -6,6 +6,7 @@
 //! decides on the URL, a server would go by `Host`.
 
 use std::convert::Infallible;
+use std::io::Cursor;
 use std::time::Duration;
 
 use compyd_proto::agent::{TunnelFailure, TunnelProtocol};
@@ -16,12 +17,15 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::COPY_BYTES;
 use super::desk::{Desk, NoWorld, Want, World};
+use super::lingering::Lingering;
 use super::proxy::HEAD_TIMEOUT;
 
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -54,22 +58,39 @@ pub(super) async fn serve(stream: TcpStream, desk: Desk) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Lingering::new(stream)), service)
         .with_upgrades()
         .await;
 }
 
-async fn answer(request: Request<Incoming>, desk: &Desk) -> Answer {
-    if request.method() == Method::CONNECT {
-        return connect(request, desk).await;
-    }
-    forward(request, desk)
-        .await
-        .unwrap_or_else(|refusal| refusal)
+async fn answer(mut request: Request<Incoming>, desk: &Desk) -> Answer {
+    let handed_over = hyper::upgrade::on(&mut request);
+    let answer = if request.method() == Method::CONNECT {
+        match connect(request.uri(), desk).await {
+            Ok(world) => {
+                desk.spawn(carry(handed_over, world));
+                return Response::new(Empty::new().map_err(|never| match never {}).boxed());
+            }
+            Err(refusal) => refusal,
+        }
+    } else {
+        forward(request, desk)
+            .await
+            .unwrap_or_else(|refusal| refusal)
+    };
+    // Whoever asked for a connection of another kind has it handed over by hyper
+    // at its end, refused or not.
+    desk.spawn(async move {
+        if let Ok(program) = handed_over.await {
+            let _ = TokioIo::new(program).shutdown().await;
+        }
+    });
+    answer
 }
 
-async fn connect(request: Request<Incoming>, desk: &Desk) -> Answer {
-    let target = request.uri().authority().and_then(|authority| {
+/// A connection to the target of CONNECT, or why there is none.
+async fn connect(target: &Uri, desk: &Desk) -> Result<World, Answer> {
+    let target = target.authority().and_then(|authority| {
         let plain = !authority.as_str().contains('@');
         authority
             .port_u16()
@@ -77,34 +98,37 @@ async fn connect(request: Request<Incoming>, desk: &Desk) -> Answer {
             .map(|port| (authority.host(), port))
     });
     let Some((host, port)) = target else {
-        return bad_request("CONNECT takes HOST:PORT");
+        return Err(bad_request("CONNECT takes HOST:PORT"));
     };
     let want = Want {
         host: bare(host).to_owned(),
         port,
         protocol: TunnelProtocol::Connect,
     };
-    match desk.ask(want).await {
-        Err(no_world) => refusal(&no_world),
-        Ok(World { mut pipe, place }) => {
-            // On error either side has closed, which closes the other.
-            desk.spawn(async move {
-                let _place = place;
-                let Ok(upgraded) = hyper::upgrade::on(request).await else {
-                    return;
-                };
-                let mut program = TokioIo::new(upgraded);
-                let _ = tokio::io::copy_bidirectional_with_sizes(
-                    &mut program,
-                    &mut pipe,
-                    COPY_BYTES,
-                    COPY_BYTES,
-                )
-                .await;
-            });
-            Response::new(Empty::new().map_err(|never| match never {}).boxed())
-        }
-    }
+    desk.ask(want).await.map_err(|no_world| refusal(&no_world))
+}
+
+/// Carries bytes between a program and the world until either has closed. Each
+/// direction ends by itself, so nothing lingers from here on.
+async fn carry(program: OnUpgrade, world: World) {
+    let World {
+        mut pipe,
+        place: _place,
+    } = world;
+    let Ok(program) = program.await else {
+        return;
+    };
+    // It is what `serve` gave to hyper.
+    let Ok(parts) = program.downcast::<TokioIo<Lingering>>() else {
+        return;
+    };
+    let (read, write) = parts.io.into_inner().into_inner().into_split();
+    let read = Cursor::new(parts.read_buf).chain(read);
+    let mut program = tokio::io::join(read, write);
+    // On error either side has closed, which closes the other.
+    let _ =
+        tokio::io::copy_bidirectional_with_sizes(&mut program, &mut pipe, COPY_BYTES, COPY_BYTES)
+            .await;
 }
 
 /// Forwards one request, or says why not.

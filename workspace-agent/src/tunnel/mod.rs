@@ -16,6 +16,7 @@
 pub(crate) mod desk;
 pub(crate) mod dial;
 mod http;
+mod lingering;
 pub(crate) mod proxy;
 mod socks;
 pub(crate) mod ssh_agent;

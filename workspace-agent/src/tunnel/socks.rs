@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::COPY_BYTES;
 use super::desk::{Desk, NoWorld, Want};
+use super::lingering::Lingering;
 use super::proxy::HEAD_TIMEOUT;
 
 /// First byte of every message.
@@ -103,8 +104,9 @@ async fn read<const BYTES: usize>(stream: &mut TcpStream) -> io::Result<[u8; BYT
 
 async fn refuse(mut stream: TcpStream, reply: Reply) {
     // The program may have gone.
-    let _ = stream.write_all(&message(reply)).await;
-    let _ = stream.shutdown().await;
+    if stream.write_all(&message(reply)).await.is_ok() {
+        let _ = Lingering::new(stream).shutdown().await;
+    }
 }
 
 /// A reply without the bound address, which a program has no use for.

@@ -17,7 +17,7 @@ use super::content::Piece;
 use super::node::Node;
 use super::queue::{CloseOnDrop, Closed, Queue};
 use super::walk::{Content, Walk};
-use super::{failed, open_root, stamp_now_ns};
+use super::{WriteOut, failed, open_root, stamp_now_ns};
 use crate::errors::AgentError;
 
 /// Content that is read and not yet sent. The workers hold it twice, once as
@@ -176,16 +176,27 @@ impl Outlet<'_> {
     }
 }
 
+/// What a capture does beside its walk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CaptureOptions {
+    pub(crate) content: Content,
+    pub(crate) write_out: WriteOut,
+}
+
 /// Captures a tree, and hands each message to `send` until it refuses one.
 pub(crate) fn capture(
     directory: &[u8],
     remembered: &Remembered,
-    content: Content,
+    options: CaptureOptions,
     send: impl FnMut(CaptureTreeResponse) -> Result<(), ()>,
 ) -> Result<(), AgentError> {
+    let CaptureOptions { content, write_out } = options;
     let root = open_root(directory)?;
     let node = Node::of(&root).map_err(|errno| failed("look at", directory, errno.into()))?;
+    // Before anything is written out: a page that gets dirty while it is may
+    // stay so, and then its file is as young as this.
     let keys_as_of_ns = stamp_now_ns();
+    write_out.carry_out(&root, directory)?;
     let (batches, jobs) = (Queue::new(HELD_BYTES), Queue::new(usize::MAX));
     let claims = Claims::default();
     let outlet = Outlet {

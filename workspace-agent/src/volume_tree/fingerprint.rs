@@ -13,28 +13,35 @@ use rustix::io::Errno;
 
 use super::node::Node;
 use super::restore::tick_after;
-use super::{failed, names_in, open_root, stamp_now_ns};
+use super::{WriteOut, failed, names_in, open_root, stamp_now_ns};
 use crate::errors::AgentError;
 
 /// Takes the fingerprint of a directory and all that is below it, on its mount.
 pub(crate) fn fingerprint(request: &FingerprintRequest) -> Result<FingerprintResponse, AgentError> {
+    let begun_ns = stamp_now_ns();
     let root = open_root(&request.directory)?;
     let shown = match &request.shown_at[..] {
         b"" => None,
         directory => {
             let shown = open_root(directory)?;
-            rustix::fs::syncfs(&shown)
-                .map_err(|errno| failed("write out", directory, errno.into()))?;
+            WriteOut::First.carry_out(&shown, directory)?;
             Some(shown)
         }
     };
-    let begun_ns = stamp_now_ns();
+    let write_out = match request.write_out {
+        true => WriteOut::First,
+        false => WriteOut::No,
+    };
+    write_out.carry_out(&root, &request.directory)?;
+    let walk_begun_ns = stamp_now_ns();
     let mut prints = Prints::default();
     prints.walk(root, shown)?;
-    tick_after(begun_ns);
+    tick_after(walk_begun_ns);
     Ok(FingerprintResponse {
         hash: prints.hasher.finalize().as_bytes().to_vec().into(),
         entries: prints.entries,
+        begun_ns,
+        changed_ns: prints.changed_ns,
     })
 }
 
@@ -42,6 +49,7 @@ pub(crate) fn fingerprint(request: &FingerprintRequest) -> Result<FingerprintRes
 struct Prints {
     hasher: blake3::Hasher,
     entries: u64,
+    changed_ns: i64,
 }
 
 /// A directory that the walk is in.
@@ -111,6 +119,7 @@ impl Prints {
                 let own = node.key();
                 let shown = shown.map_or(own, |shown| shown.key());
                 let mtime_ns = own.mtime_ns.max(shown.mtime_ns);
+                self.changed_ns = self.changed_ns.max(shown.ctime_ns);
                 self.hasher.update(&shown.size_bytes.to_le_bytes());
                 self.hasher.update(&mtime_ns.to_le_bytes());
             }
@@ -120,6 +129,8 @@ impl Prints {
 
     fn add(&mut self, path: &[u8], node: &Node) {
         self.entries += 1;
+        // Whoever sets another time is seen in this one.
+        self.changed_ns = self.changed_ns.max(node.key().ctime_ns);
         self.hasher.update(&(path.len() as u64).to_le_bytes());
         self.hasher.update(path);
         self.hasher.update(&node.print());
@@ -159,7 +170,7 @@ mod tests {
     fn taken(directory: &Path) -> FingerprintResponse {
         fingerprint(&FingerprintRequest {
             directory: directory.as_os_str().as_bytes().to_vec().into(),
-            shown_at: Default::default(),
+            ..FingerprintRequest::default()
         })
         .unwrap()
     }
@@ -174,7 +185,7 @@ mod tests {
         let mut before = taken(root);
         assert_eq!(before.entries, 5);
         fs::read(root.join("a/file")).unwrap();
-        assert_eq!(taken(root), before);
+        assert_eq!(taken(root).hash, before.hash);
         type Change = fn(&Path);
         let changes: [(&str, Change); 8] = [
             ("same size and time", |root| {
@@ -218,12 +229,40 @@ mod tests {
     }
 
     #[test]
+    fn what_changed_since_an_earlier_look_is_no_older_than_the_beginning_of_that_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::write(root.join("file"), "one").unwrap();
+        // Newer kernels stamp finer than that clock moves.
+        let written_ns = taken(root).changed_ns;
+        while stamp_now_ns() <= written_ns {
+            tick_after(stamp_now_ns());
+        }
+        let quiet = fingerprint(&FingerprintRequest {
+            directory: root.as_os_str().as_bytes().to_vec().into(),
+            write_out: true,
+            ..FingerprintRequest::default()
+        });
+        let quiet = quiet.unwrap();
+        assert!(quiet.changed_ns < quiet.begun_ns, "{quiet:?}");
+        let again = taken(root);
+        assert_eq!(
+            (&again.hash, again.changed_ns),
+            (&quiet.hash, quiet.changed_ns)
+        );
+        fs::write(root.join("file"), "two").unwrap();
+        let busy = taken(root);
+        assert!(busy.changed_ns >= again.begun_ns, "{busy:?}");
+    }
+
+    #[test]
     fn what_is_shown_elsewhere_counts_where_it_differs_and_is_in_both() {
         let (dir, shown) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let both = || {
             fingerprint(&FingerprintRequest {
                 directory: dir.path().as_os_str().as_bytes().to_vec().into(),
                 shown_at: shown.path().as_os_str().as_bytes().to_vec().into(),
+                ..FingerprintRequest::default()
             })
             .unwrap()
         };
@@ -233,12 +272,12 @@ mod tests {
             let file = fs::File::options().write(true).open(root.join("d/file"));
             file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         }
-        assert_eq!(both(), taken(dir.path()));
+        assert_eq!(both().hash, taken(dir.path()).hash);
         fs::write(shown.path().join("below"), "").unwrap();
-        let before = both();
+        let before = both().hash;
         fs::write(shown.path().join("below"), "changed").unwrap();
-        assert_eq!(both(), before);
+        assert_eq!(both().hash, before);
         fs::write(shown.path().join("d/file"), "longer").unwrap();
-        assert_ne!(both(), before);
+        assert_ne!(both().hash, before);
     }
 }

@@ -34,7 +34,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-pub(crate) use capture::{Remembered, capture};
+pub(crate) use capture::{CaptureOptions, Remembered, capture};
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use restore::Restore;
 use rustix::fs::{CWD, Dir, Mode, OFlags};
@@ -49,6 +49,25 @@ use crate::errors::{AgentError, Reason};
 fn stamp_now_ns() -> i64 {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     node::nanoseconds(now.tv_sec, now.tv_nsec)
+}
+
+/// Whether a file system is written out before it is looked at. What a process
+/// writes through a mapping shows in the times of a file only once for each time
+/// that the page is written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteOut {
+    First,
+    No,
+}
+
+impl WriteOut {
+    fn carry_out(self, root: &OwnedFd, directory: &[u8]) -> Result<(), AgentError> {
+        match self {
+            Self::First => rustix::fs::syncfs(root)
+                .map_err(|errno| failed("write out", directory, errno.into())),
+            Self::No => Ok(()),
+        }
+    }
 }
 
 /// Opens the root that a request names.

@@ -336,6 +336,37 @@ async fn two_requests_of_one_connection_are_two_decisions() {
     assert!(all(&mut program).await.starts_with("HTTP/1.1 403 "));
 }
 
+/// Many a program ends when a write of it fails, before it has read anything.
+#[tokio::test]
+async fn who_is_refused_may_say_the_rest_before_it_reads_why() {
+    let mut rig = Rig::start().await;
+    let mut daemon = Daemon::listen(&rig).await;
+    let says_the_rest = async |mut program: TcpStream, answer: &[u8]| {
+        let mut first = [0];
+        let answered = tokio::time::timeout(PATIENCE, program.peek(&mut first)).await;
+        answered.expect("it is refused").unwrap();
+        for line in ["GET / HTTP/1.1\r\n", "Host: a.example\r\n", "\r\n"] {
+            program.write_all(line.as_bytes()).await.unwrap();
+            // Enough for the kernel to tell that nobody listens.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        expect(&mut program, answer).await;
+        all(&mut program).await
+    };
+    let denied = saying(&mut rig, CONNECT).await;
+    daemon.deny().await;
+    let _ = says_the_rest(denied, b"HTTP/1.1 403 ").await;
+    for words in ["CONNECT a@b.example:1 HTTP/1.1\r\n\r\n", "\x04\x01\r\n"] {
+        let malformed = saying(&mut rig, words).await;
+        let _ = says_the_rest(malformed, b"HTTP/1.1 400 ").await;
+    }
+    let mut socks_bind = saying(&mut rig, GREETING).await;
+    expect(&mut socks_bind, [5, 0]).await;
+    let bind = socks(2, 1, &[127, 0, 0, 1], 80);
+    socks_bind.write_all(&bind).await.unwrap();
+    assert_eq!(says_the_rest(socks_bind, &socks_reply(7)).await, "");
+}
+
 #[tokio::test]
 async fn requests_that_could_mean_two_hosts_are_refused() {
     let mut rig = Rig::start().await;

@@ -87,26 +87,43 @@ pub(crate) async fn capture(
     directory: &Path,
     earlier: Option<&Captured>,
 ) -> Result<Captured, Status> {
-    capture_with(trees, directory, earlier, false).await
+    capture_with(trees, directory, earlier, CaptureHeader::default()).await
+}
+
+/// The same, of a file system that is written out first.
+pub(crate) async fn capture_written_out(
+    trees: &Trees,
+    directory: &Path,
+    earlier: Option<&Captured>,
+) -> Result<Captured, Status> {
+    let header = CaptureHeader {
+        write_out: true,
+        ..CaptureHeader::default()
+    };
+    capture_with(trees, directory, earlier, header).await
 }
 
 /// Looks at a directory: keys, and no content.
 pub(crate) async fn look(trees: &Trees, directory: &Path) -> Result<Captured, Status> {
-    capture_with(trees, directory, None, true).await
+    let header = CaptureHeader {
+        without_content: true,
+        ..CaptureHeader::default()
+    };
+    capture_with(trees, directory, None, header).await
 }
 
 async fn capture_with(
     trees: &Trees,
     directory: &Path,
     earlier: Option<&Captured>,
-    without_content: bool,
+    header: CaptureHeader,
 ) -> Result<Captured, Status> {
     use capture_tree_request::Message as Ask;
     use capture_tree_response::Message as Answer;
     let mut requests = vec![Ask::Header(CaptureHeader {
         directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
         keys_as_of_ns: earlier.map_or(0, |earlier| earlier.summary.keys_as_of_ns),
-        without_content,
+        ..header
     })];
     for keys in earlier
         .map_or(&[][..], |earlier| &earlier.keys)

@@ -260,6 +260,71 @@ async fn the_keys_of_a_look_make_a_capture_read_what_came_after_it() {
     assert_eq!(captured.content("new"), b"new");
 }
 
+/// A file of one page that is written through a mapping.
+struct Mapped {
+    page: *mut u8,
+}
+
+impl Mapped {
+    const BYTES: usize = 4096;
+
+    #[expect(unsafe_code, reason = "nothing else writes through a mapping")]
+    fn of(path: &Path) -> Self {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        std::fs::write(path, [b'a'; Self::BYTES]).unwrap();
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let at = std::ptr::null_mut();
+        // SAFETY: The kernel chooses the place, where nothing else is, and the
+        // file is as long as the mapping and stays so.
+        let page = unsafe { mmap(at, Self::BYTES, access, MapFlags::SHARED, &file, 0) };
+        Self {
+            page: page.unwrap().cast(),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "nothing else writes through a mapping")]
+    fn write(&self, at: usize, byte: u8) {
+        assert!(at < Self::BYTES);
+        // SAFETY: The mapping lives as long as the process, and the place is in it.
+        unsafe { self.page.add(at).write_volatile(byte) }
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_through_a_mapping_after_a_capture_is_read_by_the_next() {
+    let pair = Pair::start().await;
+    let mapped = Mapped::of(&pair.from.join("mapped"));
+    std::fs::write(pair.from.join("kept"), "kept").unwrap();
+    // The page is dirty when it is read, and its file is older than the capture.
+    mapped.write(0, b'b');
+    next_tick().await;
+    let (trees, from) = (pair.rig.trees(), &pair.from);
+    let first = capture_written_out(&trees, from, None).await.unwrap();
+    assert_eq!(first.content("mapped")[..2], *b"ba");
+    next_tick().await;
+    mapped.write(1, b'c');
+    let second = capture(&trees, from, Some(&first)).await.unwrap();
+    assert_eq!(second.content("mapped")[..2], *b"bc");
+    assert_eq!(second.summary.same_files, 1);
+
+    // What the second read is remembered as of the first: the page got dirty
+    // since, so it may be written again without a trace.
+    next_tick().await;
+    mapped.write(2, b'd');
+    let remembered = Captured {
+        summary: CaptureSummary {
+            keys_as_of_ns: first.summary.keys_as_of_ns,
+            ..second.summary
+        },
+        ..second
+    };
+    let third = capture_written_out(&trees, from, Some(&remembered)).await;
+    let third = third.unwrap();
+    assert_eq!(third.content("mapped")[..3], *b"bcd");
+    assert_eq!(third.summary.same_files, 1);
+}
+
 #[tokio::test]
 async fn a_key_as_young_as_its_capture_is_not_trusted() {
     let pair = Pair::start().await;
