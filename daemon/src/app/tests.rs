@@ -1,6 +1,6 @@
 //! The whole daemon in this process, without an engine, over a unix socket.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use compyd_proto::v1::{
     CheckVerdict, DiagnoseRequest, GetArtifactRequest, GetInfoRequest, ListArtifactsRequest,
@@ -30,6 +30,7 @@ use crate::{
         ids::{ArtifactId, SessionId},
         stage::Stage,
     },
+    ports::{blobs::BlobPort as _, store::StorePort as _},
 };
 
 struct Daemon {
@@ -179,7 +180,7 @@ async fn artifacts_are_listed_filtered_and_fetched_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     make_private_dir(&settings.data_dir).unwrap();
-    let parts = open(&settings, Redactions::default()).await.unwrap();
+    let parts = parts::open(&settings, Redactions::default()).await.unwrap();
     let session = SessionId::from_uuid(uuid::Uuid::from_u128(1));
     let content = bytes::Bytes::from(vec![7; (2 << 20) + 3]);
     let hash = parts.blobs.put(content.clone()).await.unwrap();
@@ -292,7 +293,7 @@ async fn the_identity_is_made_once() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     make_private_dir(&settings.data_dir).unwrap();
-    let first = identity(&settings).unwrap();
+    let first = parts::identity(&settings).unwrap();
     assert_eq!(first.len(), 32);
-    assert_eq!(identity(&settings).unwrap(), first);
+    assert_eq!(parts::identity(&settings).unwrap(), first);
 }
