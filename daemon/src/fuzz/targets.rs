@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use ring::rand::SystemRandom;
 use serde_json::json;
 
 use super::run_here as fuzz;
@@ -12,11 +13,18 @@ use crate::{
         audit::{chain::Record, checkpoint::SigningKey, verify},
         conversation::{Arguments, ToolCall},
         edits::{self, Change},
-        policy::{Autonomy, Decision, Level, Policy, Session, Subject},
+        egress::{Host, Inspection, Target, inspect},
+        policy::{Autonomy, Decision, Level, Policy, Session, Subject, Unjudged},
         recovery::{Catalogue, End, FoundIn, Signs},
         redaction::{RedactionStream, Redactor},
         report::{self, Framework, Reading},
         setup_file::SetupFile,
+        ssh::{
+            HostKey, SshKey,
+            agent::{AgentSession, Identity, Reply},
+            secrets_of,
+            tests::{ED25519_KEY, ED25519_PUBLIC},
+        },
         tools::{Tool, ToolRequest},
     },
 };
@@ -41,6 +49,7 @@ fn shell_commands() {
         level: Level::Admin,
         autonomy: Autonomy::Gated,
         repository: "/workspace/r",
+        unjudged: Unjudged::none(),
     };
     fuzz("shell", commands.collect(), |input| {
         let line = String::from_utf8_lossy(input).into_owned();
@@ -275,5 +284,149 @@ fn redaction_of_streams() {
             .windows(10)
             .filter(|window| window.starts_with(b"[redacted:"));
         format!("{} {}", markers.count().min(20), whole.len() == input.len())
+    });
+}
+
+/// A byte string of SSH, behind its length.
+fn ssh_string(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).expect("it is short");
+    [&length.to_be_bytes()[..], bytes].concat()
+}
+
+/// What clients of a workspace send to the agent, one message after another: no
+/// login is signed but for a session that its host has vouched for.
+#[test]
+fn messages_to_the_ssh_agent() {
+    const SESSION: &[u8] = b"a session's id";
+    let key = SshKey::parse(ED25519_KEY.as_bytes()).expect("it is a key");
+    let host_keys = HostKey::parse_all(ED25519_PUBLIC).expect("it is one");
+    let signature = key
+        .sign("ssh-ed25519", SESSION, &SystemRandom::new())
+        .expect("it signs so");
+    let public = key.public();
+    let strings = |all: &[&[u8]]| {
+        let each = all.iter().map(|bytes| ssh_string(bytes));
+        each.collect::<Vec<_>>().concat()
+    };
+    let bind = strings(&[b"session-bind@openssh.com", public, SESSION, &signature]);
+    let bind = [&[27], &bind[..], &[0]].concat();
+    let login = [
+        ssh_string(SESSION),
+        vec![50],
+        strings(&[b"git", b"ssh-connection", b"publickey"]),
+        vec![1],
+        strings(&[b"ssh-ed25519", public]),
+    ]
+    .concat();
+    let sign = [&[13], &strings(&[public, &login])[..], &[0; 4]].concat();
+    let seeds = vec![
+        ssh_string(&[11]),
+        strings(&[&bind, &sign]),
+        strings(&[&[11], &sign, &bind]),
+    ];
+    let identities = [Identity {
+        name: "host".to_owned(),
+        public: public.to_vec(),
+        algorithms: key.algorithms(),
+        host_keys,
+    }];
+    let mut signs = 0;
+    fuzz("ssh_agent", seeds, |input| {
+        let mut session = AgentSession::default();
+        let (mut rest, mut bound) = (input, false);
+        let mut said = String::new();
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            let (message, later) = after.split_at(length.min(after.len()));
+            rest = later;
+            match session.answer(message, &identities) {
+                Reply::Message(reply) => {
+                    bound |= message.first() == Some(&27) && reply == [6];
+                    said += &format!("{:?} ", reply.first());
+                }
+                Reply::Sign(login) => {
+                    assert!(bound, "no host has vouched for the session");
+                    assert!(login.data.starts_with(&ssh_string(SESSION)));
+                    signs += 1;
+                    said += "sign ";
+                }
+            }
+        }
+        said
+    });
+    assert!(signs > 0, "a login that is in order is signed");
+}
+
+#[test]
+fn private_keys_of_ssh() {
+    let seeds = texts(&[
+        ED25519_KEY,
+        &ED25519_KEY.replace('\n', "\r\n"),
+        ED25519_PUBLIC,
+        "github.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAII2F0GLgD8cTmIV8gFLBARekFIebofvAxW4rQQyAIF/z\n# none\n",
+    ]);
+    fuzz("ssh_keys", seeds, |input| {
+        let lines = secrets_of(input).len().min(9);
+        let hosts = HostKey::parse_all(&String::from_utf8_lossy(input));
+        let hosts = hosts
+            .map(|keys| keys.len().min(9))
+            .map_err(|_| "no host key");
+        match SshKey::parse(input) {
+            Ok(key) => format!("{:?} {lines} {hosts:?}", key.algorithms()),
+            Err(error) => format!("{error} {lines} {hosts:?}"),
+        }
+    });
+}
+
+/// The first bytes of a connection. What they have said once, no further bytes
+/// take back.
+#[test]
+fn beginnings_of_connections() {
+    let target = Target {
+        host: Host::parse("a.example").expect("it is a name"),
+        port: 443,
+    };
+    let name = |name: &str| {
+        let length = u16::try_from(name.len()).expect("it is short");
+        let name = [&[0], &length.to_be_bytes()[..], name.as_bytes()].concat();
+        let list = [&(length + 3).to_be_bytes()[..], &name[..]].concat();
+        let extension = [&[0, 0], &(length + 5).to_be_bytes()[..], &list[..]].concat();
+        let extensions = [&(length + 9).to_be_bytes()[..], &extension[..]].concat();
+        let body = [
+            &[3, 3],
+            &[7; 32][..],
+            &[0, 0, 2, 19, 1, 1, 0],
+            &extensions[..],
+        ]
+        .concat();
+        let length = u16::try_from(body.len()).expect("it is short");
+        let hello = [&[1, 0], &length.to_be_bytes()[..], &body[..]].concat();
+        [&[22, 3, 1], &(length + 4).to_be_bytes()[..], &hello[..]].concat()
+    };
+    let ours = name("a.example");
+    assert_eq!(inspect(&target, &ours), Inspection::Clear);
+    let seeds = vec![
+        ours,
+        name("b.example"),
+        b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec(),
+        b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n".to_vec(),
+        b"GET http://me@a.example:80/x HTTP/1.0\r\nhost: b.example\r\n\r\nbody".to_vec(),
+        b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(),
+    ];
+    fuzz("connections", seeds, |input| {
+        let whole = inspect(&target, input);
+        for cut in [
+            1,
+            input.len() / 3,
+            input.len() / 2,
+            input.len().saturating_sub(1),
+        ] {
+            let first = inspect(&target, &input[..cut.min(input.len())]);
+            assert!(
+                first == Inspection::More || first == whole,
+                "{first:?}, and then {whole:?}"
+            );
+        }
+        format!("{whole:?}")
     });
 }

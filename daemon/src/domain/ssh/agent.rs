@@ -35,8 +35,8 @@ pub struct Identity {
     pub name: String,
     /// The public key, as SSH sends it.
     pub public: Vec<u8>,
-    /// The name of its signatures.
-    pub kind: &'static str,
+    /// The names of the signatures it makes.
+    pub algorithms: &'static [&'static str],
     /// The keys of the host it is for.
     pub host_keys: Vec<HostKey>,
 }
@@ -46,16 +46,21 @@ pub struct Identity {
 pub enum Reply {
     /// Send this.
     Message(Vec<u8>),
-    /// Sign the login with the key of this credential, and answer with
-    /// [`signed`].
-    Sign {
-        /// The credential's name.
-        name: String,
-        /// Who is to be logged in.
-        user: String,
-        /// What is signed.
-        data: Vec<u8>,
-    },
+    /// Sign this login, and answer with [`signed`].
+    Sign(LoginToSign),
+}
+
+/// A login that a client may have signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginToSign {
+    /// The name of the credential whose key signs.
+    pub name: String,
+    /// Who is to be logged in.
+    pub user: String,
+    /// How it is signed.
+    pub algorithm: &'static str,
+    /// What is signed.
+    pub data: Vec<u8>,
 }
 
 /// One connection of a client.
@@ -107,15 +112,19 @@ impl AgentSession {
         let identity = (identities.iter()).find(|identity| identity.public == public)?;
         let login = Login::parse(data)?;
         let (_, host_key) = (self.bound.iter()).find(|(id, _)| id == login.session)?;
+        let algorithm = (identity.algorithms.iter())
+            .find(|algorithm| algorithm.as_bytes() == login.algorithm)?;
         let is_host = |key: &HostKey| key.blob() == host_key;
         let sound = identity.host_keys.iter().any(is_host)
             && login.host_key.is_none_or(|named| named == host_key)
-            && login.public == public
-            && login.algorithm == identity.kind.as_bytes();
-        sound.then(|| Reply::Sign {
-            name: identity.name.clone(),
-            user: String::from_utf8_lossy(login.user).into_owned(),
-            data: data.to_vec(),
+            && login.public == public;
+        sound.then(|| {
+            Reply::Sign(LoginToSign {
+                name: identity.name.clone(),
+                user: String::from_utf8_lossy(login.user).into_owned(),
+                algorithm,
+                data: data.to_vec(),
+            })
         })
     }
 }

@@ -11,7 +11,10 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Reader, fixed, positive, put, strings};
+use super::{
+    rsa,
+    wire::{Reader, fixed, positive, put, strings, unsigned},
+};
 
 const BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const END: &str = "-----END OPENSSH PRIVATE KEY-----";
@@ -34,6 +37,7 @@ pub struct SshKey {
 enum Pair {
     Ed25519(Box<Ed25519KeyPair>),
     P256(Box<EcdsaKeyPair>),
+    Rsa(Box<ring::rsa::KeyPair>),
 }
 
 /// Why a text is no private key to work with.
@@ -51,9 +55,14 @@ pub enum SshKeyError {
     Encrypted,
     /// It is of another kind.
     #[error(
-        "it is of the kind {0}; ssh-ed25519 and ecdsa-sha2-nistp256 are known: make one with `ssh-keygen -t ed25519 -N ''`"
+        "it is of the kind {0}; ssh-ed25519, ecdsa-sha2-nistp256 and ssh-rsa are known: make one with `ssh-keygen -t ed25519 -N ''`"
     )]
     Kind(String),
+    /// It is of RSA and too weak, too long, or its numbers do not belong together.
+    #[error(
+        "it is no sound key of RSA with 2048 to 4096 bits; make one with `ssh-keygen -t ed25519 -N ''`"
+    )]
+    Rsa,
 }
 
 impl SshKey {
@@ -84,6 +93,7 @@ impl SshKey {
         match kind.as_str() {
             KIND_ED25519 => ed25519(reader).ok_or(SshKeyError::Format),
             KIND_P256 => p256(reader).ok_or(SshKeyError::Format),
+            KIND_RSA => rsa_key(reader),
             _ => Err(SshKeyError::Kind(kind.escape_debug().take(40).collect())),
         }
     }
@@ -94,18 +104,23 @@ impl SshKey {
         &self.public
     }
 
-    /// The name of its kind, which is also that of its signatures.
+    /// The names of the signatures it makes, the strongest first.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn algorithms(&self) -> &'static [&'static str] {
         match self.pair {
-            Pair::Ed25519(_) => KIND_ED25519,
-            Pair::P256(_) => KIND_P256,
+            Pair::Ed25519(_) => &[KIND_ED25519],
+            Pair::P256(_) => &[KIND_P256],
+            Pair::Rsa(_) => &rsa::ALGORITHMS,
         }
     }
 
-    /// A signature, as SSH sends it; `None` when there are no random numbers.
+    /// A signature by one of its [`algorithms`](Self::algorithms), as SSH sends it;
+    /// `None` for another, and when there are no random numbers.
     #[must_use]
-    pub fn sign(&self, data: &[u8], random: &SystemRandom) -> Option<Vec<u8>> {
+    pub fn sign(&self, algorithm: &str, data: &[u8], random: &SystemRandom) -> Option<Vec<u8>> {
+        if !self.algorithms().contains(&algorithm) {
+            return None;
+        }
         let signature = match &self.pair {
             Pair::Ed25519(pair) => pair.sign(data).as_ref().to_vec(),
             Pair::P256(pair) => {
@@ -113,8 +128,14 @@ impl SshKey {
                 let (r, s) = signature.as_ref().split_at(32);
                 strings(&[&positive(r), &positive(s)])
             }
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public().modulus_len()];
+                let padding = rsa::padding(algorithm)?;
+                pair.sign(padding, random, data, &mut signature).ok()?;
+                signature
+            }
         };
-        Some(strings(&[self.kind().as_bytes(), &signature]))
+        Some(strings(&[algorithm.as_bytes(), &signature]))
     }
 }
 
@@ -164,6 +185,15 @@ fn p256(mut reader: Reader<'_>) -> Option<SshKey> {
     Some(SshKey {
         public: strings(&[KIND_P256.as_bytes(), CURVE_P256, point]),
         pair: Pair::P256(Box::new(pair.ok()?)),
+    })
+}
+
+fn rsa_key(reader: Reader<'_>) -> Result<SshKey, SshKeyError> {
+    let numbers = rsa::Numbers::read(reader).ok_or(SshKeyError::Format)?;
+    let pair = numbers.pair().ok_or(SshKeyError::Rsa)?;
+    Ok(SshKey {
+        public: strings(&[KIND_RSA.as_bytes(), numbers.e, numbers.n]),
+        pair: Pair::Rsa(Box::new(pair)),
     })
 }
 
@@ -251,16 +281,9 @@ impl HostKey {
             }
             (KIND_RSA, b"rsa-sha2-256" | b"rsa-sha2-512") => {
                 let (e, n) = (key.string()?, key.string()?);
-                let plain = |number: &[u8]| -> Vec<u8> {
-                    number
-                        .iter()
-                        .copied()
-                        .skip_while(|byte| *byte == 0)
-                        .collect()
-                };
                 let key = RsaPublicKeyComponents {
-                    n: plain(n),
-                    e: plain(e),
+                    n: unsigned(n),
+                    e: unsigned(e),
                 };
                 let parameters = match algorithm {
                     b"rsa-sha2-256" => &RSA_PKCS1_2048_8192_SHA256,

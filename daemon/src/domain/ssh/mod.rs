@@ -3,6 +3,7 @@
 
 pub mod agent;
 mod key;
+mod rsa;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;

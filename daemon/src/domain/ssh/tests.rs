@@ -3,7 +3,7 @@
 use ring::rand::SystemRandom;
 
 use super::{
-    agent::{AgentSession, FAILURE, Identity, Reply},
+    agent::{AgentSession, FAILURE, Identity, LoginToSign, Reply},
     wire::{put, strings},
     *,
 };
@@ -48,6 +48,53 @@ TK+uwpwhpDLgMoiEAAAAMQDWqG/stor/fQoIdwxZ/ljtY5DDnQm5R1yhobUjhacHIz6+QD
 WZjPJgSSm7AgjPrA4AAAAHcm9vdEB2bQ==
 -----END OPENSSH PRIVATE KEY-----
 ";
+const RSA_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAABFwAAAAdzc2gtcn
+NhAAAAAwEAAQAAAQEAjOvQlnYuLb/IeZ+LYPfy0bGD2Jw3fZoNbYiuksHdkc7/ri+7vATY
+2yFrqkey3XhKjS9tEzryL/wx8w36NxNPpuKvYsx4luFCmCEytWtDh8amuzJGUFNBYq9I4y
+fYHayeaI3sK5gUUSlPACsLSZGg0BEX1b8K9IxPLEWOJ0q6+MhQ5VP5UPsjEgISBnRNLKOH
+KQOUsiUgqGJL7qxjw5dXTMeE4o5lTNyycrzEtdAWvtkK3/ZQ1gKUIheQRuGdISK5j4cqh2
+BRjjZd1B9Q7GGtBzJ4EpLYuswtNwdjcpo8JtsXY+D7+x7q/4UZyuzHKzBkHuqRLvBHrefs
+8TFWJXxlowAAA8C66hMauuoTGgAAAAdzc2gtcnNhAAABAQCM69CWdi4tv8h5n4tg9/LRsY
+PYnDd9mg1tiK6Swd2Rzv+uL7u8BNjbIWuqR7LdeEqNL20TOvIv/DHzDfo3E0+m4q9izHiW
+4UKYITK1a0OHxqa7MkZQU0Fir0jjJ9gdrJ5ojewrmBRRKU8AKwtJkaDQERfVvwr0jE8sRY
+4nSrr4yFDlU/lQ+yMSAhIGdE0so4cpA5SyJSCoYkvurGPDl1dMx4TijmVM3LJyvMS10Ba+
+2Qrf9lDWApQiF5BG4Z0hIrmPhyqHYFGONl3UH1DsYa0HMngSkti6zC03B2Nymjwm2xdj4P
+v7Hur/hRnK7McrMGQe6pEu8Eet5+zxMVYlfGWjAAAAAwEAAQAAAQANabCL2BAv8ie4GjOf
+W8Cn4GtTmOLYBWt7xN1HQkTyYnwH7arC8mJcBEO48sp9tYjBawWVvy/02as9BO3Cg9SgzM
+WAWnffD7rrIe9ipyTHupewctBdR6wnvKLr9z6xuSlgSD0PYfhx4fdCZXAImGAKQP/X+PwN
+wYETp92OgQvOYmM8urKPQylWzq1FStXT3Bk/OVoh8Y0m92UIop0GzJTYSXIXRVWGvSlR3Z
+isBKisDZcKFfE+rFDpGZdLfULaORw6DdbuGyW6ovplGwrA28UKGy/x7eSVpqs1VvDwDoHi
+jBkc16VRLt0jBqxJ2GbMUEZe2EJHTkRE8Aohv2dZqhRBAAAAgEt9lUxchyqsNp5cKNIYJQ
+w74SOf+zGr9HyLry7d284ijx1cvR9EyWnQgnb4cwsaWZ6/Oc7enpd9w6PNFFTzaElsokXA
+5Fi3N4LAjistdjzY4p2HFXHkfAacthmzatquRdthAkMG8oHEHbR/2bswlVbPdPUe3m5rHM
+8quvRfdWQvAAAAgQDARYI1o+dU5yyFe0/JB/qbSG7fm03zXJ0Kxm+F4lPgShPZnz+S0nxJ
+EefAAujNWujBv/OAvvSs0hiJ4x8+6iU7U9Y7jEVNawnqzB8HKnVPImPJWqkwEabDmd2pbR
+ghICpI8jVIB7zAvFdAZgO3PitXytgcttxDzwkLwDs/IGkEIQAAAIEAu6Eo9FwI2xRvD3iQ
+RCQv0vX8yXDx23civFVv+bzJaOgHvqMkzBbVlkI0BUO8olPyZCzylIpL6nSbppDha96XYh
+0rxoJlKn5/+Q59/dZfZe89GD6BnhMeI0duqaNtwIfLmmhZHY/pRb07Y0Jsv/uzbJQ3cYYZ
+iCzuwmMXH4l2MUMAAAAEdGVzdAECAwQFBgc=
+-----END OPENSSH PRIVATE KEY-----
+";
+const RSA_OWN_PUBLIC: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCM69CWdi4tv8h5n4tg9/LRsYPYnDd9mg1tiK6Swd2Rzv+uL7u8BNjbIWuqR7LdeEqNL20TOvIv/DHzDfo3E0+m4q9izHiW4UKYITK1a0OHxqa7MkZQU0Fir0jjJ9gdrJ5ojewrmBRRKU8AKwtJkaDQERfVvwr0jE8sRY4nSrr4yFDlU/lQ+yMSAhIGdE0so4cpA5SyJSCoYkvurGPDl1dMx4TijmVM3LJyvMS10Ba+2Qrf9lDWApQiF5BG4Z0hIrmPhyqHYFGONl3UH1DsYa0HMngSkti6zC03B2Nymjwm2xdj4Pv7Hur/hRnK7McrMGQe6pEu8Eet5+zxMVYlfGWj test";
+/// Of 1024 bits.
+const RSA_SHORT_KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAlwAAAAdzc2gtcn
+NhAAAAAwEAAQAAAIEAtBQdtq3BNIbvQ2iBtC3yqF5BOiQ52ojOSXNIpvF8O4BbP9sCmbvr
+bIUTMFZhUmS+815ZEIi5EQimUvZPWa0YhWYRyxUcGpDvcqz2obWQr4G5MozxjjxAoeRVan
+6D+dUIlbXxHiQWuCAdM2UZq38VwNo3QYtZrjsk5GH80isKLLUAAAIAB4PvtQeD77UAAAAH
+c3NoLXJzYQAAAIEAtBQdtq3BNIbvQ2iBtC3yqF5BOiQ52ojOSXNIpvF8O4BbP9sCmbvrbI
+UTMFZhUmS+815ZEIi5EQimUvZPWa0YhWYRyxUcGpDvcqz2obWQr4G5MozxjjxAoeRVan6D
++dUIlbXxHiQWuCAdM2UZq38VwNo3QYtZrjsk5GH80isKLLUAAAADAQABAAAAgQCY5pOsLr
+Bjx0aUt8GZmYH2T8GWenfdBFgTqZ1Akr5nTz8rYuw8WIE27W8zlcSgzwYLYkrBbTWmLu/6
+dUU+4Wh1PtMTDH8SoqDSaTs/1ht/QaEMnZIxu/wnVP56Vcl7TLI4tLulmTsXq8AozSCwZT
+tiVr1VKxDa+fAdRGzgyBYIQQAAAEEAl5l0/euFJi0RAzsy6CsdMpYjGsz783P/w3Q4MQaz
+RobAiwUJyhqWA2HtPLfQj94Oyf4oILBnyHPBagkB7qtjsQAAAEEA426ElH2ekbEnDqRWgC
+IRUqkk4R6TEX6L5srixv8N1jmvMfb/NB6oENLXwJhUKJdpIUuxJUYqoJUCUQZX286q6QAA
+AEEAyrLfKJVJjvTihi32lwMR8iaKIWstq6yWFOv7Mpokw8uJHuuseP8iWPRhj+gQRQDezU
+1MN6N5Ggve1+pyTNh77QAAAAR0ZXN0AQIDBAU=
+-----END OPENSSH PRIVATE KEY-----
+";
 /// A host's key, and what it signed by rsa-sha2-512.
 const RSA_PUBLIC: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQDMLSDV1cACy2daJS00Nj9Rh0UWMLLsFwgxNUWbwIwW79aTFzybZOvnT1VHSqtTDn899LfQ43cx58gR0oqrZ4jP2VMdLWZshy3IQVkGYn9XS1Aa3qj35MykSBkHCZZTwNXOaOIvBTurvpGyx5/3Msk8V8XpgclMRFpJ8G3ryGdtxgZy8pa0BVgg55D5JVnBV1D+M5LlDGwnIDOhLrWRJjuxtj2il3K0g7i3ZrSwrMF7QlLG1sCzxrgpxIc40bdldqI+9eAzdknfmIjQMjklzMOsSZbKNSH4jGYHzgjl47THFQ3fS4jQ4oakgNUuScDYwzCh8iOtJP23lMGfh7z60lFj test";
 const RSA_SIGNATURE: &str = "AAAADHJzYS1zaGEyLTUxMgAAAQCdQaaN1k7zXt3BaetWuoI10uh41AiAmEKtfeRsB4Exe1PjHL8kRQCs8CEMH5v0NWmOIvKS6BfHrpYu5+bntvrI4g5fg4v80PmMP2KVDYq8Lxo3rcrUn2fQee5NVzS6Eqbi2C0GLm2ty/saC7HFpcivFqvvQk4onpb3o8VB0Xu/tAZA36vPTPral2q0oyajJL6COsqg5wcDTSbEDipHt0kfOz4N977Sw0EH7kV1v/Qd55zh5vvZmRVUgswiGxUQpAnuwGFSxqGY6IYJDimOpCEdttFL6x26ZZlUmiPIsfN0r8k5W+HHyg/WyRQSjqtRA0HwGdOTmCgN+bTyaFrXHNNn";
@@ -66,11 +113,20 @@ fn refused(file: &str) -> SshKeyError {
 
 #[test]
 fn a_key_signs_what_its_public_key_verifies() {
-    for (file, public) in [(ED25519_KEY, ED25519_PUBLIC), (P256_KEY, P256_PUBLIC)] {
+    for (file, public, algorithm) in [
+        (ED25519_KEY, ED25519_PUBLIC, "ssh-ed25519"),
+        (P256_KEY, P256_PUBLIC, "ecdsa-sha2-nistp256"),
+        (RSA_KEY, RSA_OWN_PUBLIC, "rsa-sha2-256"),
+        (RSA_KEY, RSA_OWN_PUBLIC, "rsa-sha2-512"),
+    ] {
         let (key, public) = (key(file), host_key(public));
         assert_eq!(key.public(), public.blob());
+        // Not by SHA-1, and not as another kind of key would.
+        for other in ["ssh-rsa", "ssh-dss", ""] {
+            assert_eq!(key.sign(other, b"", &SystemRandom::new()), None);
+        }
         for data in [&b""[..], b"a session's id", &[7; 5000]] {
-            let signature = key.sign(data, &SystemRandom::new()).unwrap();
+            let signature = key.sign(algorithm, data, &SystemRandom::new()).unwrap();
             assert!(public.verifies(data, &signature));
             assert!(!public.verifies(b"other", &signature));
             let mut changed = signature.clone();
@@ -100,6 +156,7 @@ fn what_is_no_key_to_work_with_is_refused_with_what_to_do() {
         refused(P384_KEY),
         SshKeyError::Kind("ecdsa-sha2-nistp384".to_owned())
     );
+    assert_eq!(refused(RSA_SHORT_KEY), SshKeyError::Rsa);
     let pkcs8 = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----";
     for file in ["", "x", ED25519_PUBLIC, pkcs8] {
         assert_eq!(refused(file), SshKeyError::Format, "{file}");
@@ -162,7 +219,7 @@ impl Client {
             identity: Identity {
                 name: "deploy".to_owned(),
                 public: key(ED25519_KEY).public().to_vec(),
-                kind: "ssh-ed25519",
+                algorithms: &["ssh-ed25519"],
                 host_keys: vec![host_key(P256_PUBLIC)],
             },
         }
@@ -175,7 +232,8 @@ impl Client {
 
     fn bind(&mut self, host: &str, id: &[u8], signed: &[u8], forwarded: u8) -> Reply {
         let host = key(host);
-        let signature = host.sign(signed, &SystemRandom::new()).unwrap();
+        let algorithm = host.algorithms()[0];
+        let signature = host.sign(algorithm, signed, &SystemRandom::new()).unwrap();
         let mut message = vec![27];
         put(&mut message, b"session-bind@openssh.com");
         message.extend(strings(&[host.public(), id, &signature]));
@@ -218,11 +276,12 @@ fn logins_are_signed_for_the_host_and_nothing_else_is() {
     let success = Reply::Message(vec![6]);
     assert_eq!(client.bind(P256_KEY, b"session", b"session", 0), success);
     for data in [&plain, &login(b"session", bound_to, &of_host)] {
-        let expected = Reply::Sign {
+        let expected = Reply::Sign(LoginToSign {
             name: "deploy".to_owned(),
             user: "git".to_owned(),
+            algorithm: "ssh-ed25519",
             data: data.clone(),
-        };
+        });
         assert_eq!(client.sign(data), expected);
     }
     let own = key(ED25519_KEY);

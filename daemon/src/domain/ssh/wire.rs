@@ -45,11 +45,16 @@ pub(super) fn strings(all: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
+/// A number without the zeros in front of it.
+pub(super) fn unsigned(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    &number[zeros..]
+}
+
 /// A positive number as SSH writes it: no zeros in front but one that keeps it
 /// positive.
 pub(super) fn positive(number: &[u8]) -> Vec<u8> {
-    let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    let number = &number[zeros..];
+    let number = unsigned(number);
     match number.first() {
         Some(first) if *first >= 0x80 => [&[0], number].concat(),
         Some(_) | None => number.to_vec(),
@@ -58,8 +63,7 @@ pub(super) fn positive(number: &[u8]) -> Vec<u8> {
 
 /// The same number in so many bytes; `None` when it has more.
 pub(super) fn fixed<const BYTES: usize>(number: &[u8]) -> Option<[u8; BYTES]> {
-    let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    let number = &number[zeros..];
+    let number = unsigned(number);
     let mut bytes = [0; BYTES];
     let start = BYTES.checked_sub(number.len())?;
     bytes[start..].copy_from_slice(number);
