@@ -257,6 +257,34 @@ async fn an_interrupt_is_forwarded_to_the_command() {
     assert_eq!(daemon.signals(), [2]);
 }
 
+#[tokio::test]
+async fn an_interrupt_before_the_daemon_answers_is_the_commands_all_the_same() {
+    let daemon = FakeDaemon::start().await;
+    daemon.hold_execs(true);
+    daemon.on_exec(vec![ExecScript::of([
+        Part::AwaitSignal,
+        exited(How::Signal(2)),
+    ])]);
+    let mut child = compyctl(&daemon.socket(), &["workspace", "exec", "w", "--", "prog"])
+        .spawn()
+        .unwrap();
+    daemon
+        .until("the command is asked for", |d| !d.execs().is_empty())
+        .await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let mut told = [0; 3];
+    let said = child.stderr.as_mut().unwrap().read_exact(&mut told);
+    let _ = tokio::time::timeout(LIMIT, said).await.unwrap().unwrap();
+    daemon.hold_execs(false);
+    let output = tokio::time::timeout(LIMIT, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(code(&output), 130);
+    assert_eq!(daemon.signals(), [2]);
+}
+
 fn session(state: SessionState) -> Session {
     let mut session = Session {
         id: "se-1".into(),

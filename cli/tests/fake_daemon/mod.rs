@@ -73,6 +73,7 @@ struct State {
     output: (u64, u64),
     signals: Vec<i32>,
     awaits_signal: bool,
+    holds_execs: bool,
     session: Session,
     session_at_end: Option<Session>,
     watch_scripts: VecDeque<Vec<SessionEvent>>,
@@ -161,6 +162,10 @@ impl FakeDaemon {
     }
     pub(crate) fn awaits_signal(&self) -> bool {
         self.state().awaits_signal
+    }
+    /// Whether commands that are started wait for their first answer.
+    pub(crate) fn hold_execs(&self, holds: bool) {
+        self.state().holds_execs = holds;
     }
     pub(crate) fn set_session(&self, session: Session) {
         self.state().session = session;
@@ -537,6 +542,9 @@ impl WorkspaceService for Services {
                 .pop_front()
                 .expect("one more connection than the script has")
         };
+        while self.state().holds_execs {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let (tx, rx) = mpsc::channel(4);
         tokio::spawn(self.clone().play(script, requests, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))

@@ -3,7 +3,10 @@
 
 use async_trait::async_trait;
 
-use crate::domain::{credential::CommandTool, ids::WorkspaceId};
+use crate::domain::{
+    credential::CommandTool,
+    ids::{ExecId, WorkspaceId},
+};
 
 /// Credentials for one command. It has no `Debug`, as it holds their values.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub trait CommandSecretsPort: Send + Sync {
     async fn of(
         &self,
         workspace: &WorkspaceId,
+        exec: &ExecId,
         tool: Option<CommandTool>,
     ) -> Result<CommandSecrets, String>;
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use crate::domain::{
     credential::{CredentialHost, git::GitRequest},
     ids::WorkspaceId,
-    ssh::agent::Identity,
+    ssh::agent::{Identity, LoginToSign},
 };
 
 /// Who has the credentials of hosts. Errors are for a person.
@@ -25,15 +25,13 @@ pub trait HostCredentialsPort: Send + Sync {
     /// The SSH keys that a workspace may log in with.
     async fn ssh_identities(&self, workspace: &WorkspaceId) -> Result<Vec<Identity>, String>;
 
-    /// Signs a login of `user` with the key that [`ssh_identities`] lists under this
-    /// name; its use is on record, durably, when this returns.
+    /// Signs a login with the key that [`ssh_identities`] lists under its name; its
+    /// use is on record, durably, when this returns.
     ///
     /// [`ssh_identities`]: Self::ssh_identities
     async fn ssh_sign(
         &self,
         workspace: &WorkspaceId,
-        name: &str,
-        user: &str,
-        data: &[u8],
+        login: &LoginToSign,
     ) -> Result<Vec<u8>, String>;
 }

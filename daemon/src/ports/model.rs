@@ -204,12 +204,13 @@ pub enum RetryAdvice {
 
 impl ModelError {
     /// Whether the provider may have counted tokens for the call: it had taken
-    /// it up. A refusal before a reply begins costs nothing.
+    /// it up. A refusal before a reply begins costs nothing; a server that breaks
+    /// down, or a gateway that gives up waiting for one, may have been at work.
     #[must_use]
     pub fn may_have_cost(&self) -> bool {
         match self {
             Self::Cancelled | Self::Cut { .. } | Self::Idle { .. } | Self::Protocol { .. } => true,
-            Self::Server { status, .. } => *status == 200,
+            Self::Server { status, .. } => matches!(status, 200 | 408 | 500 | 502 | 504),
             Self::Unreachable { .. }
             | Self::RateLimited { .. }
             | Self::Quota { .. }

@@ -31,6 +31,17 @@ pub trait RuntimePort: Send + Sync {
     /// What the engine knows of an image; `None` when it does not have it.
     async fn image(&self, reference: &str) -> Result<Option<ImageInfo>, RuntimeError>;
 
+    /// Paths that an image declares as volumes and at which a container of it
+    /// would have no volume of ours, sorted; `user` is the account of its
+    /// commands, `None` the image's. The engine puts a nameless volume at each,
+    /// which no snapshot holds and which goes with the container. Fails with
+    /// [`RuntimeError::ImageMissing`].
+    async fn foreign_volumes(
+        &self,
+        image: &str,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, RuntimeError>;
+
     /// Makes the volumes and the container of a workspace's generation, not
     /// started. The one of the same generation, where there is one, is returned
     /// as it is.

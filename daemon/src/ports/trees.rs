@@ -21,6 +21,7 @@ pub trait TreesPort: Send + Sync {
         &self,
         directory: &str,
         known: KnownFiles,
+        write_out: WriteOut,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>>;
 
     /// Looks at a tree as [`capture`](Self::capture) does and reads nothing:
@@ -43,7 +44,20 @@ pub trait TreesPort: Send + Sync {
         &self,
         directory: &str,
         shown_at: Option<&str>,
+        write_out: WriteOut,
     ) -> Result<TreeFingerprint, AgentError>;
+}
+
+/// Whether the file system of a tree is written out before it is looked at, which
+/// takes as long as the disk does. What a process writes through a mapping shows
+/// in the times of a file once for each time that the page is written out, and
+/// not again before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteOut {
+    /// What is remembered of this look may be trusted later.
+    First,
+    /// What is remembered is only trusted as of an earlier look that did.
+    No,
 }
 
 /// What tells whether a tree has changed.
@@ -53,6 +67,11 @@ pub struct TreeFingerprint {
     pub fingerprint: Fingerprint,
     /// What is in it, and the directory itself.
     pub entries: u64,
+    /// When the look began, before anything was written out, by the clock that
+    /// files are stamped with; in nanoseconds since the Unix epoch.
+    pub begun_ns: i64,
+    /// The latest time of anything in it, by the same clock.
+    pub changed_ns: i64,
 }
 
 /// How much of a directory a restore replaces.

@@ -18,7 +18,7 @@ use crate::{
     domain::{
         audit::{AuditUpkeep, Entry, Kind, Outcome},
         egress::{EgressDecision, EgressOutcome},
-        ids::{ExecId, SessionId, StepId, WorkspaceId},
+        ids::{ExecId, SessionId, SnapshotId, StepId, WorkspaceId},
         session::{audited, event::EventBody, state::SessionState},
         workspace_event::Happening,
     },
@@ -88,13 +88,28 @@ impl Audit {
         self.inner.log.record_durably(self.redacted(entry)).await
     }
 
-    /// Without the values of credentials, whatever brought them there.
+    /// Without the values of credentials, whatever brought them there, and then in
+    /// bounds.
     fn redacted(&self, entry: Entry) -> Entry {
         let redactor = self.inner.redactions.current();
-        if redactor.is_empty() {
-            return entry;
-        }
-        entry.map_texts(&|text| redactor.text(text).into_owned())
+        let entry = match redactor.is_empty() {
+            true => entry,
+            false => entry.map_texts(&|text| redactor.text(text).into_owned()),
+        };
+        entry.in_bounds()
+    }
+
+    /// Records that a snapshot is deleted, once nothing but the end of the work is
+    /// left of that.
+    pub fn snapshot_deleted(&self, workspace: &WorkspaceId, snapshot: &SnapshotId, why: &str) {
+        let entry = self.entry(Kind::Snapshot, "daemon");
+        let entry = entry
+            .in_workspace(workspace)
+            .with_outcome(Outcome::Ok)
+            .with("event", "deleted")
+            .with("snapshot", snapshot.to_string())
+            .with("why", why);
+        self.record(entry);
     }
 
     /// Records a decision on a connection.
@@ -117,13 +132,7 @@ impl Audit {
                 .decided_by("ALLOWED")
                 .with("error", error.clone()),
         };
-        self.record(match self.only_step(&decision.workspace) {
-            Some((session, step)) => entry
-                .in_session(&session)
-                .in_step(&step)
-                .by_process(ExecId::from(step).to_string()),
-            None => entry,
-        });
+        self.record(self.of_only_step(entry, &decision.workspace));
     }
 
     /// Records what happened to a workspace, if it is about snapshots.
@@ -183,6 +192,12 @@ impl Audit {
         });
     }
 
+    /// Whether something of these events is to be on disk before they are.
+    pub fn records_first(&self, before: &SessionState, events: &[EventBody]) -> bool {
+        let entries = audited::entries(before, self.inner.clock.now_ms(), events);
+        entries.iter().any(audited::comes_first)
+    }
+
     /// What is recorded of events that are about to be appended to a session.
     /// Approvals among them are on disk when this returns.
     ///
@@ -204,7 +219,11 @@ impl Audit {
 
     /// Records what [`before_session_events`](Self::before_session_events) left
     /// for after they are appended, and keeps which step is under way.
-    pub fn after_session_events(&self, after: &SessionState, entries: Vec<Entry>) {
+    pub fn after_session_events(
+        &self,
+        after: &SessionState,
+        entries: impl IntoIterator<Item = Entry>,
+    ) {
         for entry in entries {
             self.record(entry);
         }
@@ -257,15 +276,41 @@ impl Audit {
         }
     }
 
-    /// The step under way in a workspace, if there is exactly one.
+    /// Links what some command of a workspace did to its step under way, if there
+    /// is exactly one.
+    pub(super) fn of_only_step(&self, entry: Entry, workspace: &WorkspaceId) -> Entry {
+        match self.only_step(workspace) {
+            Some((session, step)) => entry
+                .in_session(&session)
+                .in_step(&step)
+                .by_process(ExecId::from(step).to_string()),
+            None => entry,
+        }
+    }
+
     fn only_step(&self, workspace: &WorkspaceId) -> Option<(SessionId, StepId)> {
         let steps = self.steps();
         let mut of_workspace = steps.get(workspace)?.iter();
-        let (session, step) = of_workspace.next()?;
-        of_workspace
-            .next()
-            .is_none()
-            .then(|| (session.clone(), step.clone()))
+        match (of_workspace.next()?, of_workspace.next()) {
+            ((session, step), None) => Some((session.clone(), step.clone())),
+            (_, Some(_)) => None,
+        }
+    }
+
+    /// Links what a command did to it and, where a step under way started it, to
+    /// that.
+    pub(super) fn of_command(&self, entry: Entry, workspace: &WorkspaceId, exec: &ExecId) -> Entry {
+        let entry = entry.by_process(exec.to_string());
+        let steps = self.steps();
+        let mut of_workspace = steps.get(workspace).into_iter().flatten();
+        let started = of_workspace.find(|(_, step)| {
+            let rest = exec.as_str().strip_prefix(step.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        });
+        match started {
+            Some((session, step)) => entry.in_session(session).in_step(step),
+            None => entry,
+        }
     }
 
     fn steps(&self) -> MutexGuard<'_, HashMap<WorkspaceId, HashMap<SessionId, StepId>>> {
@@ -285,7 +330,10 @@ mod tests {
     use super::*;
     use crate::{
         adapters::memory::{ManualClock, MemoryAudit},
-        domain::redaction::Redactor,
+        domain::{
+            audit::{MAX_TEXT_BYTES, chain::Hash},
+            redaction::Redactor,
+        },
     };
 
     #[tokio::test]
@@ -304,5 +352,61 @@ mod tests {
             assert_eq!(recorded.detail["arguments"], expected);
         }
         assert_eq!(log.entries().len(), 2);
+    }
+
+    #[test]
+    fn what_a_command_did_is_linked_to_the_step_that_started_it() {
+        let audit = Audit::new(
+            Arc::new(MemoryAudit::default()),
+            Arc::new(ManualClock::default()),
+            Redactions::default(),
+        );
+        let uuid = uuid::Uuid::from_u128;
+        let workspace = WorkspaceId::from_uuid(uuid(1));
+        let (one, other) = (SessionId::from_uuid(uuid(2)), SessionId::from_uuid(uuid(3)));
+        let under_way = [
+            (one.clone(), StepId::of(&one, 1)),
+            (other.clone(), StepId::of(&other, 7)),
+        ];
+        audit.steps().insert(workspace.clone(), under_way.into());
+        let linked = |exec: &str| {
+            let entry = audit.entry(Kind::CredentialUse, "daemon");
+            let entry = audit.of_command(entry, &workspace, &exec.parse().unwrap());
+            assert_eq!(entry.process.as_deref(), Some(exec));
+            entry.session.zip(entry.step)
+        };
+        let step = format!("{one}.1");
+        let expected = Some((one.to_string(), step.clone()));
+        assert_eq!(linked(&step), expected);
+        assert_eq!(linked(&format!("{step}.tests")), expected);
+        // A person's, another step's, and one that only begins alike.
+        for exec in ["request-7", &format!("{other}.1"), &format!("{step}2")] {
+            assert_eq!(linked(exec), None, "{exec}");
+        }
+        // Of two steps under way nobody knows which one asked for a host.
+        let entry = audit.entry(Kind::Network, "daemon");
+        assert_eq!(audit.of_only_step(entry.clone(), &workspace), entry);
+        audit.steps().get_mut(&workspace).unwrap().remove(&one);
+        let found = audit.of_only_step(entry, &workspace);
+        assert_eq!(found.step, Some(format!("{other}.7")));
+    }
+
+    #[tokio::test]
+    async fn a_credential_that_lies_across_the_bound_of_a_text_is_not_kept_in_part() {
+        let (log, redactions) = (Arc::new(MemoryAudit::default()), Redactions::default());
+        redactions.replace(Redactor::new([("npm", b"t0ken-of-npm".as_slice())]));
+        let audit = Audit::new(log.clone(), Arc::new(ManualClock::default()), redactions);
+        let before = "x".repeat(MAX_TEXT_BYTES - 6);
+        let entry = audit.entry(Kind::ToolCall, "model");
+        audit.record(entry.with(
+            "arguments",
+            json!({"text": format!("{before}t0ken-of-npm!")}),
+        ));
+        let kept = log.entries()[0].detail["arguments"]["text"].to_string();
+        assert!(!kept.contains("t0k"), "{}", &kept[kept.len() - 200..]);
+        // The hash is of what may be known.
+        let redacted = format!("{before}[redacted:npm]!");
+        let hash = Hash::of(redacted.as_bytes()).to_string();
+        assert!(kept.contains(&hash), "{}", &kept[kept.len() - 200..]);
     }
 }

@@ -232,7 +232,7 @@ impl LocalCi {
         }
         let found = self
             .prover
-            .with_base_tests(site, step, &base.commit, &tests.argv)
+            .with_base_tests(site, step, &base.commit, &base.tests)
             .await?;
         Ok(found.map(|found| {
             let borne_out = bears_out(&base.tests, &found.run, found.judges.changed(), known);

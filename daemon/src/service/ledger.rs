@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use crate::domain::{
@@ -68,6 +69,15 @@ impl Ledger {
     #[must_use]
     pub fn limits_days(&self) -> bool {
         self.inner.of_a_day.tokens.is_some() || self.inner.of_a_day.money.is_some()
+    }
+
+    /// What is left of the time of all sessions on a day; `None` where it has no
+    /// limit.
+    #[must_use]
+    pub fn time_left(&self, day: Day) -> Option<Duration> {
+        let limit_ms = self.inner.of_a_day.time_ms?;
+        let used_ms = self.lock().day(day, self.inner.of_a_day).used().time_ms;
+        Some(Duration::from_millis(limit_ms.saturating_sub(used_ms)))
     }
 
     /// Opens the account of a session, with what it has spent. The account of

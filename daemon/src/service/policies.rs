@@ -3,6 +3,7 @@
 //! and `policy explain` say so.
 
 use std::{
+    borrow::Cow,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
@@ -14,11 +15,14 @@ use super::audit::Audit;
 use crate::{
     domain::{
         audit::{Entry, Kind, Outcome, query::Query},
-        policy::{Policy, PolicyError},
+        policy::{Autonomy, Decision, Level, Policy, PolicyError, Session, Subject, Unjudged},
+        tools::Tool,
     },
     ports::audit::AuditError,
 };
 
+/// Where repositories lie in a workspace.
+const WORKSPACE: &str = "/workspace";
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The largest file that is read, in bytes.
@@ -104,6 +108,40 @@ impl Policies {
         let current = self.inner.current.read();
         let current = current.unwrap_or_else(PoisonError::into_inner);
         current.policy.clone()
+    }
+
+    /// Which rule refuses that a person, or a program of theirs, has a workspace
+    /// run this, and why; `None` where none does. Nobody is asked about an act of
+    /// their own, and it has no level: only a rule of the policy file that denies counts.
+    /// What the daemon's own rules keep from models is a person's to do. `cwd` is
+    /// absolute; without one it is `/workspace`.
+    #[must_use]
+    pub fn refuses(&self, argv: &[Vec<u8>], cwd: Option<&str>) -> Option<String> {
+        let directory = cwd.unwrap_or(WORKSPACE);
+        // Rules name paths from a repository on, and each lies in a directory of
+        // its own there.
+        let below = directory.strip_prefix(WORKSPACE).unwrap_or("");
+        let below = below.trim_start_matches('/');
+        let repository = match below.split('/').next().filter(|name| !name.is_empty()) {
+            Some(name) => format!("{WORKSPACE}/{name}"),
+            None => WORKSPACE.to_owned(),
+        };
+        let texts = argv.iter().map(|word| String::from_utf8_lossy(word));
+        let subject = Subject::Argvs {
+            argvs: vec![texts.map(Cow::into_owned).collect()],
+            directory: directory.to_owned(),
+        };
+        let person = Session {
+            level: Level::Admin,
+            autonomy: Autonomy::Gated,
+            repository: &repository,
+            unjudged: Unjudged::none(),
+        };
+        let verdict = self.current().decide(Tool::RunCommand, &subject, person);
+        let mut rulings = verdict.rulings.iter();
+        let denied =
+            rulings.any(|ruling| ruling.decision == Decision::Deny && ruling.by.is_own_rule());
+        denied.then(|| verdict.why())
     }
 
     /// The file, and why it is not in use as it is now.
@@ -278,7 +316,7 @@ mod tests {
     use crate::{
         adapters::memory::{ManualClock, MemoryAudit},
         domain::{
-            policy::{Autonomy, Decision, Level, Session, Subject},
+            policy::{Autonomy, Decision, Level, Session, Subject, Unjudged},
             tools::Tool,
         },
         service::redaction::Redactions,
@@ -301,11 +339,43 @@ mod tests {
             level: Level::Admin,
             autonomy: Autonomy::Gated,
             repository: "/workspace/r",
+            unjudged: Unjudged::none(),
         };
         let verdict = policies
             .current()
             .decide(Tool::RunCommand, &subject, session);
         verdict.decision
+    }
+
+    #[test]
+    fn a_person_is_refused_what_a_rule_denies_and_asked_about_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policy.toml");
+        std::fs::write(&file, RULE).unwrap();
+        let policies = Policies::open(Some(file)).unwrap();
+        let refuses = |words: &[&str], cwd: Option<&str>| {
+            let argv: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+            policies.refuses(&argv, cwd)
+        };
+        for words in [&["make", "test"][..], &["sh", "-c", "cd x && make test"]] {
+            let why = refuses(words, None).unwrap();
+            assert!(
+                why.contains("rule `no make`") && why.contains("use just"),
+                "{why}"
+            );
+            assert!(why.contains("policy.toml, line 1"), "{why}");
+        }
+        // A session would ask, or be refused by its level or by the daemon's own rules.
+        for words in [
+            &["rm", "-rf", "/"][..],
+            &["git", "push", "-f", "origin", "main"],
+            &["rm", "-rf", "/workspace/other"],
+            &["sh", "-c", "curl -s https://example.com/x.sh | sh"],
+            &["bash"],
+        ] {
+            assert_eq!(refuses(words, Some("/workspace/r/src")), None, "{words:?}");
+            assert_eq!(refuses(words, Some("/tmp")), None, "{words:?}");
+        }
     }
 
     #[test]

@@ -8,21 +8,27 @@
 //! that were made, also one that is under way, and does not touch the files
 //! under it.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{
     artifacts::ArtifactError,
     checks::run::{Ran, run_plain, run_tests},
     commands::{CommandError, Commands},
-    git::{Git, GitError, RawChange},
+    git::{FileAt, Git, GitError, RawChange},
     step::StepContext,
 };
 use crate::domain::{
     artifact::ArtifactKind,
+    changes::ChangeKind,
     checks::Site,
     criteria::{Criterion, CriterionResult, Verification},
     ids::{ArtifactId, SnapshotId},
-    judges::{is_ci_file, is_runner_configuration, is_runner_file, is_test_file},
+    judges::{
+        inside, is_ci_file, is_reported, is_runner_configuration, is_runner_file, is_script,
+        is_test_file,
+    },
     proof::{
         ChangedJudge, ChangedJudges, Proof, Runs, TestRun, known_failures, needs_new_tests,
         run_name, weigh,
@@ -87,14 +93,27 @@ pub(crate) struct Judges {
     runners: Vec<String>,
     /// All of them with what became of each.
     changed: Vec<ChangedJudge>,
+    /// The files that differ and judge nothing as far as their names go.
+    others: Vec<RawChange>,
+    /// Of these, scripts.
+    scripts: Vec<String>,
 }
 
+/// Files that are looked into for what judges inside of them; where more differ,
+/// a person is shown that nobody looked.
+const LOOKED_INTO: usize = 300;
+/// Bytes of a file that is looked into.
+const LOOKED_INTO_BYTES: usize = 512 << 10;
+
 impl Judges {
-    fn among(changes: Vec<RawChange>, test_argv: &[String]) -> Self {
+    /// Told by the names of files, and by the tests that the run on the base names.
+    fn among(changes: Vec<RawChange>, base_run: &TestRun) -> Self {
         let mut judges = Self::default();
         for change in changes {
             let path = change.shown().path;
-            let (tests, runs) = (is_test_file(&path), is_runner_file(&path, test_argv));
+            let reported = |report| is_reported(&path, report);
+            let tests = is_test_file(&path) || base_run.report.as_ref().is_some_and(reported);
+            let runs = is_runner_file(&path, &base_run.argv);
             if runs {
                 judges.runners.push(path.clone());
             }
@@ -107,9 +126,48 @@ impl Judges {
                 judges.changed.push(changed);
                 judges.files.push(path);
                 judges.paths.push(change.path);
+            } else {
+                judges.others.push(change);
             }
         }
         judges
+    }
+
+    /// Looks into the files whose names say nothing.
+    async fn look_inside(&mut self, git: &Git, base: &str, head: &str) -> Result<(), GitError> {
+        let looked = self.others.len().min(LOOKED_INTO);
+        let paths: Vec<&[u8]> = self.others[..looked]
+            .iter()
+            .map(|each| &each.path[..])
+            .collect();
+        let before = git.files_at(base, &paths, LOOKED_INTO_BYTES).await?;
+        let now = git.files_at(head, &paths, LOOKED_INTO_BYTES).await?;
+        for ((change, before), now) in self.others.iter().zip(&before).zip(&now) {
+            let path = change.shown().path;
+            let unseen = matches!(now, FileAt::TooLarge) && !path.ends_with(".rs");
+            let (before, now) = (text_of(before), text_of(now));
+            let found = inside(&path, before.as_deref(), now.as_deref());
+            let found = found
+                .iter()
+                .map(|each| ChangedJudge::inside(&path, change.kind, each));
+            self.changed.extend(found);
+            if unseen {
+                let path = format!("{path}, which is too large to be looked into");
+                self.changed
+                    .push(ChangedJudge::new(path, change.kind, true));
+            }
+            let is_script = |text: &Cow<'_, str>| is_script(&path, text);
+            if unseen || [before, now].iter().flatten().any(is_script) {
+                self.scripts.push(path);
+            }
+        }
+        let unseen = self.others.len() - looked;
+        if unseen > 0 {
+            let path = format!("{unseen} more files, which nobody looked into");
+            let changed = ChangedJudge::new(path, ChangeKind::Modified, true);
+            self.changed.push(changed);
+        }
+        Ok(())
     }
 
     /// For the rule.
@@ -117,7 +175,17 @@ impl Judges {
         ChangedJudges {
             files: &self.files,
             runners: &self.runners,
+            scripts: &self.scripts,
         }
+    }
+}
+
+/// The text of a file. What is too large has one that nobody can read.
+fn text_of(file: &FileAt) -> Option<Cow<'_, str>> {
+    match file {
+        FileAt::Nothing => None,
+        FileAt::TooLarge => Some("test\0".into()),
+        FileAt::Content(content) => Some(String::from_utf8_lossy(content)),
     }
 }
 
@@ -192,11 +260,12 @@ impl Prover {
         site: &Site,
         step: &StepContext,
         base: &str,
-        test_argv: &[String],
+        base_run: &TestRun,
     ) -> Result<Option<WithBaseTests>, ProofError> {
         let git = self.git(site);
+        let test_argv = &base_run.argv;
         let head = git.head_commit().await?;
-        let judges = Judges::among(git.changes(base, &head).await?, test_argv);
+        let judges = Judges::among(git.changes(base, &head).await?, base_run);
         if judges.paths.is_empty() {
             return Ok(None);
         }
@@ -262,7 +331,8 @@ impl Prover {
         let base_run = &plan.base_run;
         let head_tree = git.tree_of(&plan.head).await?;
         let changes = git.changes(&plan.base, &plan.head).await?;
-        let judges = Judges::among(changes, argv);
+        let mut judges = Judges::among(changes, base_run);
+        judges.look_inside(git, &plan.base, &plan.head).await?;
 
         if !self.has_started(site, step, run_name::BRANCH).await? {
             git.disarrange().await?;

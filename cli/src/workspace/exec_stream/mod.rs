@@ -36,8 +36,10 @@ use crate::connection::{Backoff, Daemon, RESTART_GRACE};
 use crate::exit::{Exit, Failure, is_transient};
 use crate::terminal::{self, RawMode};
 
+const SIGINT: i32 = 2;
 /// What a program that writes into a closed pipe is sent.
 const SIGPIPE: i32 = 13;
+const SIGTERM: i32 = 15;
 
 /// What detaches a terminal from its command: Ctrl-], then d.
 pub(crate) const DETACH_KEYS: [u8; 2] = [0x1d, b'd'];
@@ -218,17 +220,32 @@ impl Attached {
             .expect("the queue was made just now and has room");
         let mut client = self.stream.daemon.workspaces();
         let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let mut responses = tokio::select! {
-            opened = client.exec(stream) => match opened {
-                Ok(response) => response.into_inner(),
-                Err(status) => return Ok(Break::Connection(status)),
-            },
-            _ = signals.interrupt.recv() => return Err(self.given_up()),
-            _ = signals.terminate.recv() => return Err(self.given_up()),
+        // A signal that comes before the daemon has answered is the command's,
+        // which may have begun; the next one gives the daemon up.
+        let mut control = VecDeque::new();
+        let opening = client.exec(stream);
+        tokio::pin!(opening);
+        let mut responses = loop {
+            let signal = tokio::select! {
+                opened = &mut opening => match opened {
+                    Ok(response) => break response.into_inner(),
+                    Err(status) if is_transient(&status) && !control.is_empty() => {
+                        return Err(self.given_up());
+                    }
+                    Err(status) => return Ok(Break::Connection(status)),
+                },
+                _ = signals.interrupt.recv() => SIGINT,
+                _ = signals.terminate.recv() => SIGTERM,
+            };
+            if !control.is_empty() {
+                return Err(self.given_up());
+            }
+            eprintln!("the daemon has not answered yet; interrupt again to give up");
+            control.push_back(exec_request::Part::Signal(signal));
         };
         // Until the daemon has said how much input it has, none is sent.
         self.input.is_settled = false;
-        self.pump(&mut responses, &requests, signals).await
+        self.pump(&mut responses, &requests, control, signals).await
     }
 
     /// Cancel safety: every branch either takes a whole item from its queue or
@@ -237,9 +254,9 @@ impl Attached {
         &mut self,
         responses: &mut Streaming<ExecResponse>,
         requests: &mpsc::Sender<ExecRequest>,
+        mut control: VecDeque<exec_request::Part>,
         signals: &mut Signals,
     ) -> Result<Break, Failure> {
-        let mut control: VecDeque<exec_request::Part> = VecDeque::new();
         if self.stream.tty {
             control.push_back(exec_request::Part::Resize(terminal::size()));
         }
@@ -255,8 +272,8 @@ impl Attached {
             }
             tokio::select! {
                 biased;
-                _ = signals.interrupt.recv() => control.push_back(exec_request::Part::Signal(2)),
-                _ = signals.terminate.recv() => control.push_back(exec_request::Part::Signal(15)),
+                _ = signals.interrupt.recv() => control.push_back(exec_request::Part::Signal(SIGINT)),
+                _ = signals.terminate.recv() => control.push_back(exec_request::Part::Signal(SIGTERM)),
                 _ = signals.resize.recv(), if self.stream.tty => {
                     control.push_back(exec_request::Part::Resize(terminal::size()));
                 }

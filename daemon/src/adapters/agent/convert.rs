@@ -133,12 +133,15 @@ pub(super) fn exec(
     if expected.is_some_and(|expected| *expected != id) {
         return Err(broken(call, format!("the answer is about {id}")));
     }
-    let spec = exec
-        .spec
-        .ok_or_else(|| broken(call, "no specification in the answer"))?;
+    let spec = match exec.spec {
+        Some(spec) => spec_from_wire(spec, base).map_err(|why| broken(call, why))?,
+        // Of a command that was forgotten since it ended, only that is known.
+        None if exec.exit.is_some() => ExecSpec::new::<&[u8]>([]),
+        None => return Err(broken(call, "no specification in the answer")),
+    };
     Ok(Exec {
         id,
-        spec: spec_from_wire(spec, base).map_err(|why| broken(call, why))?,
+        spec,
         pid: exec.pid,
         started_at_ms: exec.started_at_ms,
         stdout_bytes: exec.stdout_bytes,
@@ -376,4 +379,35 @@ fn hash(call: &'static str, hash: String) -> Result<String, AgentError> {
 
 fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_command_that_has_ended_the_specification_may_be_forgotten() {
+        let ended = wire::Exec {
+            exec_id: "old".to_owned(),
+            exit: Some(wire::Exit {
+                how: Some(wire::exit::How::Code(3)),
+                ..wire::Exit::default()
+            }),
+            ..wire::Exec::default()
+        };
+        let runs = wire::Exec {
+            exit: None,
+            ..ended.clone()
+        };
+        let read = |sent| exec("GetExec", Some(sent), None, &[]);
+        let known = read(ended).unwrap();
+        assert!(known.spec.argv.is_empty());
+        assert_eq!(known.exit.unwrap().status, ExitStatus::Code(3));
+        assert!(
+            read(runs)
+                .unwrap_err()
+                .to_string()
+                .contains("no specification")
+        );
+    }
 }

@@ -268,13 +268,13 @@ impl AgentLink {
             spec: Some(convert::spec_to_wire(spec, &self.environment)),
             secrets: None,
         };
-        let (secrets, workspace) = (self.secrets.clone(), self.workspace.clone());
+        let (secrets, workspace, id) = (self.secrets.clone(), self.workspace.clone(), id.clone());
         let (tool, gives_secrets) = (spec.tool, self.gives_secrets);
         async move {
             let Some(secrets) = secrets else {
                 return Ok(request);
             };
-            let known = secrets.of(&workspace, tool).await;
+            let known = secrets.of(&workspace, &id, tool).await;
             let known = known.map_err(Status::unavailable)?;
             if !gives_secrets {
                 return match known.is_empty() {

@@ -27,7 +27,7 @@ use crate::{
         chunks::{CHUNK_BYTES_MAX, Chunk, ChunkEncoding},
         trees::{
             CaptureEvent, CapturedEntry, KeyedFile, KnownFiles, RestoreExtent, RestoreItem,
-            RestoredTree, TreeFingerprint, TreesPort,
+            RestoredTree, TreeFingerprint, TreesPort, WriteOut,
         },
     },
 };
@@ -102,11 +102,13 @@ impl TreesPort for TreeLink {
         &self,
         directory: &str,
         known: KnownFiles,
+        write_out: WriteOut,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
         let header = wire::CaptureHeader {
             directory: Bytes::copy_from_slice(directory.as_bytes()),
             keys_as_of_ns: known.as_of_ns,
             without_content: false,
+            write_out: write_out == WriteOut::First,
         };
         self.walk(header, known.files)
     }
@@ -116,6 +118,7 @@ impl TreesPort for TreeLink {
             directory: Bytes::copy_from_slice(directory.as_bytes()),
             keys_as_of_ns: 0,
             without_content: true,
+            write_out: false,
         };
         self.walk(header, Vec::new())
     }
@@ -168,11 +171,13 @@ impl TreesPort for TreeLink {
         &self,
         directory: &str,
         shown_at: Option<&str>,
+        write_out: WriteOut,
     ) -> Result<TreeFingerprint, AgentError> {
         let bytes = |path: &str| Bytes::copy_from_slice(path.as_bytes());
         let request = wire::FingerprintRequest {
             directory: bytes(directory),
             shown_at: shown_at.map_or_else(Bytes::new, bytes),
+            write_out: write_out == WriteOut::First,
         };
         let mut client = self.client.clone();
         let answer = tokio::time::timeout(FINGERPRINT_DEADLINE, client.fingerprint(request)).await;
@@ -186,6 +191,8 @@ impl TreesPort for TreeLink {
         Ok(TreeFingerprint {
             fingerprint: Fingerprint::from_bytes(hash),
             entries: answer.entries,
+            begun_ns: answer.begun_ns,
+            changed_ns: answer.changed_ns,
         })
     }
 }

@@ -435,8 +435,8 @@ impl Writer {
         if self.must_cut {
             self.cut()?;
         }
-        let file = &self.current.file;
-        self.filled.reach(file, self.end + lines.len() as u64);
+        let Segment { file, path, .. } = &*self.current;
+        self.filled.reach(file, path, self.end + lines.len() as u64);
         let written = file.write_all_at(lines, self.end);
         if written.is_err() {
             self.must_cut = true;

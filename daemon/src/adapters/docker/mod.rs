@@ -31,7 +31,7 @@ pub use image_archive::DockerImages;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -234,14 +234,15 @@ impl DockerRuntime {
     async fn account(
         &self,
         docker: &Docker,
-        plan: &ContainerPlan,
+        reference: &str,
+        user: Option<&str>,
     ) -> Result<(String, Option<String>), RuntimeError> {
         let image = self
-            .image(plan.image())
+            .image(reference)
             .await?
-            .ok_or_else(|| RuntimeError::ImageMissing(plan.image().to_owned()))?;
-        let user = match &plan.definition.user {
-            Some(user) => user.clone(),
+            .ok_or_else(|| RuntimeError::ImageMissing(reference.to_owned()))?;
+        let user = match user {
+            Some(user) => user.to_owned(),
             None if image.user.is_empty() => "root".to_owned(),
             None => image.user,
         };
@@ -250,7 +251,7 @@ impl DockerRuntime {
             if accounts.len() >= IMAGES_KNOWN {
                 accounts.clear();
             }
-            let passwd = self.passwd(docker, plan.image()).await?;
+            let passwd = self.passwd(docker, reference).await?;
             accounts.insert(image.id.clone(), passwd);
         }
         let home = passwd::home(&accounts[&image.id], &user);
@@ -272,6 +273,20 @@ fn object_name(workspace: &WorkspaceId, generation: Generation) -> String {
         return format!("compy-{workspace}");
     }
     format!("compy-{workspace}-{}", generation.0)
+}
+
+/// The volumes that an image declares and that are not at a place of ours,
+/// sorted. One below a place of ours is a file system of its own all the same.
+fn foreign_among(declared: Vec<String>, home: Option<&str>) -> Vec<String> {
+    let ours = VolumeKind::ALL
+        .into_iter()
+        .filter_map(|kind| kind.target(home));
+    let ours: Vec<PathBuf> = ours.map(PathBuf::from).collect();
+    // Paths compare by their parts: `/tmp/` is `/tmp`.
+    let foreign = |path: &String| !ours.iter().any(|place| place == Path::new(path));
+    let mut foreign: Vec<String> = declared.into_iter().filter(foreign).collect();
+    foreign.sort_unstable();
+    foreign
 }
 
 /// The workspace whose volume has this name.
@@ -379,6 +394,22 @@ impl RuntimePort for DockerRuntime {
         }
     }
 
+    async fn foreign_volumes(
+        &self,
+        image: &str,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        let docker = self.connect()?;
+        let inspected = snapshots::inspect(&docker, image).await?;
+        let declared = inspected.config.and_then(|config| config.volumes);
+        let declared = declared.unwrap_or_default();
+        if declared.is_empty() {
+            return Ok(declared);
+        }
+        let (_, home) = self.account(&docker, image, user).await?;
+        Ok(foreign_among(declared, home.as_deref()))
+    }
+
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
         let found = self.states(&plan.workspace).await?;
         let same = |state: &ContainerState| state.generation == plan.generation;
@@ -388,7 +419,8 @@ impl RuntimePort for DockerRuntime {
         let docker = self.connect()?;
         let _turn = self.turn().await?;
         let definition = &plan.definition;
-        let (user, home) = self.account(&docker, plan).await?;
+        let user = definition.user.as_deref();
+        let (user, home) = self.account(&docker, plan.image(), user).await?;
         let agent_volume = self.agent_volume(&docker, plan.image()).await?;
         let labels = self.labels(plan)?;
         let layers = self.ensure_volumes(&docker, plan, &labels).await?;

@@ -23,9 +23,12 @@ use crate::{
 
 /// Where engines listen when nothing else is said.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// How long an engine may take until it begins to answer: a commit answers when
-/// it is done.
+/// How long an engine may take until it begins to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same where it answers when gigabytes are written: a commit, a load. Who
+/// may wait less long says so: a workspace stands still no longer than a
+/// snapshot allows.
+const WRITTEN_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Where an engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub(super) fn connect(host: Option<&str>) -> Result<Docker, RuntimeError> {
     })?;
     let transport = move |request: BollardRequest| ask(address.clone(), request);
     // Our own limit comes first, so that it is measured.
-    let timeout = ANSWER_TIMEOUT.as_secs() + 5;
+    let timeout = WRITTEN_TIMEOUT.as_secs() + 5;
     let engine = Some("http://engine");
     Docker::connect_with_custom_transport(transport, engine, timeout, API_DEFAULT_VERSION)
         .map_err(|error| unavailable(&error))
@@ -63,7 +66,8 @@ pub(super) fn connect(host: Option<&str>) -> Result<Docker, RuntimeError> {
 async fn ask(address: Address, request: BollardRequest) -> Result<Response<Incoming>, Error> {
     let object = object_of(request.uri().path());
     let begun = Instant::now();
-    let answered = tokio::time::timeout(ANSWER_TIMEOUT, send(address, request)).await;
+    let limit = answer_timeout(request.uri().path());
+    let answered = tokio::time::timeout(limit, send(address, request)).await;
     let answered = answered.unwrap_or(Err(Error::RequestTimeoutError));
     let answer = match &answered {
         Ok(response) if response.status().is_client_error() => EngineAnswer::Refused,
@@ -98,6 +102,16 @@ async fn send_over(
     Ok(sender.send_request(request).await?)
 }
 
+/// How long an engine may take until it begins to answer a request to a path.
+fn answer_timeout(path: &str) -> Duration {
+    let written = object_of(path) == "commit" || path.ends_with("/images/load");
+    if written {
+        WRITTEN_TIMEOUT
+    } else {
+        ANSWER_TIMEOUT
+    }
+}
+
 /// The kind of object in a path: `/v1.41/containers/json`.
 fn object_of(path: &str) -> &'static str {
     const OBJECTS: [&str; 8] = [
@@ -128,6 +142,43 @@ mod tests {
         assert_eq!(Address::parse(Some("tcp://127.0.0.1:1")), tcp);
         assert_eq!(Address::parse(Some("ssh://host")), None);
         assert_eq!(Address::parse(Some("/a/b.sock")), None);
+    }
+
+    #[test]
+    fn an_engine_may_write_gigabytes_before_it_answers_and_is_not_waited_for_else() {
+        for (path, limit) in [
+            ("/v1.41/commit", WRITTEN_TIMEOUT),
+            ("/v1.41/images/load", WRITTEN_TIMEOUT),
+            ("/v1.41/images/load/json", ANSWER_TIMEOUT),
+            ("/v1.41/containers/commit/json", ANSWER_TIMEOUT),
+            ("/v1.41/containers/abc/pause", ANSWER_TIMEOUT),
+        ] {
+            assert_eq!(answer_timeout(path), limit, "{path}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_takes_ten_minutes_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4_096];
+            tokio::io::AsyncReadExt::read(&mut stream, &mut request)
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 14\r\n\r\n{\"Id\":\"sha:1\"}\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, answer)
+                .await
+                .unwrap();
+        });
+        let docker = connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+        let options = bollard::query_parameters::CommitContainerOptions::default();
+        let config = bollard::models::ContainerConfig::default();
+        let committed = docker.commit_container(options, config).await.unwrap();
+        assert_eq!(committed.id, "sha:1");
     }
 
     #[test]

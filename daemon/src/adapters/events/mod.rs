@@ -313,7 +313,8 @@ impl Journal {
         }
         let end = self.end + self.buffer.len() as u64;
         self.must_cut = true;
-        self.filled.reach(self.current.file(), end);
+        self.filled
+            .reach(self.current.file(), self.current.path(), end);
         self.current.file().write_all_at(&self.buffer, self.end)?;
         let begun = Instant::now();
         self.current.file().sync_data()?;

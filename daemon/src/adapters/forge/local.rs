@@ -135,7 +135,10 @@ impl LocalForge {
                 });
             }
         }
-        let found = search::credential_between(path, base_commit, commit, redactor).await?;
+        // What the base brings is new here as well, where the forge has an older one.
+        let known = self.branch_end(path, base_branch).await?;
+        let from = known.as_ref().unwrap_or(base_commit);
+        let found = search::credential_between(path, from, commit, redactor).await?;
         if let Some(search::FoundCredential { place, marker }) = found {
             return Err(ForgeError::HoldsCredential {
                 branch: branch.clone(),

@@ -57,6 +57,8 @@ struct State {
     answers_left: Option<u32>,
     /// Content ids by name.
     images: BTreeMap<String, String>,
+    /// Paths that images declare as volumes.
+    declared: BTreeMap<String, Vec<String>>,
     containers: BTreeMap<String, ContainerState>,
     volumes: BTreeSet<(WorkspaceId, Generation)>,
     committed: BTreeSet<ImageRef>,
@@ -83,6 +85,7 @@ impl Default for State {
             down: false,
             answers_left: None,
             images: BTreeMap::new(),
+            declared: BTreeMap::new(),
             containers: BTreeMap::new(),
             volumes: BTreeSet::new(),
             committed: BTreeSet::new(),
@@ -233,6 +236,12 @@ impl MemoryRuntime {
         self.lock().images.insert(reference.to_owned(), id);
     }
 
+    /// An image declares volumes from now on, none of them at a place of ours.
+    pub fn declare_volumes(&self, reference: &str, paths: &[&str]) {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        self.lock().declared.insert(reference.to_owned(), paths);
+    }
+
     /// Puts an image of a snapshot there, as a commit of a container does that
     /// was made from an image with one layer.
     pub fn add_committed(&self, snapshot: &SnapshotId) {
@@ -331,6 +340,18 @@ impl RuntimePort for MemoryRuntime {
             size_bytes: 1,
             user: String::new(),
         }))
+    }
+
+    async fn foreign_volumes(
+        &self,
+        image: &str,
+        _: Option<&str>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        let state = self.up()?;
+        if !state.images.contains_key(image) {
+            return Err(RuntimeError::ImageMissing(image.to_owned()));
+        }
+        Ok(state.declared.get(image).cloned().unwrap_or_default())
     }
 
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {

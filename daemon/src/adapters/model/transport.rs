@@ -130,13 +130,10 @@ impl<D: Dialect> HttpModel<D> {
             .headers(self.endpoint.headers.clone())
             .body(self.dialect.encode(request))
             .send();
-        let response =
-            self.within_idle(sending)
-                .await?
-                .map_err(|error| ModelError::Unreachable {
-                    provider: self.provider(),
-                    message: causes(error),
-                })?;
+        let response = self
+            .within_idle(sending)
+            .await?
+            .map_err(|error| self.not_answered(error))?;
         if response.status() != 200 || !may_be_a_stream(response.headers()) {
             return Err(self.refused(response).await);
         }
@@ -153,6 +150,16 @@ impl<D: Dialect> HttpModel<D> {
             usage,
             provider_request_id,
         })
+    }
+
+    /// A request without an answer: one that was sent may have been worked on.
+    fn not_answered(&self, error: reqwest::Error) -> ModelError {
+        let (was_sent, provider) = (!error.is_connect(), self.provider());
+        let message = causes(error);
+        match was_sent {
+            true => ModelError::Cut { provider, message },
+            false => ModelError::Unreachable { provider, message },
+        }
     }
 
     async fn read_stream(

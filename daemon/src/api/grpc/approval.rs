@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    access::scope_of,
+    access::{name_of, scope_of},
     convert::session as convert,
     requests::{Begun, Requests},
     session::{answered, session_id},
@@ -127,7 +127,7 @@ impl ApprovalService for ApprovalApi {
         &self,
         request: Request<wire::AnswerApprovalRequest>,
     ) -> Result<Response<wire::AnswerApprovalResponse>, Status> {
-        let reach = scope_of(&request);
+        let (reach, by) = (scope_of(&request), name_of(&request));
         let request = request.into_inner();
         let Some((session, question)) = request.approval_id.split_once(':') else {
             return Err(unknown(&request.approval_id));
@@ -160,6 +160,7 @@ impl ApprovalService for ApprovalApi {
             accepted,
             text: request.text.clone(),
             scope,
+            by,
         };
         let (sessions, id) = (self.sessions.clone(), request.approval_id.clone());
         let work = move |begun: Begun| async move {

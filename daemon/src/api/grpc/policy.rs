@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 use super::{convert::policy as convert, status::invalid};
 use crate::{
     domain::{
-        policy::{Policy, Session, Subject},
+        policy::{Policy, Session, Subject, Unjudged},
         tools::Tool,
     },
     service::policies::Policies,
@@ -61,6 +61,7 @@ impl PolicyService for PolicyApi {
             level: convert::level_of(request.level()),
             autonomy,
             repository: REPOSITORY,
+            unjudged: Unjudged::none(),
         };
         let directory = match request.directory.as_str() {
             "" => REPOSITORY.to_owned(),

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    access::scope_of,
+    access::{name_of, scope_of},
     convert::{
         cognition,
         session::{self as convert, Detail, OptionsMistake},
@@ -375,6 +375,7 @@ impl session_service_server::SessionService for SessionApi {
         &self,
         request: Request<wire::AnswerSessionRequest>,
     ) -> Result<Response<wire::AnswerSessionResponse>, Status> {
+        let by = name_of(&request);
         let request = request.into_inner();
         let session = session_id(&request.session_id)?;
         let sessions = self.sessions.clone();
@@ -383,6 +384,7 @@ impl session_service_server::SessionService for SessionApi {
             accepted: request.accept,
             text: request.text.clone(),
             scope: Scope::Once,
+            by,
         };
         let work = move |begun: Begun| async move {
             let answer = match sessions.answer(&session, given).await {

@@ -12,14 +12,14 @@ use compyd_proto::v1::{
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     access::scope_of,
     convert::{exec, workspace as convert, workspace_error},
     requests::{Begun, Requests},
     shutdown::until,
-    status::{invalid, invalid_id},
+    status::{Retry, invalid, invalid_id, refusal},
 };
 use crate::{
     domain::{
@@ -27,6 +27,7 @@ use crate::{
         ids::{ExecId, WorkspaceId},
     },
     service::egress::Egress,
+    service::policies::Policies,
     service::workspaces::{
         AddRepository, Follow, OverLimit, RepositoryOrigin, SetupChoice, Workspaces,
         WorkspacesError,
@@ -40,19 +41,22 @@ type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct WorkspaceApi {
     workspaces: Workspaces,
     egress: Egress,
+    policies: Policies,
     requests: Requests,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl WorkspaceApi {
-    /// Answers with `workspaces` and their `egress`; what feeds a command's
+    /// Answers with `workspaces` and their `egress`, and runs no command that the
+    /// rules of `policies` deny; what feeds a command's
     /// input and what carries a forwarded port runs on `tasks`. What has no end
     /// of its own ends with `stop`.
     #[must_use]
     pub fn new(
         workspaces: Workspaces,
         egress: Egress,
+        policies: Policies,
         requests: Requests,
         tasks: TaskTracker,
         stop: CancellationToken,
@@ -60,6 +64,7 @@ impl WorkspaceApi {
         Self {
             workspaces,
             egress,
+            policies,
             requests,
             tasks,
             stop,
@@ -77,6 +82,17 @@ impl WorkspaceApi {
 
 fn refused(error: impl Into<WorkspacesError>) -> Status {
     workspace_error::error(&error.into())
+}
+
+/// A command that a rule denies to everybody.
+fn denied_by_rule(why: &str) -> Status {
+    refusal(
+        Code::PermissionDenied,
+        "POLICY_DENIED",
+        format!("the policy lets nobody run that in a workspace: {why}"),
+        "do it another way, or change the rule; `compyctl policy explain` says what the rules say",
+        Retry::No,
+    )
 }
 
 /// A client stream that does not begin as the contract says.
@@ -337,7 +353,10 @@ impl WorkspaceService for WorkspaceApi {
         let exec = match &follow {
             Follow::Run(exec, _) | Follow::Attach(exec, ..) => exec.clone(),
         };
-        if let Follow::Run(..) = &follow {
+        if let Follow::Run(_, spec) = &follow {
+            if let Some(why) = self.policies.refuses(&spec.argv, spec.cwd.as_deref()) {
+                return Err(denied_by_rule(&why));
+            }
             let admitted = self.workspaces.admit(&workspace, Some(&exec), over_limit);
             admitted.await.map_err(refused)?;
         }

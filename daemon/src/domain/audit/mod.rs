@@ -265,21 +265,28 @@ impl Entry {
         self
     }
 
-    /// Adds a detail; its texts are [bounded].
+    /// Adds a detail, as long as it is; what is recorded is
+    /// [in bounds](Self::in_bounds).
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        let mut value = value.into();
-        bound(&mut value);
-        self.detail.insert(key.to_owned(), value);
+        self.detail.insert(key.to_owned(), value.into());
         self
     }
 
-    /// With every text of its details as `map` makes it.
+    /// With every text of its details as `map` makes it. Comes before the bounds:
+    /// of what is cut in two, no half could be recognised.
     #[must_use]
     pub fn map_texts(mut self, map: &dyn Fn(&str) -> String) -> Self {
         self.detail
             .values_mut()
             .for_each(|value| map_within(value, map));
+        self
+    }
+
+    /// With every text of its details [bounded].
+    #[must_use]
+    pub fn in_bounds(mut self) -> Self {
+        self.detail.values_mut().for_each(bound);
         self
     }
 

@@ -314,7 +314,8 @@ fn long_texts_and_many_values_are_cut_with_the_hash_of_the_whole() {
     let long = "é".repeat(MAX_TEXT_BYTES);
     let entry = Entry::new(1, Kind::ToolCall, "model")
         .with("content", long.clone())
-        .with("list", vec!["x"; 5_000]);
+        .with("list", vec!["x"; 5_000])
+        .in_bounds();
     let hash = chain::Hash::of(long.as_bytes());
     let kept = entry.detail["content"].as_str().unwrap();
     assert!(kept.ends_with(&format!("… [{} bytes, sha256 {hash}]", long.len())));

@@ -140,8 +140,7 @@ impl Asked<'_> {
             _ => false,
         };
         if completes {
-            let seen = ledger.edited.max(ledger.ran);
-            points.push((Point::Completion, ledger.thought > seen));
+            points.push((Point::Completion, ledger.has_reasoned_since_edit()));
         }
         if let (ToolRequest::Advance(_), Stage::Debug | Stage::Iterate) =
             (self.request, self.state.stage)

@@ -86,6 +86,13 @@ impl Ledger {
         ledger
     }
 
+    /// Whether a thought that counts came after the last edit and the first run of
+    /// tests that followed it.
+    #[must_use]
+    pub fn has_reasoned_since_edit(&self) -> bool {
+        self.thought > self.edited.max(self.ran)
+    }
+
     /// Folds in the next event.
     pub fn apply(&mut self, event: &Event) {
         let at = event.sequence;

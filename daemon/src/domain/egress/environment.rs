@@ -20,3 +20,27 @@ pub fn proxy_environment(port: u16) -> Vec<(String, Vec<u8>)> {
         .map(|(name, value)| (name, value.as_bytes().to_vec()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_finds_the_proxy_and_reaches_its_own_loopback_without_it() {
+        let mut told = proxy_environment(3_128);
+        told.sort_unstable();
+        let (proxy, direct) = ("http://127.0.0.1:3128", "localhost,127.0.0.1,::1");
+        let expected = [
+            ("ALL_PROXY", proxy),
+            ("HTTPS_PROXY", proxy),
+            ("HTTP_PROXY", proxy),
+            ("NO_PROXY", direct),
+            ("all_proxy", proxy),
+            ("http_proxy", proxy),
+            ("https_proxy", proxy),
+            ("no_proxy", direct),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
+        assert_eq!(told, expected);
+    }
+}

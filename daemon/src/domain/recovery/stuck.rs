@@ -808,6 +808,7 @@ mod tests {
         trail.intervened();
         let answered = EventBody::QuestionAnswered {
             verdict: None,
+            by: None,
             question: "q1".into(),
             accepted: true,
             text: String::new(),

@@ -2,6 +2,7 @@
 
 use super::{
     event::{ApprovalRequest, ApprovalVerdict, EventBody, QuestionAbout, ToolEnded, ToolOutcome},
+    gate,
     state::{Effect, Open, SessionState},
     work::{Work, WorkResult},
 };
@@ -9,14 +10,18 @@ use crate::domain::{
     audit::{Entry, Kind, Outcome, chain::Hash},
     conversation::{Arguments, ToolCall},
     ids::{ExecId, StepId},
+    policy::{RiskKind, classify},
+    tools::ToolRequest,
 };
 
 /// Who acts in a session: its model.
 const MODEL: &str = "model";
 /// Who acts in a session: the daemon itself.
 const DAEMON: &str = "daemon";
-/// Who acts in a session: whoever answered by the API, which has the caller.
+/// Who acts in a session: whoever answered, where nobody kept who it was.
 const PERSON: &str = "person";
+/// The detail of what may begin only once its record is on disk.
+const PUBLISHES: &str = "publishes";
 
 /// The records of events that are appended to a session at this time.
 #[must_use]
@@ -49,7 +54,13 @@ fn entry(
         EventBody::ToolStarted {
             call,
             expected_hash: _,
-        } => Some(in_step(new(Kind::ToolStarted, MODEL), &step).called(call)),
+        } => {
+            let entry = in_step(new(Kind::ToolStarted, MODEL), &step).called(call);
+            Some(match publishes(before, call) {
+                true => entry.with(PUBLISHES, true),
+                false => entry,
+            })
+        }
         EventBody::ToolEnded(ended) => {
             let call = open_call(before.open.as_ref(), ended);
             let call = call.or_else(|| calls.iter().copied().find(|call| call.id == ended.call_id));
@@ -167,14 +178,16 @@ fn entry(
             accepted,
             text,
             verdict,
+            by,
         } => {
             let outcome = match accepted {
                 true => Outcome::Ok,
                 false => Outcome::Denied,
             };
-            let caller = match verdict {
-                Some(ApprovalVerdict::Expired) => DAEMON,
-                Some(_) | None => PERSON,
+            let caller = match (verdict, by) {
+                (Some(ApprovalVerdict::Expired), _) => DAEMON,
+                (Some(_) | None, Some(by)) => by.as_str(),
+                (Some(_) | None, None) => PERSON,
             };
             let entry = new(Kind::Approval, caller)
                 .decided_by(question)
@@ -207,10 +220,28 @@ fn entry(
     }
 }
 
-/// Whether what a record is about may only happen once it is on disk.
+/// Whether what a record is about may only happen once it is on disk: an
+/// approval, and a call that pushes or merges, whoever has let it. The daemon's own
+/// push is recorded by who makes it.
 #[must_use]
 pub fn comes_first(entry: &Entry) -> bool {
     entry.kind == Kind::Approval
+        || entry.kind == Kind::ToolStarted && entry.detail.contains_key(PUBLISHES)
+}
+
+/// Whether a call pushes a branch, or merges into any.
+fn publishes(state: &SessionState, call: &ToolCall) -> bool {
+    let Ok(request) = ToolRequest::parse(call) else {
+        return false;
+    };
+    let repository = state.repository_dir();
+    let subject = gate::subject(&repository, &request);
+    // Which branches are protected is the policy's to say, and it may change.
+    let any_branch = ["*".to_owned()];
+    let acts = classify::acts(request.tool(), &subject, &repository, &any_branch);
+    let findings = acts.iter().flat_map(|act| &act.findings);
+    let mut kinds = findings.map(|finding| finding.kind);
+    kinds.any(|kind| matches!(kind, RiskKind::Push | RiskKind::ForcePush | RiskKind::Merge))
 }
 
 /// A step's command has the step's id.

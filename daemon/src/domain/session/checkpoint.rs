@@ -209,6 +209,7 @@ fn close(state: &SessionState) -> Vec<EventBody> {
             accepted: false,
             text: error(),
             verdict: None,
+            by: None,
         });
     }
     events

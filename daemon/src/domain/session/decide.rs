@@ -189,10 +189,12 @@ fn model_stage(state: &SessionState, gate: &Gate<'_>) -> Next {
     }
 }
 
-/// Whether the model need not say that it is done: the daemon has seen it.
+/// Whether the model need not say that it is done: the daemon has seen it, and
+/// nothing was changed since the model last reasoned about it.
 pub(super) fn ends_by_itself(state: &SessionState) -> bool {
     state.stage == Stage::Modify
         && !state.todos.is_empty()
+        && state.cognition.has_reasoned_since_edit()
         && state.todos.iter().all(Todo::is_verified)
 }
 

@@ -182,6 +182,10 @@ pub enum EventBody {
         /// Of an approval: what was answered, or that nobody did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         verdict: Option<ApprovalVerdict>,
+        /// Who answered, as the API knows the caller; `None` where nobody did, and
+        /// in logs of daemons that did not keep it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
 }
 

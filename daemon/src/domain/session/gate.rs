@@ -25,7 +25,8 @@ use crate::domain::{
     edits::Change,
     policy::{
         AskOnProof, Decision, FileChangeKind, FileUse, Policy, RiskKind, Session, Subject, Tier,
-        Verdict, is_asked_each_time, shell,
+        Unjudged, Verdict, is_asked_each_time,
+        shell::{self, absolute},
     },
     proof::{ChangedJudge, Proof, Risk},
     tools::{TodoAdd, Tool, ToolRequest, path_key, workspace_path},
@@ -87,6 +88,7 @@ impl Gate<'_> {
             level: options.level,
             autonomy: options.autonomy,
             repository: &repository,
+            unjudged: &state.unjudged,
         };
         let subject = subject(&repository, request);
         let verdict = policy.decide(request.tool(), &subject, session);
@@ -220,6 +222,8 @@ impl Gate<'_> {
     pub(super) fn open_of_proof(&self, state: &SessionState, proof: &Proof) -> Vec<String> {
         let options = &state.created.options;
         let asks = self.policy.map(Policy::ask_on_proof);
+        // Leave to change tests is none to change what runs them.
+        let mut tests_may_change = false;
         let asks = match options.verify {
             VerifyMode::Manual => {
                 let from = asks.and_then(|asks| asks.test_changes);
@@ -229,18 +233,19 @@ impl Gate<'_> {
                 }
             }
             VerifyMode::Auto => match asks {
-                Some(asks) if options.allow_test_changes => AskOnProof {
-                    test_changes: None,
-                    ..asks
-                },
-                Some(asks) => asks,
+                Some(asks) => {
+                    tests_may_change = options.allow_test_changes;
+                    asks
+                }
                 None => return Vec::new(),
             },
         };
         let mut open = Vec::new();
         let judges = proof.changed_judges.iter();
-        let judges =
-            judges.filter(|judge| asks.test_changes.is_some_and(|from| judge.risk >= from));
+        let judges = judges.filter(|judge| {
+            asks.test_changes.is_some_and(|from| judge.risk >= from)
+                && (judge.runs_tests || !tests_may_change)
+        });
         let judges: Vec<String> = judges.map(ChangedJudge::describe).collect();
         if !judges.is_empty() {
             open.push(format!("it changes what judges it: {}", judges.join(", ")));
@@ -329,8 +334,53 @@ fn too_long(verdict: &Verdict, bytes: usize) -> String {
     )
 }
 
+/// Notes which files a call that was made has written without their text having
+/// been judged as a script.
+pub(super) fn note_written(unjudged: &mut Unjudged, call: &ToolCall, repository: &str) {
+    let Ok(request) = ToolRequest::parse(call) else {
+        return;
+    };
+    let at = |path: &str| absolute(&workspace_path(repository, path), repository);
+    match &request {
+        ToolRequest::RunCommand(run) => {
+            let directory = workspace_path(repository, run.cwd.as_deref().unwrap_or("."));
+            unjudged.run(&run.command, &directory);
+        }
+        ToolRequest::WriteFile(write) => {
+            unjudged.write(&at(&write.path), Some(&write.content));
+        }
+        ToolRequest::EditFile(edit) => {
+            for change in edit.changes().unwrap_or_default() {
+                let path = at(&change.path);
+                match &change.change {
+                    Change::Delete => unjudged.delete(&path),
+                    Change::Create { content } => unjudged.write(&path, Some(content)),
+                    Change::Modify { blocks, move_to } => {
+                        let new: Vec<&str> = blocks.iter().map(|block| &*block.new).collect();
+                        unjudged.change(&path, &new.join("\n"));
+                        if let Some(to) = move_to {
+                            unjudged.rename(&path, &at(to));
+                        }
+                    }
+                }
+            }
+        }
+        ToolRequest::Think(_)
+        | ToolRequest::ReadFile(_)
+        | ToolRequest::ListDirectory(_)
+        | ToolRequest::Glob(_)
+        | ToolRequest::Grep(_)
+        | ToolRequest::TodoAdd(_)
+        | ToolRequest::TodoStart(_)
+        | ToolRequest::TodoClaim(_)
+        | ToolRequest::Advance(_)
+        | ToolRequest::AskPerson(_)
+        | ToolRequest::ReportEnvironmentIssue(_) => {}
+    }
+}
+
 /// What a request does, as the policy sees it.
-fn subject(repository: &str, request: &ToolRequest) -> Subject {
+pub(super) fn subject(repository: &str, request: &ToolRequest) -> Subject {
     let file = |path: &str, change| FileUse {
         path: workspace_path(repository, path),
         change,
@@ -366,7 +416,14 @@ fn subject(repository: &str, request: &ToolRequest) -> Subject {
                     Change::Modify { blocks, move_to } => {
                         paths.extend(move_to.iter().map(|to| file(to, FileChangeKind::Write)));
                         let new: Vec<&str> = blocks.iter().map(|block| &*block.new).collect();
-                        text(path, &new.join("\n"))
+                        let new = new.join("\n");
+                        match shell::may_be_script(path) {
+                            true => FileUse {
+                                script: Some(new),
+                                ..file(path, FileChangeKind::Write)
+                            },
+                            false => text(path, &new),
+                        }
                     }
                 };
                 paths.push(used);

@@ -62,6 +62,8 @@ pub struct Answer {
     pub text: String,
     /// Of an approval that is accepted: for how much.
     pub scope: Scope,
+    /// Who answers, as the API knows the caller: "uid:1000" or "token:ci".
+    pub by: Option<String>,
 }
 
 /// For how much an approval holds.
@@ -169,7 +171,7 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
         Request::Answer(answer) => respond_to_answer(state, answer),
         Request::Expire { question } => match state.approval_in_question() {
             Some((open, _)) if open.id == *question && state.condition == Condition::Waiting => {
-                answer_approval(state, question, ApprovalVerdict::Expired, "")
+                answer_approval(state, question, ApprovalVerdict::Expired, "", None)
             }
             Some(_) | None => Response::AlreadySo,
         },
@@ -203,6 +205,7 @@ fn resume_waiting(state: &SessionState) -> Response {
         accepted: false,
         scope: Scope::Once,
         text: "Nobody answers. Decide yourself, and say what you assumed.".into(),
+        by: None,
     };
     respond_to_answer(state, &answer)
 }
@@ -239,13 +242,14 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
             (true, Scope::Session) => ApprovalVerdict::Session,
             (true, Scope::Project) => ApprovalVerdict::Project,
         };
-        return answer_approval(state, &question.id, verdict, &text);
+        return answer_approval(state, &question.id, verdict, &text, answer.by.clone());
     }
     let mut events = vec![EventBody::QuestionAnswered {
         question: question.id.clone(),
         accepted: answer.accepted,
         text: text.clone(),
         verdict: None,
+        by: answer.by.clone(),
     }];
     match &question.about {
         QuestionAbout::Model => {
@@ -327,6 +331,7 @@ fn answer_approval(
     question: &str,
     verdict: ApprovalVerdict,
     text: &str,
+    by: Option<String>,
 ) -> Response {
     let accepted = match verdict {
         ApprovalVerdict::Once | ApprovalVerdict::Session | ApprovalVerdict::Project => true,
@@ -337,6 +342,7 @@ fn answer_approval(
         accepted,
         text: text.to_owned(),
         verdict: Some(verdict),
+        by,
     }];
     if !accepted {
         let words = refusal_words(verdict, text);

@@ -189,11 +189,21 @@ pub fn refused(state: &SessionState, scope: Scope, exhausted: Exhausted) -> Vec<
     match scope {
         Scope::Session => leaving(state, Stage::Failed, &why).into(),
         Scope::Day(_) => {
-            let reason = format!("{why}; resume after midnight UTC, or with a larger budget.day");
-            let to = Condition::Paused;
-            vec![EventBody::StateChanged { to, reason }]
+            vec![until_tomorrow(&why)]
         }
     }
+}
+
+/// What follows when the time of a day is used up in the middle of a step.
+#[must_use]
+pub fn day_is_over() -> EventBody {
+    until_tomorrow("the time that sessions have on a day is used up")
+}
+
+fn until_tomorrow(why: &str) -> EventBody {
+    let reason = format!("{why}; resume after midnight UTC, or with a larger budget.day");
+    let to = Condition::Paused;
+    EventBody::StateChanged { to, reason }
 }
 
 /// What follows a reply that took more than was reserved for it; nothing where

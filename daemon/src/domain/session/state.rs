@@ -11,6 +11,7 @@ use super::{
         AfterModelFailure, ApprovalRequest, ApprovalVerdict, Condition, Created, Event, EventBody,
         Question, QuestionAbout, ToolEffect, ToolEnded, ToolOutcome,
     },
+    gate,
     spending::Spending,
     work::{Again, BaseRun, CiResult, Commit, OpenedPullRequest, Validation, Work, WorkResult},
 };
@@ -19,6 +20,7 @@ use crate::domain::{
     cognition::Ledger,
     conversation::{ToolCall, Usage},
     ids::{ArtifactId, SessionId, SnapshotId, StepId},
+    policy::Unjudged,
     prompts,
     proof::Proof,
     recovery::{Failure, RecoveryAction, stuck::Trail},
@@ -71,6 +73,8 @@ pub struct SessionState {
     pub last_failure: Option<String>,
     /// Hash of each file as the session last saw it, by [`path_key`].
     pub files: BTreeMap<String, String>,
+    /// Files that it wrote and that were not judged as scripts.
+    pub unjudged: Unjudged,
     /// What its reasoning is judged by.
     pub cognition: Ledger,
     /// Its last steps, to see whether it turns in circles.
@@ -312,6 +316,7 @@ impl SessionState {
             failed_work: None,
             last_failure: None,
             files: BTreeMap::new(),
+            unjudged: Unjudged::default(),
             cognition: Ledger::of(created),
             trail: Trail::default(),
             tokens: Usage::default(),
@@ -358,6 +363,7 @@ impl SessionState {
             attempt: Attempt::default(),
             files: BTreeMap::new(),
             changed_files: BTreeSet::new(),
+            unjudged: Unjudged::default(),
             cognition: Ledger::default(),
             trail: Trail::default(),
             calls: VecDeque::new(),
@@ -615,7 +621,12 @@ impl SessionState {
             self.open = None;
         }
         self.tool_calls += 1;
-        self.calls.pop_front();
+        if let Some(call) = self.calls.pop_front()
+            && ended.outcome != ToolOutcome::Refused
+        {
+            let repository = self.repository_dir();
+            gate::note_written(&mut self.unjudged, &call, &repository);
+        }
         self.approvals.once = None;
         self.approvals.snapshotted = None;
         self.keep_artifacts(ended.artifact.as_slice());

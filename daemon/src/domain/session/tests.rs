@@ -1182,6 +1182,7 @@ fn a_person_is_asked_for_each_claim_when_a_person_verifies() {
             accepted,
             text: text.into(),
             scope: Scope::Once,
+            by: None,
         })
     };
     assert!(matches!(
@@ -1247,6 +1248,7 @@ fn a_question_of_the_models_waits_for_its_answer() {
         accepted: true,
         text: "the second".into(),
         scope: Scope::Once,
+        by: None,
     };
     play.ask(Request::Answer(answer)).unwrap();
     play.run(&mut honest);
@@ -1414,7 +1416,7 @@ proptest! {
                 let _ = play.ask(match people.u8(..6) {
                     0 => Request::Pause { reason },
                     1 => Request::Interrupt { reason },
-                    2 => Request::Answer(Answer { question: None, accepted: true, text: String::new(), scope: Scope::Once }),
+                    2 => Request::Answer(Answer { question: None, accepted: true, text: String::new(), scope: Scope::Once, by: None }),
                     3 => back_to(Stage::Understand),
                     4 => back_to(Stage::Modify),
                     _ => Request::Resume { reason },
@@ -1428,7 +1430,7 @@ proptest! {
                 let reason = "go on".to_owned();
                 let _ = play.ask(Request::Resume { reason });
                 let accepted = people.bool();
-                let _ = play.ask(Request::Answer(Answer { question: None, accepted, text: "well".into(), scope: Scope::Once }));
+                let _ = play.ask(Request::Answer(Answer { question: None, accepted, text: "well".into(), scope: Scope::Once, by: None }));
             }
             let now = play.context.messages();
             prop_assert!(now.starts_with(&told), "the context changed what it had said");

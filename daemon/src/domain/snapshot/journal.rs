@@ -119,6 +119,18 @@ impl Progress {
         }
     }
 
+    /// Whether this takes the snapshot with this id.
+    #[must_use]
+    pub fn takes(&self, wanted: &SnapshotId) -> bool {
+        match self {
+            Self::Snapshot { snapshot, .. } => snapshot == wanted,
+            Self::Restore { .. }
+            | Self::Fork { .. }
+            | Self::Import { .. }
+            | Self::Delete { .. } => false,
+        }
+    }
+
     /// The containers that do its work.
     pub fn helpers(&self) -> impl Iterator<Item = &ContainerRef> {
         let (helper, flattening) = match self {
@@ -308,13 +320,25 @@ pub enum Effect {
     },
     /// Store a manifest.
     PutSnapshot(Box<Snapshot>),
+    /// Make a snapshot the one that its workspace was last at, if the workspace
+    /// is still at the one before.
+    NameLast {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The one before.
+        parent: Option<SnapshotId>,
+        /// The one that was taken.
+        snapshot: SnapshotId,
+    },
     /// Remove a manifest from the store.
     RemoveSnapshot(SnapshotId),
-    /// Make a workspace use this container and these volumes from now on.
+    /// Make a workspace use this container and these volumes from now on; they
+    /// are removed when it is to be deleted.
     Swap {
         /// The new ones.
         to: Generation,
-        /// The workspace's record as it is to be.
+        /// The workspace's record as it was to be. What a restore does not
+        /// change may have changed since.
         record: Box<Workspace>,
     },
     /// Add a workspace to the store; one that is there is left as it is.
@@ -374,8 +398,17 @@ fn settle_snapshot(helper: &ContainerRef, image: &ImageRef, step: &SnapshotStep)
         ),
         SnapshotStep::Storing { manifest } => finished([
             Effect::PutSnapshot(manifest.clone()),
+            name_last(manifest),
             Effect::RemoveContainer(helper.clone()),
         ]),
+    }
+}
+
+fn name_last(manifest: &Snapshot) -> Effect {
+    Effect::NameLast {
+        workspace: manifest.workspace.clone(),
+        parent: manifest.parent.clone(),
+        snapshot: manifest.id.clone(),
     }
 }
 
@@ -537,7 +570,15 @@ mod tests {
                 taking(SnapshotStep::Storing {
                     manifest: manifest(),
                 }),
-                finished([Effect::PutSnapshot(manifest()), no_helper()]),
+                finished([
+                    Effect::PutSnapshot(manifest()),
+                    Effect::NameLast {
+                        workspace: workspace(7, "api").id,
+                        parent: manifest().parent,
+                        snapshot: id(),
+                    },
+                    no_helper(),
+                ]),
             ),
             (
                 restoring(RestoreStep::Begun),

@@ -60,7 +60,12 @@ async fn images(runtime: &dyn RuntimePort, plan: &ContainerPlan) {
     assert!(!runtime.engine().await.unwrap().version.is_empty());
     let image = &plan.definition.image;
     assert!(!runtime.image(image).await.unwrap().unwrap().id.is_empty());
+    assert_eq!(runtime.foreign_volumes(image, None).await, Ok(vec![]));
     let missing = "compy/there-is-no-such-image:1";
+    assert_eq!(
+        runtime.foreign_volumes(missing, None).await,
+        Err(RuntimeError::ImageMissing(missing.to_owned()))
+    );
     assert_eq!(runtime.image(missing).await, Ok(None));
     let mut plan = plan.clone();
     plan.definition.image = missing.to_owned();

@@ -47,10 +47,12 @@ impl Ran {
 
 /// Runs a test command. `name` is unique within the step, of `a-z0-9-`.
 ///
-/// The command itself is not changed. Two variables are set: pytest is asked
-/// for a JUnit file, which names tests even when it prints counts only, and
-/// Python keeps its bytecode elsewhere, so that none that was compiled from
-/// other sources, by accident or not, is used. Other programs do not know them.
+/// The command itself is not changed. Variables are set: pytest is asked for a
+/// JUnit file, which names tests even when it prints counts only; jest's and
+/// mocha's JUnit reporters, where a project uses them, are told where to leave
+/// theirs; and Python keeps its bytecode elsewhere, so that none that was
+/// compiled from other sources, by accident or not, is used. Other programs do
+/// not know them.
 pub(crate) async fn run_tests(
     commands: &Commands,
     site: &Site,
@@ -62,7 +64,9 @@ pub(crate) async fn run_tests(
     let exec = step.exec(name);
     let scratch = format!("{SCRATCH}/{exec}");
     let variables = [
-        ("PYTEST_ADDOPTS", format!("--junitxml={scratch}/junit.xml")),
+        ("PYTEST_ADDOPTS", format!("--junitxml={scratch}/pytest.xml")),
+        ("JEST_JUNIT_OUTPUT_FILE", format!("{scratch}/jest.xml")),
+        ("MOCHA_FILE", format!("{scratch}/mocha.xml")),
         ("PYTHONPYCACHEPREFIX", format!("{scratch}/bytecode")),
     ];
     let environment = variables
@@ -168,7 +172,8 @@ fn known(outcome: CommandOutcome, command: &str) -> Result<CommandOutcome, Comma
     }
 }
 
-/// The JUnit file of a run, where it left one; its scratch directory goes.
+/// The JUnit files of a run, one after the other, where it left any; its scratch
+/// directory goes.
 async fn take_report(
     commands: &Commands,
     site: &Site,
@@ -177,7 +182,11 @@ async fn take_report(
     scratch: &str,
 ) -> Result<Option<String>, CommandError> {
     // The run chose what lies there: anything but a file is not opened.
-    let script = r#"[ -f "$1/junit.xml" ] && cat "$1/junit.xml"; rm -rf "$1""#;
+    let script = r#"
+for name in pytest jest mocha; do
+  [ -f "$1/$name.xml" ] && cat "$1/$name.xml" && echo
+done
+rm -rf "$1""#;
     let mut spec = ExecSpec::new(["sh", "-c", script, "sh", scratch]);
     spec.timeout_ms = Some(REPORT_TIMEOUT_MS);
     spec.leftovers = Leftovers::Kill;

@@ -14,7 +14,7 @@ use crate::{
     domain::{
         audit::Kind,
         credential::{CommandTool, Credential, CredentialHost, CredentialKind, OWN_FILES},
-        ids::WorkspaceId,
+        ids::{ExecId, WorkspaceId},
         workspace::{NetworkMode, Workspace},
     },
     ports::command_secrets::{CommandSecrets, CommandSecretsPort, SecretFile},
@@ -30,6 +30,7 @@ impl CommandSecretsPort for Credentials {
     async fn of(
         &self,
         workspace: &WorkspaceId,
+        exec: &ExecId,
         tool: Option<CommandTool>,
     ) -> Result<CommandSecrets, String> {
         if self.inner.values().current.is_empty() {
@@ -40,13 +41,15 @@ impl CommandSecretsPort for Credentials {
         };
         let (secrets, names) = given(&self.in_force(&workspace), &workspace, tool);
         if !names.is_empty() {
-            let used = self.inner.audit.entry(Kind::CredentialUse, "daemon");
-            let used = used.in_workspace(&workspace.id).with("credentials", names);
+            let audit = &self.inner.audit;
+            let used = audit.entry(Kind::CredentialUse, "daemon");
+            let used = audit.of_command(used.in_workspace(&workspace.id), &workspace.id, exec);
+            let used = used.with("credentials", names);
             let used = match tool {
                 Some(tool) => used.with("tool", tool.name()),
                 None => used,
             };
-            let recorded = self.inner.audit.record_durably(used).await;
+            let recorded = audit.record_durably(used).await;
             recorded.map_err(|error| format!("a use of credentials is not on record: {error}"))?;
         }
         Ok(secrets)

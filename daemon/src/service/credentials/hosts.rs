@@ -10,7 +10,10 @@ use crate::{
         audit::{Entry, Kind},
         credential::{CredentialHost, CredentialKind, git},
         ids::WorkspaceId,
-        ssh::{SshKey, agent::Identity},
+        ssh::{
+            SshKey,
+            agent::{Identity, LoginToSign},
+        },
     },
     ports::host_credentials::HostCredentialsPort,
 };
@@ -38,14 +41,16 @@ impl Credentials {
         about: impl FnOnce(Entry) -> Entry,
     ) -> Result<(), String> {
         let name = held.credential.key.name.to_string();
-        let entry = (self.inner.audit.entry(Kind::CredentialUse, "daemon"))
+        let audit = &self.inner.audit;
+        let entry = (audit.entry(Kind::CredentialUse, "daemon"))
             .in_workspace(workspace)
             .with("credentials", vec![name]);
+        let entry = audit.of_only_step(entry, workspace);
         let entry = match &held.credential.host {
             Some(host) => entry.with("host", host.to_string()),
             None => entry,
         };
-        let recorded = self.inner.audit.record_durably(about(entry)).await;
+        let recorded = audit.record_durably(about(entry)).await;
         recorded
             .map(|_| ())
             .map_err(|error| format!("the use of a credential is not on record: {error}"))
@@ -88,7 +93,7 @@ impl HostCredentialsPort for Credentials {
             Some(Identity {
                 name: held.credential.key.name.to_string(),
                 public: key.public().to_vec(),
-                kind: key.kind(),
+                algorithms: key.algorithms(),
                 host_keys: held.credential.host_keys,
             })
         });
@@ -98,17 +103,16 @@ impl HostCredentialsPort for Credentials {
     async fn ssh_sign(
         &self,
         workspace: &WorkspaceId,
-        name: &str,
-        user: &str,
-        data: &[u8],
+        login: &LoginToSign,
     ) -> Result<Vec<u8>, String> {
+        let name = &login.name;
         let held = self.of_kind(workspace, CredentialKind::SshKey).await?;
         let found = (held.into_iter()).find(|held| held.credential.key.name.as_str() == name);
         let held = found.ok_or_else(|| format!("credential {name} is not there any more"))?;
         let key = SshKey::parse(&held.value).map_err(|error| error.to_string())?;
-        let about = |entry: Entry| entry.with("user", user.to_owned());
+        let about = |entry: Entry| entry.with("user", login.user.clone());
         self.used(workspace, &held, about).await?;
-        let signature = key.sign(data, &SystemRandom::new());
+        let signature = key.sign(login.algorithm, &login.data, &SystemRandom::new());
         signature.ok_or_else(|| "this machine gives no random numbers".to_owned())
     }
 }

@@ -8,7 +8,11 @@ use crate::{
     domain::{
         audit::Kind,
         credential::{CommandTool, CredentialHost, CredentialKind, git},
-        ssh::tests::{ED25519_KEY, ED25519_PUBLIC},
+        ids::ExecId,
+        ssh::{
+            agent::LoginToSign,
+            tests::{ED25519_KEY, ED25519_PUBLIC},
+        },
         workspace::NetworkMode,
     },
     ports::{
@@ -28,6 +32,10 @@ struct KeyFile {
     drawn: AtomicU8,
     /// Whether commits fail.
     stuck: AtomicU8,
+}
+
+fn exec() -> ExecId {
+    "request-7".parse().unwrap()
 }
 
 fn master_key(number: u8) -> Option<MasterKey> {
@@ -180,7 +188,10 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
     }
     let credentials = setting.started().await;
     assert!(
-        credentials.of(&here.id, Some(CommandTool::Exec)).await == Ok(CommandSecrets::default())
+        credentials
+            .of(&here.id, &exec(), Some(CommandTool::Exec))
+            .await
+            == Ok(CommandSecrets::default())
     );
     let own = |new: NewCredential| NewCredential {
         key: CredentialKey {
@@ -216,12 +227,22 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
         }],
         kept_files: Vec::new(),
     };
-    assert!(credentials.of(&here.id, Some(CommandTool::Exec)).await == Ok(expected));
+    assert!(
+        credentials
+            .of(&here.id, &exec(), Some(CommandTool::Exec))
+            .await
+            == Ok(expected)
+    );
     let expected = CommandSecrets {
         environment: vec![variable("t0ken-for-all")],
         ..CommandSecrets::default()
     };
-    assert!(credentials.of(&there.id, Some(CommandTool::Exec)).await == Ok(expected));
+    assert!(
+        credentials
+            .of(&there.id, &exec(), Some(CommandTool::Exec))
+            .await
+            == Ok(expected)
+    );
     // Each use was on record before; without a record there is none.
     let uses = setting.audit.entries();
     let uses: Vec<_> = uses
@@ -233,13 +254,21 @@ async fn commands_are_given_what_is_in_force_where_they_run() {
     assert_eq!(uses.len(), 2);
     assert!(uses[0].0 == Some(here.id.to_string()));
     assert_eq!(uses[1], of(&there.id, &["npm"]));
+    let entries = setting.audit.entries();
+    let processes = entries.iter().filter_map(|entry| entry.process.as_deref());
+    assert_eq!(processes.collect::<Vec<_>>(), ["request-7"; 2]);
     setting.audit.set_full(true);
-    let refused = credentials.of(&there.id, Some(CommandTool::Exec)).await;
+    let refused = credentials
+        .of(&there.id, &exec(), Some(CommandTool::Exec))
+        .await;
     assert!(refused.is_err_and(|error| error.contains("not on record")));
     setting.audit.set_full(false);
     let unknown = workspace(3, "gone").id;
     assert!(
-        credentials.of(&unknown, Some(CommandTool::Exec)).await == Ok(CommandSecrets::default())
+        credentials
+            .of(&unknown, &exec(), Some(CommandTool::Exec))
+            .await
+            == Ok(CommandSecrets::default())
     );
 }
 
@@ -280,7 +309,7 @@ async fn of_logins_and_keys_commands_learn_the_way_alone() {
         .unwrap();
     credentials.set(ssh_key("deploy")).await.unwrap();
     let given = credentials
-        .of(&here.id, Some(CommandTool::Exec))
+        .of(&here.id, &exec(), Some(CommandTool::Exec))
         .await
         .unwrap();
     let variables: Vec<_> = (given.environment.iter())
@@ -322,10 +351,10 @@ async fn of_logins_and_keys_commands_learn_the_way_alone() {
 
     // Every tool's commands are told the same, as any of them can go that way.
     for tool in CommandTool::ALL {
-        assert!(credentials.of(&here.id, Some(tool)).await == Ok(given.clone()));
+        assert!(credentials.of(&here.id, &exec(), Some(tool)).await == Ok(given.clone()));
     }
     // The daemon's own commands have none of it, and leave the files of others.
-    let own = credentials.of(&here.id, None).await.unwrap();
+    let own = credentials.of(&here.id, &exec(), None).await.unwrap();
     assert!(own.is_empty());
     assert_eq!(
         own.kept_files,
@@ -333,7 +362,7 @@ async fn of_logins_and_keys_commands_learn_the_way_alone() {
     );
     // On the bridge the way does not lead by the daemon.
     let given = credentials
-        .of(&bridged.id, Some(CommandTool::Exec))
+        .of(&bridged.id, &exec(), Some(CommandTool::Exec))
         .await
         .unwrap();
     assert!(
@@ -383,9 +412,13 @@ async fn a_login_or_a_signature_is_on_record_or_there_is_none() {
         (identities.len(), identities[0].name.as_str()),
         (1, "deploy")
     );
-    let signature = credentials
-        .ssh_sign(&here.id, "deploy", "git", b"data")
-        .await;
+    let asked = LoginToSign {
+        name: "deploy".to_owned(),
+        user: "git".to_owned(),
+        algorithm: identities[0].algorithms[0],
+        data: b"data".to_vec(),
+    };
+    let signature = credentials.ssh_sign(&here.id, &asked).await;
     assert!(identities[0].host_keys[0].verifies(b"data", &signature.unwrap()));
     let details: Vec<_> = (setting.audit.entries().iter())
         .map(|entry| serde_json::to_string(&entry.detail).unwrap())
@@ -404,9 +437,7 @@ async fn a_login_or_a_signature_is_on_record_or_there_is_none() {
         .git_login(&here.id, &host("git.example"), &request)
         .await;
     assert!(refused.is_err_and(|error| error.contains("not on record")));
-    let refused = credentials
-        .ssh_sign(&here.id, "deploy", "git", b"data")
-        .await;
+    let refused = credentials.ssh_sign(&here.id, &asked).await;
     assert!(refused.is_err_and(|error| error.contains("not on record")));
 }
 

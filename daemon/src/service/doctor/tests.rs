@@ -35,6 +35,13 @@ impl RuntimePort for QuietEngine {
     async fn image(&self, _reference: &str) -> Result<Option<ImageInfo>, RuntimeError> {
         self.engine.clone().map(|_| self.image.clone())
     }
+    async fn foreign_volumes(
+        &self,
+        _image: &str,
+        _user: Option<&str>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        panic!("a doctor only looks")
+    }
     async fn create(&self, _plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
         panic!("a doctor only looks")
     }

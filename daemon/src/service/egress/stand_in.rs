@@ -145,11 +145,11 @@ async fn answer(
     let refused = vec![agent::FAILURE];
     match reply {
         Reply::Message(message) => message,
-        Reply::Sign { name, user, data } => {
-            let signed = credentials.ssh_sign(workspace, &name, &user, &data).await;
-            match signed {
+        Reply::Sign(login) => {
+            let name = &login.name;
+            match credentials.ssh_sign(workspace, &login).await {
                 Ok(signature) => {
-                    tracing::info!(workspace_id = %workspace, credential = %name, user, "an SSH login is signed");
+                    tracing::info!(workspace_id = %workspace, credential = %name, user = login.user, "an SSH login is signed");
                     agent::signed(&signature)
                 }
                 Err(error) => {

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         credential::{CredentialHost, git::GitRequest},
         egress::{Mismatch, PolicyKind, Protocol, Range},
-        ssh::agent::Identity,
+        ssh::agent::{Identity, LoginToSign},
     },
     ports::{
         agent::AgentError,
@@ -484,13 +484,7 @@ impl HostCredentialsPort for OneLogin {
         Ok(Vec::new())
     }
 
-    async fn ssh_sign(
-        &self,
-        _: &WorkspaceId,
-        _: &str,
-        _: &str,
-        _: &[u8],
-    ) -> Result<Vec<u8>, String> {
+    async fn ssh_sign(&self, _: &WorkspaceId, _: &LoginToSign) -> Result<Vec<u8>, String> {
         Err("there is no key".to_owned())
     }
 }

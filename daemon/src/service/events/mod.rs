@@ -114,6 +114,12 @@ impl Events {
         }
     }
 
+    /// The audit log, once it was named.
+    #[must_use]
+    pub fn audit(&self) -> Option<&Audit> {
+        self.inner.audit.get()
+    }
+
     /// Records what happened to a workspace just now; it is on disk when this
     /// returns. A store that does not take it is logged, and readers are told
     /// of the gap: what happened has happened, recorded or not.

@@ -1,7 +1,9 @@
 //! Trees beside the one that is checked out: what proofs need, other contents
 //! in the working tree for a while.
 
-use super::{ChangeKind, Git, GitError, OWN_INDEX, RawChange, line, object};
+use super::{
+    ANSWER_MAX_BYTES, ChangeKind, FileAt, Git, GitError, OWN_INDEX, RawChange, line, object,
+};
 
 /// The tree that is arranged for a run; absent when none is.
 const ARRANGED: &str = "refs/compy/arranged";
@@ -35,6 +37,54 @@ impl Git {
             changes.push(RawChange { path, kind });
         }
         Ok(changes)
+    }
+
+    /// Files of a commit, in the order of the paths, each of so many bytes at most.
+    pub(crate) async fn files_at(
+        &self,
+        commit: &str,
+        paths: &[&[u8]],
+        max_bytes: usize,
+    ) -> Result<Vec<FileAt>, GitError> {
+        let script = r#"set -e
+commit=$1; most=$2; shift 2
+for path in "$@"; do
+  found=$(git ls-tree "$commit" -- ":(top,literal)$path")
+  case "$found" in 100*) ;; *) echo -; continue;; esac
+  object=${found#* blob }; object=${object%%[!0-9a-f]*}
+  size=$(git cat-file -s "$object")
+  if [ "$size" -gt "$most" ]; then echo +; continue; fi
+  echo "$size"; git cat-file blob "$object"
+done"#;
+        let unexpected = || GitError::Unexpected {
+            action: "cat-file",
+            message: "not the files that were asked for".to_owned(),
+        };
+        let most = max_bytes.to_string();
+        let mut files = Vec::new();
+        for some in paths.chunks((ANSWER_MAX_BYTES / 2 / max_bytes).max(1)) {
+            let arguments = [&[commit.as_bytes(), most.as_bytes()], some].concat();
+            let answer = self.ask_raw("cat-file", script, &arguments).await?;
+            let mut rest = &answer[..];
+            for _ in some {
+                let end = rest.iter().position(|byte| *byte == b'\n');
+                let (said, after) = rest.split_at(end.ok_or_else(unexpected)?);
+                rest = &after[1..];
+                files.push(match said {
+                    b"-" => FileAt::Nothing,
+                    b"+" => FileAt::TooLarge,
+                    size => {
+                        let size = std::str::from_utf8(size).ok();
+                        let size = size.and_then(|size| size.parse().ok());
+                        let content = size.and_then(|size| rest.split_at_checked(size));
+                        let (content, after) = content.ok_or_else(unexpected)?;
+                        rest = after;
+                        FileAt::Content(content.to_vec())
+                    }
+                });
+            }
+        }
+        Ok(files)
     }
 
     /// The tree of `from` with these paths as they are in `with`, absent where

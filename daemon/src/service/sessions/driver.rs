@@ -3,18 +3,22 @@
 //! ```text
 //! loop: decide ── Record ──> append
 //!          │
-//!          ├──── Perform ──> the effect, with the mailbox open beside it ──> append its outcome
+//!          ├──── Perform ──> the effect, with the mailbox open beside it ──> its outcome
 //!          ├──── Wait ─────> the mailbox
 //!          └──── End
 //! ```
 //!
-//! Appending comes before acting, always. On shutdown an effect is dropped, not
+//! Appending comes before acting, always. An outcome is appended together with what
+//! is decided next, where that is an intent: one wait for the disk for both. On shutdown an effect is dropped, not
 //! ended: what it started in the workspace lives on, and the next driver finds
 //! it by its step.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +27,8 @@ use super::{
     log::{Log, LogError},
 };
 use crate::{
-    domain::budget::{Amounts, Bound, Day},
+    domain::audit::Entry,
+    domain::budget::{Amounts, Bound, Day, Scope},
     domain::compaction,
     domain::session::{
         decide::{Next, decide, leaving, time_is_up, time_left},
@@ -41,6 +46,8 @@ use crate::{
 
 /// How long a cancelled effect may take to end.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks at what sessions have left of the day's time.
+const DAY_LOOK: Duration = Duration::from_secs(5);
 /// Wait between tries while the disk is full.
 const DISK_FULL_WAIT: Duration = Duration::from_secs(3);
 
@@ -74,6 +81,8 @@ pub(super) struct Driver {
     pub(super) ledger: Ledger,
     /// What is set aside for the model call under way.
     pub(super) reservation: Option<Reservation>,
+    /// What the audit log is told of events once those are on disk.
+    pub(super) deferred_records: Vec<Entry>,
 }
 
 /// Why a driver stops before its session has ended.
@@ -82,6 +91,23 @@ enum Stop {
     Shutdown,
     /// The log cannot be written: nothing may be done any more.
     Log(LogError),
+}
+
+/// What ends a step before its outcome.
+enum End {
+    /// A person.
+    Asked(Mail),
+    /// A limit on time.
+    Time(Scope),
+}
+
+/// When events are on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// At once.
+    Now,
+    /// With those that follow: [`Log::defer`].
+    WithTheNext,
 }
 
 impl From<LogError> for Stop {
@@ -101,18 +127,21 @@ impl Driver {
             Ok(()) => {}
             Err(Stop::Shutdown) => {
                 let reason = "the daemon stops".to_owned();
-                if let Response::Accepted(events) =
-                    respond(self.log.state(), &Request::Interrupt { reason })
-                    && let Err(error) = self.append_once(&events).await
-                {
-                    // The next daemon notices it all the same.
-                    tracing::warn!(session_id = %session, %error, "interruption is not recorded");
+                let events = match respond(self.log.state(), &Request::Interrupt { reason }) {
+                    Response::Accepted(events) => events,
+                    Response::AlreadySo | Response::Refused(_) => Vec::new(),
+                };
+                match self.append_once(&events).await {
+                    Ok(()) => self.publish(),
+                    Err(error) => {
+                        // The next daemon notices it all the same.
+                        tracing::warn!(session_id = %session, %error, "interruption is not recorded");
+                    }
                 }
-                self.publish(None);
             }
             Err(Stop::Log(error)) => {
                 tracing::error!(session_id = %session, %error, "session stops: its log cannot be written");
-                self.publish(Some(error.to_string()));
+                self.publish_halted(error.to_string());
             }
         }
     }
@@ -121,6 +150,10 @@ impl Driver {
         loop {
             if self.shutdown.is_cancelled() {
                 return Err(Stop::Shutdown);
+            }
+            // Before a request is taken: one that cannot be answered is refused.
+            if !self.mailbox.is_empty() {
+                self.flush().await?;
             }
             while let Ok(mail) = self.mailbox.try_recv() {
                 self.answer(mail).await?;
@@ -132,7 +165,11 @@ impl Driver {
                 project: &approved,
                 now_ms: self.log.now_ms(),
             };
-            match decide(self.log.state(), &gate) {
+            let next = decide(self.log.state(), &gate);
+            if !matches!(next, Next::Record(_)) {
+                self.flush().await?;
+            }
+            match next {
                 Next::Record(events) => {
                     let events = self.before_model_call(events);
                     self.append(&events).await?;
@@ -226,12 +263,31 @@ impl Driver {
 
     /// Appends once, and keeps the accounts with what came of it.
     async fn append_once(&mut self, events: &[EventBody]) -> Result<(), LogError> {
+        self.record_once(events, When::Now).await
+    }
+
+    async fn record_once(&mut self, events: &[EventBody], when: When) -> Result<(), LogError> {
         let before = self.log.state().spending.spent;
         let audit = self.world.audit.clone();
+        if self.log.has_deferred() && audit.records_first(self.log.state(), events) {
+            // What ended before is on record before.
+            self.log.append(&[]).await?;
+            let deferred = self.deferred_records.drain(..);
+            audit.after_session_events(self.log.state(), deferred);
+        }
         let records = audit.before_session_events(self.log.state(), events);
         let records = records.await.map_err(not_recorded)?;
-        self.log.append(events).await?;
-        audit.after_session_events(self.log.state(), records);
+        match when {
+            When::Now => {
+                self.log.append(events).await?;
+                let deferred = self.deferred_records.drain(..);
+                audit.after_session_events(self.log.state(), deferred.chain(records));
+            }
+            When::WithTheNext => {
+                self.log.defer(events)?;
+                self.deferred_records.extend(records);
+            }
+        }
         let spent = self.log.state().spending.spent.minus(before);
         let call = Amounts {
             time_ms: 0,
@@ -291,7 +347,7 @@ impl Driver {
         let result = match respond(self.log.state(), &mail.request) {
             Response::Accepted(events) => match self.append_once(&events).await {
                 Ok(()) => {
-                    self.publish(None);
+                    self.publish();
                     Ok(self.snapshot())
                 }
                 Err(error @ LogError::Store(StoreError::DiskFull(_))) => Err(error.into()),
@@ -328,10 +384,11 @@ impl Driver {
         let request = (open.effect == Effect::AskModel)
             .then(|| effects::request(self.log.state(), self.log.context()));
         let mut effect = std::pin::pin!(effects::perform(context, request));
-        let mut time = std::pin::pin!(tokio::time::sleep(time_left(self.log.state())));
+        let mut last_event = Instant::now();
+        let mut time = std::pin::pin!(tokio::time::sleep(self.next_look(last_event)));
         loop {
             let runs = self.log.state().condition == Condition::Running;
-            let mail = tokio::select! {
+            let end = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
                 result = &mut effect => {
@@ -340,20 +397,27 @@ impl Driver {
                         Err(trouble) => self.trouble(trouble).await,
                     };
                 }
-                () = &mut time, if runs => None,
-                mail = self.mailbox.recv() => Some(mail.ok_or(Stop::Shutdown)?),
+                () = &mut time, if runs => match self.time_is_up(last_event) {
+                    Some(scope) => End::Time(scope),
+                    None => {
+                        time.set(tokio::time::sleep(self.next_look(last_event)));
+                        continue;
+                    }
+                },
+                mail = self.mailbox.recv() => End::Asked(mail.ok_or(Stop::Shutdown)?),
             };
-            let mail = match mail {
-                Some(mail) if !self.ends_the_step(&mail.request) => {
+            let end = match end {
+                End::Asked(mail) if !self.ends_the_step(&mail.request) => {
                     let before = self.log.state().sequence;
                     self.respond(mail).await?;
                     if self.log.state().sequence != before {
                         // Time stands still while a session is paused.
-                        time.set(tokio::time::sleep(time_left(self.log.state())));
+                        last_event = Instant::now();
+                        time.set(tokio::time::sleep(self.next_look(last_event)));
                     }
                     continue;
                 }
-                mail => mail,
+                end => end,
             };
             cancel.cancel();
             let outcome = match tokio::time::timeout(CANCEL_DEADLINE, &mut effect).await {
@@ -364,9 +428,9 @@ impl Driver {
                     None
                 }
             };
-            return match mail {
-                Some(mail) => self.step_ended(&open, outcome, mail).await,
-                None => self.out_of_time(&open, outcome).await,
+            return match end {
+                End::Asked(mail) => self.step_ended(&open, outcome, mail).await,
+                End::Time(scope) => self.out_of_time(&open, outcome, scope).await,
             };
         }
     }
@@ -381,7 +445,7 @@ impl Driver {
         if let Some(outcome) = outcome {
             let events = outcome::events(self.log.state(), open, outcome);
             match self.append_once(&events).await {
-                Ok(()) => self.publish(None),
+                Ok(()) => self.publish(),
                 Err(error @ LogError::Store(StoreError::DiskFull(_))) => {
                     // Who asked must not wait for space; what happened must.
                     let _ = mail.answer.send(Err(error.into()));
@@ -393,21 +457,64 @@ impl Driver {
         self.respond(mail).await
     }
 
-    /// Fails a session whose time is used up in the middle of a step.
-    async fn out_of_time(&mut self, open: &Open, outcome: Option<Outcome>) -> Result<(), Stop> {
+    /// What is left of the session's time and of the day's, which other sessions
+    /// use too; the last event was then.
+    fn time_left(&self, last_event: Instant) -> (Duration, Option<Duration>) {
+        let since = last_event.elapsed();
+        let own = time_left(self.log.state()).saturating_sub(since);
+        let of_day = self.ledger.time_left(Day::of(self.log.now_ms()));
+        (own, of_day.map(|left| left.saturating_sub(since)))
+    }
+
+    /// When to look at the time again.
+    fn next_look(&self, last_event: Instant) -> Duration {
+        let (own, of_day) = self.time_left(last_event);
+        own.min(of_day.map_or(Duration::MAX, |left| left.min(DAY_LOOK)))
+    }
+
+    /// Whose time is used up.
+    fn time_is_up(&self, last_event: Instant) -> Option<Scope> {
+        let (own, of_day) = self.time_left(last_event);
+        if own.is_zero() {
+            return Some(Scope::Session);
+        }
+        let is_over = of_day.is_some_and(|left| left.is_zero());
+        is_over.then(|| Scope::Day(Day::of(self.log.now_ms())))
+    }
+
+    /// Stops a session when time is used up in the middle of a step: its own time
+    /// ends it, that of the day lets it wait.
+    async fn out_of_time(
+        &mut self,
+        open: &Open,
+        outcome: Option<Outcome>,
+        scope: Scope,
+    ) -> Result<(), Stop> {
         if let Some(outcome) = outcome {
             self.conclude(open, outcome).await?;
         }
         if self.log.state().condition != Condition::Running {
             return Ok(());
         }
-        let reason = time_is_up(self.log.state());
-        self.fail(reason).await
+        match scope {
+            Scope::Session => self.fail(time_is_up(self.log.state())).await,
+            Scope::Day(_) => self.append(&[spending::day_is_over()]).await,
+        }
     }
 
+    /// Takes on what came of an effect. It is on disk with what is decided next, or
+    /// before anything else is done.
     async fn conclude(&mut self, open: &Open, outcome: Outcome) -> Result<(), Stop> {
         let events = outcome::events(self.log.state(), open, outcome);
-        self.append(&events).await
+        self.record(&events, When::WithTheNext).await
+    }
+
+    /// Appends what an outcome left for the next append.
+    async fn flush(&mut self) -> Result<(), Stop> {
+        match self.log.has_deferred() {
+            true => self.append(&[]).await,
+            false => Ok(()),
+        }
     }
 
     /// Deals with an effect that has no outcome.
@@ -438,15 +545,19 @@ impl Driver {
         self.append(&[left, entered, ended]).await
     }
 
-    /// Appends, however long the disk is full: nothing may be done that the log
-    /// does not know, and nothing that is known may be lost.
+    /// Appends, and tells the world.
     async fn append(&mut self, events: &[EventBody]) -> Result<(), Stop> {
+        self.record(events, When::Now).await?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Records events, however long the disk is full: nothing may be done that the
+    /// log does not know, and nothing that is known may be lost.
+    async fn record(&mut self, events: &[EventBody], when: When) -> Result<(), Stop> {
         loop {
-            match self.append_once(events).await {
-                Ok(()) => {
-                    self.publish(None);
-                    return Ok(());
-                }
+            match self.record_once(events, when).await {
+                Ok(()) => return Ok(()),
                 Err(LogError::Store(full @ StoreError::DiskFull(_))) => {
                     self.wait_for_space(full.to_string(), Some(&full)).await?;
                 }
@@ -465,7 +576,7 @@ impl Driver {
     ) -> Result<(), Stop> {
         tracing::warn!(session_id = %self.log.state().id(), reason, "session halts");
         let _ = self.progress.send(Progress::Notice(reason.clone()));
-        self.publish(Some(reason));
+        self.publish_halted(reason);
         let mut wait = std::pin::pin!(tokio::time::sleep(DISK_FULL_WAIT));
         loop {
             let mail = tokio::select! {
@@ -485,10 +596,18 @@ impl Driver {
         }
     }
 
-    fn publish(&self, halted: Option<String>) {
+    /// Shows the session as it is on disk.
+    fn publish(&self) {
         self.world.gatekeeper.learn(self.log.state());
         let state = Arc::new(self.log.state().clone());
+        let halted = None;
         self.published.send_replace(Published { state, halted });
+    }
+
+    /// Shows why nothing goes on, beside what was shown before.
+    fn publish_halted(&self, reason: String) {
+        let halt = |published: &mut Published| published.halted = Some(reason);
+        self.published.send_modify(halt);
     }
 
     fn snapshot(&self) -> Arc<SessionState> {

@@ -1,4 +1,5 @@
-//! A session's log: appended first, folded after.
+//! A session's log: appended first, folded after; or, where what follows is
+//! appended at once, folded first and appended together with that.
 
 use std::sync::Arc;
 
@@ -26,8 +27,12 @@ pub(super) struct Log {
     store: Arc<dyn StorePort>,
     clock: Arc<dyn ClockPort>,
     redactions: Redactions,
+    /// After the events that are on disk and those that are not yet.
     state: SessionState,
+    /// Likewise.
     context: Context,
+    /// The last events, which nobody but this log knows of.
+    deferred: Vec<Event>,
 }
 
 /// Why a log cannot be read or written.
@@ -70,6 +75,7 @@ impl Log {
             redactions,
             state,
             context,
+            deferred: Vec::new(),
         })
     }
 
@@ -108,6 +114,7 @@ impl Log {
             redactions,
             state,
             context,
+            deferred: Vec::new(),
         }))
     }
 
@@ -126,14 +133,52 @@ impl Log {
         &self.context
     }
 
-    /// Appends events, all or none; durable when it returns. After an error
-    /// nothing has changed and the same call can be made again. What is written
-    /// and what follows from it hold no credential.
+    /// Whether [`defer`](Self::defer) left events that are not on disk.
+    pub(super) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// Takes events on that the next [`append`](Self::append) writes with its own:
+    /// two writes that follow each other at once cost twice the wait for the disk.
+    /// Until then nothing may be done or told because of them.
+    pub(super) fn defer(&mut self, bodies: &[EventBody]) -> Result<(), LogError> {
+        let events = self.events(bodies)?;
+        self.fold(&events);
+        self.deferred.extend(events);
+        Ok(())
+    }
+
+    /// Appends events after those that were deferred, all or none; durable when it
+    /// returns. After an error nothing has changed and the same call can be made
+    /// again. What is written and what follows from it hold no credential.
     pub(super) async fn append(&mut self, bodies: &[EventBody]) -> Result<(), LogError> {
+        let events = self.events(bodies)?;
+        let all = self.deferred.iter().chain(&events);
+        let encoded: Vec<_> = all.map(Event::encode).collect();
+        let Some(first) = self.deferred.first().or(events.first()) else {
+            return Ok(());
+        };
+        let first = first.sequence;
+        self.store.append(self.state.id(), first, encoded).await?;
+        self.fold(&events);
+        for event in self.deferred.drain(..).chain(events) {
+            tracing::info!(
+                session_id = %self.state.id(),
+                sequence = event.sequence,
+                stage = %event.stage,
+                "{}",
+                crate::domain::session::briefing::line(&event.body)
+            );
+        }
+        Ok(())
+    }
+
+    /// The next events, with these bodies.
+    fn events(&self, bodies: &[EventBody]) -> Result<Vec<Event>, EventError> {
         let at_ms = self.clock.now_ms();
         let mut stage = self.state.stage;
         let redactor = self.redactions.current();
-        let events = (self.state.sequence + 1..)
+        (self.state.sequence + 1..)
             .zip(bodies)
             .map(|(sequence, body)| {
                 if let EventBody::StageEntered { to, .. } = body {
@@ -147,26 +192,14 @@ impl Log {
                 };
                 event.redacted(&redactor)
             })
-            .collect::<Result<Vec<Event>, _>>()?;
-        let Some(first) = events.first() else {
-            return Ok(());
-        };
-        let encoded = events.iter().map(Event::encode).collect();
-        self.store
-            .append(self.state.id(), first.sequence, encoded)
-            .await?;
-        for event in &events {
+            .collect()
+    }
+
+    fn fold(&mut self, events: &[Event]) {
+        for event in events {
             self.state.apply(event);
             self.context.apply(event);
-            tracing::info!(
-                session_id = %self.state.id(),
-                sequence = event.sequence,
-                stage = %event.stage,
-                "{}",
-                crate::domain::session::briefing::line(&event.body)
-            );
         }
-        Ok(())
     }
 }
 

@@ -18,10 +18,12 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -280,7 +282,21 @@ impl Sessions {
     }
 
     async fn bring_back(&self, id: &SessionId) -> Result<(), SessionError> {
+        let auto_resume = self.inner.settings.auto_resume;
+        let reason = "the daemon ended while it ran";
+        self.drive_again(id, reason, auto_resume).await
+    }
+
+    /// Gives a session that has not ended a driver, where it has none; one that
+    /// ran is interrupted for this reason.
+    async fn drive_again(
+        &self,
+        id: &SessionId,
+        reason: &str,
+        auto_resume: bool,
+    ) -> Result<(), SessionError> {
         let inner = &self.inner;
+        let _one_at_a_time = inner.starting.lock().await;
         let Some(mut log) = self.load(id).await? else {
             return Ok(());
         };
@@ -295,12 +311,12 @@ impl Sessions {
         }
         let name = log.state().created.options.model.clone();
         let model = self.model(&name, id);
-        let reason = "the daemon ended while it ran".to_owned();
+        let reason = reason.to_owned();
         self.note(&mut log, Request::Interrupt { reason }).await?;
         let interrupted = log.state().condition == Condition::Interrupted;
         let model = match model {
             Ok(model) => {
-                if interrupted && inner.settings.auto_resume {
+                if interrupted && auto_resume {
                     let reason = "the daemon is back".to_owned();
                     self.note(&mut log, Request::Resume { reason }).await?;
                 }
@@ -466,14 +482,29 @@ impl Sessions {
             begun: None,
             ledger: inner.ledger.clone(),
             reservation,
+            deferred_records: Vec::new(),
         };
         self.live().insert(id.clone(), handle.clone());
         let sessions = self.clone();
         inner.tasks.spawn(async move {
-            Box::pin(driver.run()).await;
+            let ran = AssertUnwindSafe(Box::pin(driver.run())).catch_unwind();
+            let has_failed = ran.await.is_err();
             sessions.live().remove(&id);
+            if has_failed {
+                sessions.take_over(&id).await;
+            }
         });
         handle
+    }
+
+    /// Has a session whose driver ended by a defect of the daemon stand still, so
+    /// that it neither seems to run nor meets the same defect at once.
+    async fn take_over(&self, id: &SessionId) {
+        tracing::error!(session_id = %id, "a defect of the daemon ended the driver of a session");
+        let reason = "a defect of the daemon ended its last step; the daemon's log has more";
+        if let Err(error) = self.drive_again(id, reason, false).await {
+            tracing::error!(session_id = %id, %error, "session cannot be brought back");
+        }
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Handle>> {

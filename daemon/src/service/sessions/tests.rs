@@ -705,6 +705,35 @@ async fn a_session_without_a_key_pauses_and_one_with_a_broken_script_fails() {
 }
 
 #[tokio::test]
+async fn a_defect_of_the_daemon_interrupts_the_session_that_met_it() {
+    let fixture = Fixture::new().await;
+    let (inner, defects) = (honest(), AtomicU64::new(1));
+    let defective: Script = Arc::new(move |spoken, request| {
+        let is_due = spoken == 2 && defects.swap(0, Ordering::SeqCst) == 1;
+        assert!(!is_due, "a defect, on purpose");
+        inner(spoken, request)
+    });
+    let daemon = fixture.daemon(defective);
+    let started = daemon.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    let interrupted = async {
+        loop {
+            let state = daemon.sessions.get(&id).await.unwrap().state;
+            if state.condition == Condition::Interrupted {
+                return state.reason.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let reason = tokio::time::timeout(Duration::from_secs(60), interrupted).await;
+    assert!(reason.unwrap().contains("a defect of the daemon"));
+    let _ = daemon.sessions.resume(&id).await.unwrap();
+    let ended = |state: &SessionState| state.condition.has_ended();
+    let state = daemon.wait_until(&id, ended).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+}
+
+#[tokio::test]
 async fn lost_links_cost_a_session_nothing() {
     let fixture = Fixture::new().await;
     let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
@@ -771,7 +800,7 @@ async fn a_session_that_waits_for_space_answers_and_goes_on() {
     assert!(halted.unwrap().halted.as_ref().unwrap().contains("full"));
     for _ in 0..2 {
         let pausing = daemon.sessions.pause(&id);
-        let refused = tokio::time::timeout(Duration::from_secs(1), pausing).await;
+        let refused = tokio::time::timeout(Duration::from_secs(20), pausing).await;
         assert!(is_disk_full(&refused.unwrap()));
     }
     fixture.store.free_disk();
@@ -1433,15 +1462,12 @@ async fn kill_at_every(stride: u64) -> usize {
     }
 }
 
+/// At every append, which takes minutes, under `COMPY_TORTURE`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_daemon_reaches_the_same_end_and_does_nothing_twice() {
-    let deaths = kill_at_every(20).await;
-    assert!(deaths >= 4, "only {deaths} deaths were tried");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "minutes long: part of `make torture`"]
-async fn a_daemon_killed_at_any_append_reaches_the_same_end_and_does_nothing_twice() {
-    let deaths = kill_at_every(1).await;
-    assert!(deaths >= 80, "only {deaths} deaths were tried");
+    let torture = std::env::var_os("COMPY_TORTURE");
+    let thorough = torture.is_some_and(|value| !value.is_empty() && value != "0");
+    let (stride, least) = if thorough { (1, 80) } else { (20, 4) };
+    let deaths = kill_at_every(stride).await;
+    assert!(deaths >= least, "only {deaths} deaths were tried");
 }

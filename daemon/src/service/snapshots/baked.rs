@@ -75,7 +75,8 @@ impl Snapshots {
         // Whoever uses the workspace says so first, and waits for the lock that
         // the snapshot was taken under.
         if !workspaces.living(workspace)?.setup.pristine {
-            self.delete(&taken.id).await?;
+            self.delete_because(&taken.id, "the workspace was used before it could be kept")
+                .await?;
             return Ok(None);
         }
         store.put_baked_setup(key, &taken.id).await?;

@@ -16,6 +16,15 @@ impl Snapshots {
     /// [`SnapshotsError::FinishedLater`] where an engine or a store does not do its
     /// part.
     pub async fn delete(&self, id: &SnapshotId) -> Result<(), SnapshotsError> {
+        self.delete_because(id, "it was asked for").await
+    }
+
+    /// The same, for a reason that goes on record with it.
+    pub(super) async fn delete_because(
+        &self,
+        id: &SnapshotId,
+        why: &str,
+    ) -> Result<(), SnapshotsError> {
         self.ready()?;
         let _alone = self.inner.deleting.write().await;
         let manifest = self.get(id).await?;
@@ -32,6 +41,10 @@ impl Snapshots {
             },
         };
         let operation = self.begin(&manifest.workspace, progress).await?;
+        // From here on it is deleted, by the next daemon if not by this one.
+        if let Some(audit) = self.inner.workspaces.events().audit() {
+            audit.snapshot_deleted(&manifest.workspace, id, why);
+        }
         self.finish(&operation).await?;
         self.remove_unused_images().await?;
         self.tidy_copies_logged().await;

@@ -28,7 +28,7 @@ use crate::{
     ports::{
         chunks::{Chunk, ChunkError, ChunkPin, ChunkWriter, StoredBatch},
         snapshot_runtime::{VolumeAccess, helper_container},
-        trees::TreeEntry,
+        trees::{TreeEntry, WriteOut},
     },
 };
 
@@ -189,7 +189,8 @@ impl Snapshots {
         let mut volumes = Volumes::new();
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
-            let seen = volumes::capture(&*trees, volume, &before, &mut Nowhere).await?;
+            let write_out = WriteOut::No;
+            let seen = volumes::capture(&*trees, volume, &before, write_out, &mut Nowhere).await?;
             volumes.insert(volume, seen.entries);
         }
         Ok(volumes)

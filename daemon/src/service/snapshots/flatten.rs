@@ -43,7 +43,7 @@ use crate::{
         snapshot_runtime::{CommittedImage, FileAccess, ImageHelperPlan, helper_container},
         trees::{
             CaptureEvent, CapturedEntry, KeyedFile, KnownFiles, RestoreExtent, TreeEntry,
-            TreeEntryKind, TreesPort,
+            TreeEntryKind, TreesPort, WriteOut,
         },
     },
 };
@@ -288,7 +288,7 @@ async fn read_changed(
     writer: &mut dyn ChunkWriter,
 ) -> Result<Vec<TreeEntry>, SnapshotsError> {
     let mut entries = Vec::new();
-    let mut events = trees.capture(ROOT, base.known.clone());
+    let mut events = trees.capture(ROOT, base.known.clone(), WriteOut::No);
     while let Some(event) = events.try_next().await? {
         match event {
             CaptureEvent::Chunk(chunk) => writer.put(chunk).await?,

@@ -44,7 +44,10 @@ impl Snapshots {
                 // Of another daemon's session, when it was imported.
                 Need::Needed | Need::Unknown => continue,
             }
-            match self.delete(&snapshot.id).await {
+            match self
+                .delete_because(&snapshot.id, "its session has ended")
+                .await
+            {
                 // Somebody else was quicker.
                 Ok(()) | Err(SnapshotsError::Unknown(_)) => {}
                 Err(error) => return Err(error),

@@ -80,7 +80,7 @@ impl Snapshots {
             PruneMode::Measure => self.unused_images().await?.len() as u64,
             PruneMode::Remove => {
                 for snapshot in &snapshots {
-                    match self.delete(&snapshot.id).await {
+                    match self.delete_because(&snapshot.id, "it was pruned").await {
                         Ok(()) => {}
                         // Somebody else was quicker.
                         Err(SnapshotsError::Unknown(_)) => {}

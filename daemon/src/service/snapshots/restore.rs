@@ -89,6 +89,19 @@ fn found(backup: &Snapshot, restored: &SnapshotId, now: Option<&SnapshotId>) -> 
     }
 }
 
+/// A record with what a restore changes of one; all else is as it is now.
+pub(super) fn restored_over(now: &Workspace, restored: &Workspace) -> Workspace {
+    let mut record = now.clone();
+    record.generation = restored.generation;
+    record.base.clone_from(&restored.base);
+    record.snapshot.clone_from(&restored.snapshot);
+    record.upkeep.clone_from(&restored.upkeep);
+    record.repositories.clone_from(&restored.repositories);
+    (record.definition.image).clone_from(&restored.definition.image);
+    (record.definition.user).clone_from(&restored.definition.user);
+    record
+}
+
 /// The parts of the operation that stay the same.
 struct Restoring {
     snapshot: SnapshotId,
@@ -120,6 +133,10 @@ impl Snapshots {
         let _held = workspaces.hold(&what.workspace).await;
         let _read = self.inner.deleting.read().await;
         let manifest = self.usable(&what.snapshot).await?;
+        // The container that is left would take them with it.
+        let image = ImageRef::of(&manifest.id);
+        let user = manifest.definition.user.as_deref();
+        workspaces.without_foreign_volumes(&image.0, user).await?;
         let backup = match what.before {
             Before::Snapshot(backup) => {
                 let mut backup = backup;

@@ -14,7 +14,7 @@ use crate::{
             CommittedImage, ROOT_CHANGES_DIRECTORY, ROOT_SHOWN_DIRECTORY, RootChanges,
             VolumeAccess, helper_container,
         },
-        trees::{KnownFiles, TreesPort},
+        trees::{KnownFiles, TreesPort, WriteOut},
     },
     service::workspaces::WorkspacesError,
 };
@@ -45,6 +45,41 @@ enum RootView {
     Changes,
     /// And the container's whole root file system, which holds writes back.
     ChangesAndShown,
+}
+
+/// Why nobody changes a root file system while it is held.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Standing {
+    /// Its processes have ended, or stood still before.
+    Still,
+    /// They are frozen for this, and time is short.
+    Frozen {
+        /// When what they had written was written out last; `None` where that
+        /// failed.
+        written_out_ns: Option<i64>,
+    },
+}
+
+/// A look at a root file system.
+pub(super) struct LookedAt {
+    look: RootLook,
+    pub(super) begun_ns: i64,
+    changed_ns: i64,
+}
+
+impl LookedAt {
+    /// The look where a later one like it means that nothing changed: where
+    /// something was written after all was written out, it may be written
+    /// again through a mapping without a trace.
+    fn lasting(self, standing: Standing) -> Option<RootLook> {
+        let lasts = match standing {
+            Standing::Still => true,
+            Standing::Frozen { written_out_ns } => {
+                written_out_ns.is_some_and(|at| self.changed_ns < at)
+            }
+        };
+        lasts.then_some(self.look)
+    }
 }
 
 /// A root file system that an image holds.
@@ -102,18 +137,23 @@ impl Snapshots {
         &self,
         taking: &Taking<'_>,
         reader: &Reader,
-    ) -> Option<RootLook> {
+        write_out: WriteOut,
+    ) -> Option<LookedAt> {
         let shown_at = match reader.root {
             RootView::None => return None,
             RootView::Changes => None,
             RootView::ChangesAndShown => Some(ROOT_SHOWN_DIRECTORY),
         };
-        let looked = reader.trees.fingerprint(ROOT_CHANGES_DIRECTORY, shown_at);
+        let looked = (reader.trees).fingerprint(ROOT_CHANGES_DIRECTORY, shown_at, write_out);
         match looked.await {
-            Ok(looked) => Some(RootLook {
-                container: taking.container.id.0.clone(),
-                fingerprint: looked.fingerprint,
-                entries: looked.entries,
+            Ok(looked) => Some(LookedAt {
+                look: RootLook {
+                    container: taking.container.id.0.clone(),
+                    fingerprint: looked.fingerprint,
+                    entries: looked.entries,
+                },
+                begun_ns: looked.begun_ns,
+                changed_ns: looked.changed_ns,
             }),
             Err(error) => {
                 tracing::warn!(workspace_id = %taking.workspace.id, %error,
@@ -139,7 +179,7 @@ impl Snapshots {
             ));
         }
         let whole = ScannedTrees::new(reader.trees.inner(), redactor);
-        let mut events = whole.capture(ROOT_CHANGES_DIRECTORY, KnownFiles::default());
+        let mut events = whole.capture(ROOT_CHANGES_DIRECTORY, KnownFiles::default(), WriteOut::No);
         while events.try_next().await?.is_some() {}
         let found = whole.found().into_iter().map(|(path, marker)| {
             let inside = path.strip_prefix(ROOT_CHANGES_DIRECTORY);
@@ -154,10 +194,16 @@ impl Snapshots {
         &self,
         taking: &Taking<'_>,
         reader: &Reader,
+        standing: Standing,
     ) -> Result<HeldRoot, SnapshotsError> {
-        let look = self.look_at_root(taking, reader).await;
+        let write_out = match standing {
+            Standing::Still => WriteOut::First,
+            Standing::Frozen { .. } => WriteOut::No,
+        };
+        let looked = self.look_at_root(taking, reader, write_out).await;
         let (base, last) = (taking.container.base.as_ref(), taking.last.as_ref());
-        let held = look.as_ref().and_then(|look| look.held_by(base, last));
+        let held = (looked.as_ref()).and_then(|looked| looked.look.held_by(base, last));
+        let look = looked.and_then(|looked| looked.lasting(standing));
         let left_out = match (&held, reader.last_image) {
             (Some(_), LastImage::Clean) => BTreeMap::new(),
             (Some(_), LastImage::Unknown) | (None, _) => self.credentials_in_root(reader).await?,

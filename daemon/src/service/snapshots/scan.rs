@@ -28,7 +28,7 @@ use crate::{
         snapshot_runtime::volume_directory,
         trees::{
             CaptureEvent, KnownFiles, RestoreExtent, RestoreItem, RestoredTree, TreeEntry,
-            TreeFingerprint, TreesPort,
+            TreeFingerprint, TreesPort, WriteOut,
         },
     },
 };
@@ -81,8 +81,9 @@ impl TreesPort for ScannedTrees {
         &self,
         directory: &str,
         known: KnownFiles,
+        write_out: WriteOut,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
-        let events = self.inner.capture(directory, known);
+        let events = self.inner.capture(directory, known, write_out);
         if self.redactor.is_empty() {
             return events;
         }
@@ -121,8 +122,9 @@ impl TreesPort for ScannedTrees {
         &self,
         directory: &str,
         shown_at: Option<&str>,
+        write_out: WriteOut,
     ) -> Result<TreeFingerprint, AgentError> {
-        self.inner.fingerprint(directory, shown_at).await
+        self.inner.fingerprint(directory, shown_at, write_out).await
     }
 }
 
@@ -249,6 +251,7 @@ mod tests {
             &self,
             _: &str,
             _: KnownFiles,
+            _: WriteOut,
         ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
             stream::iter(self.0.clone()).map(Ok).boxed()
         }
@@ -270,6 +273,7 @@ mod tests {
             &self,
             _: &str,
             _: Option<&str>,
+            _: WriteOut,
         ) -> Result<TreeFingerprint, AgentError> {
             Err(AgentError::Unreachable("it only tells".to_owned()))
         }
@@ -304,7 +308,7 @@ mod tests {
     async fn captured(events: Vec<CaptureEvent>) -> (Vec<String>, BTreeMap<String, String>) {
         let redactor = Redactor::new([("npm", b"t0ken-of-npm".as_slice())]);
         let trees = ScannedTrees::new(Arc::new(Told(events)), Arc::new(redactor));
-        let told = trees.capture("/v", KnownFiles::default());
+        let told = trees.capture("/v", KnownFiles::default(), WriteOut::No);
         let told: Vec<CaptureEvent> = told.try_collect().await.unwrap();
         let names = told.iter().map(|event| match event {
             CaptureEvent::Chunk(chunk) => {
@@ -357,7 +361,7 @@ mod tests {
         let redactor = Redactor::new([("npm", b"t0ken-of-npm".as_slice())]);
         let told = Told(vec![CaptureEvent::Chunk(wrong)]);
         let trees = ScannedTrees::new(Arc::new(told), Arc::new(redactor));
-        let told = trees.capture("/v", KnownFiles::default());
+        let told = trees.capture("/v", KnownFiles::default(), WriteOut::No);
         assert!(told.try_collect::<Vec<_>>().await.is_err());
     }
 }

@@ -1,15 +1,17 @@
 //! What becomes of operations that were cut off, by a kill or by a failure.
 
 use std::{
+    cmp::Ordering,
     collections::HashSet,
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{MutexGuard, PoisonError, atomic},
 };
 
-use super::{Snapshots, SnapshotsError};
+use super::{Snapshots, SnapshotsError, restore::restored_over};
 use crate::{
     domain::{
-        ids::{OperationId, WorkspaceId},
+        ids::{OperationId, SnapshotId, WorkspaceId},
         snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, Verdict, settle},
+        workspace::Workspace,
     },
     ports::{chunks::PruneMode, runtime::RuntimeError, store::StoreError},
     service::workspaces::WorkspacesError,
@@ -43,7 +45,7 @@ impl Snapshots {
         }
         self.remove_unused_images().await?;
         self.tidy_copies(PruneMode::Remove).await?;
-        self.inner.settled.store(true, Ordering::Release);
+        self.inner.settled.store(true, atomic::Ordering::Release);
         Ok(())
     }
 
@@ -130,8 +132,13 @@ impl Snapshots {
                 generation,
             } => self.remove_generation(&workspace, generation).await,
             Effect::PutSnapshot(manifest) => Ok(workspaces.store().put_snapshot(&manifest).await?),
+            Effect::NameLast {
+                workspace,
+                parent,
+                snapshot,
+            } => self.name_last(&workspace, parent.as_ref(), snapshot).await,
             Effect::RemoveSnapshot(id) => Ok(workspaces.store().remove_snapshot(&id).await?),
-            Effect::Swap { to: _, record } => self.swap(&record).await,
+            Effect::Swap { to, record } => self.swap_later(to, &record).await,
             Effect::AddWorkspace(record) => {
                 let (id, generation) = (record.id.clone(), record.generation);
                 match workspaces.add(*record).await {
@@ -146,6 +153,42 @@ impl Snapshots {
                     Err(error) => Err(error.into()),
                 }
             }
+        }
+    }
+
+    /// Names the snapshot that a workspace was last at, unless it is at another
+    /// by now than the one before, or is to be deleted.
+    async fn name_last(
+        &self,
+        workspace: &WorkspaceId,
+        parent: Option<&SnapshotId>,
+        snapshot: SnapshotId,
+    ) -> Result<(), SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let Ok(record) = workspaces.living(workspace) else {
+            return Ok(());
+        };
+        if record.snapshot.as_ref() == parent {
+            let mut record = Workspace::clone(&record);
+            record.snapshot = Some(snapshot);
+            workspaces.save(record).await?;
+        }
+        Ok(())
+    }
+
+    /// The swap of a restore that was cut off. The record may have changed
+    /// since, so only what a restore changes is taken from the journal's.
+    async fn swap_later(&self, to: Generation, restored: &Workspace) -> Result<(), SnapshotsError> {
+        let id = &restored.id;
+        let Ok(now) = self.inner.workspaces.living(id) else {
+            return self.remove_generation(id, to).await;
+        };
+        match now.generation.cmp(&to) {
+            Ordering::Less => self.swap(&restored_over(&now, restored)).await,
+            // It is written down, and a snapshot may have been taken since.
+            Ordering::Equal => self.swap(&now).await,
+            // Another restore came after it.
+            Ordering::Greater => Ok(()),
         }
     }
 

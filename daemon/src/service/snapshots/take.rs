@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Remembered, Snapshots, SnapshotsError, listing,
-    root::{HeldRoot, LastImage, Reader},
+    root::{HeldRoot, LastImage, Reader, Standing},
     volumes::{self, Captured},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         chunks::{ChunkPin, ChunkWriter},
         runtime::{ContainerState, ContainerStatus},
         snapshot_runtime::helper_container,
+        trees::WriteOut,
     },
 };
 
@@ -102,7 +103,14 @@ impl Snapshots {
         label: Option<SnapshotLabel>,
         reason: SnapshotReason,
     ) -> Result<Snapshot, SnapshotsError> {
-        match self.inner.workspaces.store().snapshot(&snapshot).await? {
+        let store = self.inner.workspaces.store();
+        // One that was nearly done comes to its end first, its record included.
+        for operation in store.operations().await? {
+            if operation.workspace == *id && operation.progress.takes(&snapshot) {
+                self.settle_now(&operation).await?;
+            }
+        }
+        match store.snapshot(&snapshot).await? {
             Some(taken) => Ok(taken),
             None => self.take_held(snapshot, id, label, reason).await,
         }
@@ -152,11 +160,6 @@ impl Snapshots {
             // The pin holds until the manifest is stored.
             Ok((manifest, _pin)) => {
                 self.finish(&operation).await?;
-                let record = Workspace {
-                    snapshot: Some(manifest.id.clone()),
-                    ..Workspace::clone(&workspace)
-                };
-                let record = workspaces.save(record).await?;
                 let what = Happening::SnapshotTaken {
                     snapshot: manifest.id.clone(),
                     pause_ms: manifest.pause_ms,
@@ -168,7 +171,7 @@ impl Snapshots {
                         .cloned()
                         .collect(),
                 };
-                workspaces.events().record(&record, what).await;
+                workspaces.events().record(&workspace, what).await;
                 tracing::info!(workspace_id = %id, snapshot_id = %manifest.id,
                     pause_ms = manifest.pause_ms, new_bytes = manifest.sizes.new_bytes,
                     "snapshot taken");
@@ -205,7 +208,9 @@ impl Snapshots {
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
             let before = before.only_stored(&mut *writer).await?;
-            let now = volumes::capture(&reader.trees, volume, &before, &mut *writer).await?;
+            let write_out = WriteOut::First;
+            let now =
+                volumes::capture(&reader.trees, volume, &before, write_out, &mut *writer).await?;
             seen.insert(volume, now);
         }
         let (root, seen, pause_ms) = match taking.state {
@@ -214,7 +219,8 @@ impl Snapshots {
                     .await?
             }
             CapturedState::Paused | CapturedState::Stopped => {
-                (self.hold_root(taking, &reader).await?, seen, 0)
+                let root = self.hold_root(taking, &reader, Standing::Still).await?;
+                (root, seen, 0)
             }
         };
         let mut left_out = reader.trees.found();
@@ -285,7 +291,10 @@ impl Snapshots {
         writer: &mut dyn ChunkWriter,
     ) -> Result<(HeldRoot, BTreeMap<CapturedVolume, Captured>, u64), SnapshotsError> {
         // What it reads now and writes out it finds done when it counts.
-        self.look_at_root(taking, reader).await;
+        let looked = self.look_at_root(taking, reader, WriteOut::First).await;
+        let standing = Standing::Frozen {
+            written_out_ns: looked.map(|looked| looked.begun_ns),
+        };
         let container = ContainerRef(taking.container.id.0.clone());
         let pausing = SnapshotStep::Pausing {
             container: container.clone(),
@@ -297,14 +306,15 @@ impl Snapshots {
         let changes = async {
             let mut now = BTreeMap::new();
             for (volume, before) in &seen {
-                let captured = volumes::capture(&reader.trees, *volume, before, writer).await?;
+                let (trees, write_out) = (&reader.trees, WriteOut::No);
+                let captured = volumes::capture(trees, *volume, before, write_out, writer).await?;
                 now.insert(*volume, captured);
             }
             Ok::<_, SnapshotsError>(now)
         };
         // Both to their ends: a commit that is dropped goes on in the engine,
         // and what it makes is found among the images that nothing needs.
-        let both = async { tokio::join!(self.hold_root(taking, reader), changes) };
+        let both = async { tokio::join!(self.hold_root(taking, reader, standing), changes) };
         let (root, changes) =
             timeout(PAUSE_MAX, both)
                 .await

@@ -31,7 +31,7 @@ use crate::{
         store::StorePort as _,
         trees::{
             CaptureEvent, CapturedEntry, Extent, KnownFiles, RestoreExtent, RestoreItem,
-            RestoredTree, TreeEntry, TreeEntryKind, TreeFingerprint, TreesPort,
+            RestoredTree, TreeEntry, TreeEntryKind, TreeFingerprint, TreesPort, WriteOut,
         },
         tunnel::TunnelPort,
     },
@@ -48,6 +48,9 @@ struct Script {
     image: Vec<CaptureEvent>,
     /// What other directories hold.
     held: HashMap<&'static str, Vec<CaptureEvent>>,
+    /// As of when what is known of the work volume was asked with, and whether
+    /// it was to be written out.
+    asked: Mutex<Vec<(i64, WriteOut)>>,
     /// What was written into `/`; refused when `None`.
     written: Mutex<Option<Vec<RestoreItem>>>,
 }
@@ -65,8 +68,20 @@ impl TreesPort for Script {
     fn capture(
         &self,
         directory: &str,
-        _: KnownFiles,
+        known: KnownFiles,
+        write_out: WriteOut,
     ) -> BoxStream<'static, Result<CaptureEvent, AgentError>> {
+        if directory == volume_directory(CapturedVolume::Work) {
+            let asked = (known.as_of_ns, write_out);
+            self.asked.lock().unwrap().push(asked);
+            if !self.held.contains_key(directory) {
+                let as_of_ns = match write_out {
+                    WriteOut::First => 1,
+                    WriteOut::No => 2,
+                };
+                return events(vec![CaptureEvent::Ended { as_of_ns }]);
+            }
+        }
         match directory {
             "/" => events(self.image.clone()),
             other => events(self.held.get(other).cloned().unwrap_or(vec![ended()])),
@@ -99,7 +114,12 @@ impl TreesPort for Script {
         })
     }
 
-    async fn fingerprint(&self, _: &str, _: Option<&str>) -> Result<TreeFingerprint, AgentError> {
+    async fn fingerprint(
+        &self,
+        _: &str,
+        _: Option<&str>,
+        _: WriteOut,
+    ) -> Result<TreeFingerprint, AgentError> {
         let look = self.looks.lock().unwrap().pop_front();
         look.ok_or_else(|| AgentError::Unreachable("it is gone".to_owned()))
     }
@@ -179,6 +199,9 @@ fn looks(of: &[(&str, u64)]) -> Mutex<VecDeque<TreeFingerprint>> {
     let looks = twice.map(|(content, entries)| TreeFingerprint {
         fingerprint: Fingerprint::of(content.as_bytes()),
         entries,
+        begun_ns: 10,
+        // By when the container was frozen everything was written out.
+        changed_ns: 9,
     });
     Mutex::new(looks.collect())
 }
@@ -205,6 +228,34 @@ async fn a_root_file_system_is_committed_when_it_changed_or_cannot_be_looked_at(
     for taken in &taken {
         assert!(names.contains(&ImageRef::of(&taken.id)));
     }
+}
+
+#[tokio::test]
+async fn a_look_at_a_root_file_system_that_was_being_written_does_not_last() {
+    let script = Script {
+        looks: looks(&[("one", 3), ("one", 3), ("one", 3)]),
+        ..Script::default()
+    };
+    // In the first pause something is younger than the last writing out.
+    script.looks.lock().unwrap()[1].changed_ns = 10;
+    let (world, _) = world(script, 40).await;
+    let mut origins = Vec::new();
+    for _ in 0..3 {
+        origins.push(world.take().await.image.origin);
+    }
+    use ImageOrigin::{Committed, Shared};
+    assert_eq!(origins, [Committed, Committed, Shared]);
+}
+
+#[tokio::test]
+async fn what_a_pause_read_is_remembered_as_of_the_writing_out_before_it() {
+    let (world, script) = world(Script::default(), 40).await;
+    for _ in 0..2 {
+        world.take().await;
+    }
+    use WriteOut::{First, No};
+    let expected = [(0, First), (1, No), (1, First), (1, No)];
+    assert_eq!(*script.asked.lock().unwrap(), expected);
 }
 
 #[tokio::test]
@@ -368,6 +419,7 @@ async fn a_root_file_system_that_did_not_change_is_looked_through_for_a_new_cred
         image: tree(&[("etc-x", VALUE), ("etc-y", "nothing")]),
         held: HashMap::from([(ROOT_CHANGES_DIRECTORY, tree(&[("etc-x", VALUE)]))]),
         written: Mutex::new(Some(Vec::new())),
+        asked: Mutex::default(),
     };
     let (world, script) = world(script, 40).await;
     let redactions = redactions(&world);
@@ -409,6 +461,7 @@ async fn what_cannot_be_left_out_of_a_root_file_system_ends_the_snapshot() {
         image: tree(&[]),
         held: HashMap::from([(ROOT_CHANGES_DIRECTORY, tree(&[("etc-x", VALUE)]))]),
         written: Mutex::new(Some(Vec::new())),
+        asked: Mutex::default(),
     };
     let (world, _) = world(script, 40).await;
     store_credential(&redactions(&world));

@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    adapters::memory::{ManualClock, MemoryChunks, MemoryRuntime, MemoryStore},
+    adapters::memory::{ManualClock, MemoryAudit, MemoryChunks, MemoryRuntime, MemoryStore},
     domain::{
+        audit::{Entry, Kind},
+        idle::IdleStop,
         setup::{SetupIngredients, SetupKey},
         snapshot::{
             Snapshot, SnapshotReason, VolumeTree,
@@ -35,7 +37,11 @@ use crate::{
         trees::{Extent, TreeEntry, TreeEntryKind},
         tunnel::TunnelPort,
     },
-    service::workspaces::{BakedSetups as _, Salvage as _, WorkspacePorts, WorkspacesOptions},
+    service::{
+        audit::Audit,
+        redaction::Redactions,
+        workspaces::{BakedSetups as _, Salvage as _, WorkspacePorts, WorkspacesOptions},
+    },
 };
 
 /// Nobody ever dials.
@@ -398,7 +404,7 @@ async fn an_image_goes_with_the_last_workspace_that_is_made_from_it() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), gone)
+    tokio::time::timeout(Duration::from_secs(60), gone)
         .await
         .unwrap();
     stop.cancel();
@@ -755,4 +761,172 @@ async fn volumes_that_are_gone_are_filled_or_new_and_never_forgotten_halfway() {
     };
     assert_eq!(record.upkeep.notice, Some(notice));
     assert!(record.upkeep.refilling.is_empty());
+}
+
+#[tokio::test]
+async fn a_deleted_snapshot_is_on_record_with_the_reason() {
+    let world = world().await;
+    let log = Arc::new(MemoryAudit::default());
+    let clock = Arc::new(ManualClock::at(1));
+    let audit = Audit::new(log.clone(), clock, Redactions::default());
+    world.workspaces.events().set_audit(audit);
+    world.snapshots.settle().await.unwrap();
+    let id = snapshot(5, 1).id;
+    world.snapshots.delete(&id).await.unwrap();
+    world.snapshots.delete(&id).await.unwrap_err();
+    let recorded: Vec<Entry> = log
+        .entries()
+        .into_iter()
+        .filter(|entry| entry.detail.get("event") == Some(&"deleted".into()))
+        .collect();
+    let [deleted] = recorded.as_slice() else {
+        panic!("{recorded:?}");
+    };
+    assert_eq!(deleted.kind, Kind::Snapshot);
+    assert_eq!(deleted.workspace, Some(world.workspace.id.to_string()));
+    assert_eq!(deleted.detail["snapshot"], id.to_string());
+    assert_eq!(deleted.detail["why"], "it was asked for");
+}
+
+#[tokio::test]
+async fn a_restore_of_an_image_with_volumes_of_its_own_leaves_the_workspace_as_it_is() {
+    let world = world().await;
+    world.snapshots.settle().await.unwrap();
+    let manifest = with_file(&world).await;
+    let image = ImageRef::of(&manifest.id);
+    world.runtime.declare_volumes(&image.0, &["/data"]);
+    let restore = Restore {
+        workspace: world.workspace.id.clone(),
+        snapshot: manifest.id.clone(),
+        before: Before::Discard,
+        sessions: RunningSessions::Refuse,
+    };
+    let refused = world.snapshots.restore(restore).await.unwrap_err();
+    assert!(refused.to_string().contains("/data"), "{refused}");
+    let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+}
+
+/// What a kill during the swap leaves in the journal, and what the record says
+/// by the time it is settled.
+async fn settled_after(change: impl FnOnce(&mut Workspace)) -> (World, Workspace) {
+    let world = world().await;
+    let record = Workspace {
+        snapshot: Some(snapshot(5, 1).id),
+        ..world.next()
+    };
+    let progress = Progress::Restore {
+        snapshot: snapshot(5, 1).id,
+        helper: helper(),
+        new: record.generation,
+        step: RestoreStep::Swapping {
+            old: Generation::FIRST,
+            record: Box::new(record.clone()),
+        },
+    };
+    world.cut_off(&world.workspace.id, progress).await;
+    let plan = world.workspaces.plan(&record, "/links".into());
+    world.runtime.create(&plan).await.unwrap();
+    let mut changed = world.workspace.clone();
+    change(&mut changed);
+    world.workspaces.save(changed).await.unwrap();
+    world.snapshots.settle().await.unwrap();
+    (world, record)
+}
+
+#[tokio::test]
+async fn a_restore_that_is_settled_later_keeps_what_was_changed_since() {
+    let (world, restored) = settled_after(|record| {
+        record.desired = Desired::Stopped;
+        record.idle_stop = IdleStop::Never;
+        record.definition.limits.pids = 7;
+    })
+    .await;
+    let mut expected = restored;
+    expected.desired = Desired::Stopped;
+    expected.idle_stop = IdleStop::Never;
+    expected.definition.limits.pids = 7;
+    let record = world.store.workspace(&expected.id).await.unwrap();
+    assert_eq!(record, Some(expected));
+    let seen = (ContainerStatus::Created, 2, 1, 1, 1);
+    assert_eq!(world.seen().await, seen);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_settled_later_does_not_write_over_what_came_after_its_swap() {
+    let later = snapshot(6, 1).id;
+    let (world, restored) = settled_after(|record| {
+        record.generation = record.generation.next();
+        record.snapshot = Some(later.clone());
+    })
+    .await;
+    let record = world.store.workspace(&restored.id).await.unwrap().unwrap();
+    assert_eq!(record.generation, restored.generation);
+    assert_eq!(record.snapshot, Some(later));
+}
+
+#[tokio::test]
+async fn a_restore_of_a_workspace_that_is_to_be_deleted_leaves_nothing_when_it_is_settled() {
+    let (world, restored) = settled_after(|record| record.desired = Desired::Deleted).await;
+    assert_eq!(world.store.operations().await, Ok(vec![]));
+    assert_eq!(world.runtime.volumes(), 0);
+    assert_eq!(world.runtime.find(&restored.id).await, Ok(None));
+    let record = world.store.workspace(&restored.id).await.unwrap().unwrap();
+    assert_eq!(record.desired, Desired::Deleted);
+}
+
+/// A snapshot with a parent that a kill cut off when only its manifest was left
+/// to be stored, of a workspace that is at `now`.
+async fn nearly_taken(now: &SnapshotId) -> (World, Snapshot) {
+    let world = world().await;
+    let mut record = world.workspace.clone();
+    record.snapshot = Some(now.clone());
+    world.workspaces.save(record).await.unwrap();
+    let manifest = Snapshot {
+        parent: Some(snapshot(5, 1).id),
+        ..snapshot(6, 1)
+    };
+    world.runtime.add_committed(&manifest.id);
+    let progress = Progress::Snapshot {
+        snapshot: manifest.id.clone(),
+        helper: helper(),
+        image: ImageRef::of(&manifest.id),
+        step: SnapshotStep::Storing {
+            manifest: Box::new(manifest.clone()),
+        },
+    };
+    world.cut_off(&world.workspace.id, progress).await;
+    (world, manifest)
+}
+
+#[tokio::test]
+async fn a_snapshot_that_settling_finishes_is_the_one_that_its_workspace_was_last_at() {
+    let parent = snapshot(5, 1).id;
+    let (world, manifest) = nearly_taken(&parent).await;
+    world.snapshots.settle().await.unwrap();
+    let stored = world.store.snapshot(&manifest.id).await.unwrap().unwrap();
+    assert_eq!(stored.parent, Some(parent));
+    let record = world.workspaces.resolve("w").unwrap();
+    assert_eq!(record.snapshot, Some(manifest.id));
+
+    // Unless it has gone to another since.
+    let other = snapshot(7, 1).id;
+    let (world, _) = nearly_taken(&other).await;
+    world.snapshots.settle().await.unwrap();
+    let record = world.workspaces.resolve("w").unwrap();
+    assert_eq!(record.snapshot, Some(other));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_asked_for_again_before_it_was_settled_is_finished_and_the_last() {
+    let (world, manifest) = nearly_taken(&snapshot(5, 1).id).await;
+    // A store that failed in this process: nothing was settled at the start.
+    world.snapshots.inner.settled.store(true, Ordering::Release);
+    let (id, wanted) = (&world.workspace.id, manifest.id.clone());
+    let reason = SnapshotReason::Manual;
+    let taken = (world.snapshots.take_as(wanted, id, None, reason).await).unwrap();
+    assert_eq!(taken, manifest);
+    assert_eq!(world.store.operations().await, Ok(vec![]));
+    let record = world.workspaces.resolve("w").unwrap();
+    assert_eq!(record.snapshot, Some(manifest.id));
 }

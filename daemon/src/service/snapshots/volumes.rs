@@ -17,7 +17,7 @@ use crate::{
         snapshot_runtime::volume_directory,
         trees::{
             CaptureEvent, FileKey, KeyedFile, KnownFiles, RestoreExtent, RestoreItem, TreeEntry,
-            TreesPort,
+            TreesPort, WriteOut,
         },
     },
 };
@@ -110,18 +110,20 @@ async fn missing(
 }
 
 /// Reads a volume into a batch: all of it, or what changed since `before`,
-/// whose chunks are in the batch or stored.
+/// whose chunks are in the batch or stored. Where it is not written out first,
+/// what is remembered of it is trusted as of `before` and no later.
 pub(super) async fn capture(
     trees: &dyn TreesPort,
     volume: CapturedVolume,
     before: &Captured,
+    write_out: WriteOut,
     writer: &mut dyn ChunkWriter,
 ) -> Result<Captured, SnapshotsError> {
     let by_path: HashMap<&Bytes, &TreeEntry> = (before.entries.iter())
         .map(|entry| (&entry.path, entry))
         .collect();
     let mut captured = Captured::default();
-    let mut events = trees.capture(volume_directory(volume), before.known());
+    let mut events = trees.capture(volume_directory(volume), before.known(), write_out);
     let mut ended = false;
     while let Some(event) = events.try_next().await? {
         match event {
@@ -146,7 +148,12 @@ pub(super) async fn capture(
                 captured.entries.push(entry);
             }
             CaptureEvent::Ended { as_of_ns } => {
-                captured.as_of_ns = as_of_ns;
+                captured.as_of_ns = match write_out {
+                    WriteOut::First => as_of_ns,
+                    // A page that got dirty since then may be written again
+                    // without a trace.
+                    WriteOut::No => before.as_of_ns,
+                };
                 ended = true;
             }
         }

@@ -13,7 +13,8 @@ use crate::{
 
 impl Workspaces {
     /// Sets what a workspace may reach; `None` means the default. Connections
-    /// that are open are the egress service's to cut.
+    /// that are open are the egress service's to cut. It waits for nothing that
+    /// is done to the workspace meanwhile, such as a snapshot.
     ///
     /// # Errors
     /// [`WorkspacesError::EgressOnBridge`], a workspace that is being deleted,
@@ -23,8 +24,8 @@ impl Workspaces {
         id: &WorkspaceId,
         policy: Option<Policy>,
     ) -> Result<WorkspaceView, WorkspacesError> {
-        let lock = self.lock_of(id);
-        let _held = lock.lock().await;
+        let lock = self.record_lock_of(id);
+        let held = lock.lock().await;
         let workspace = self.record(id)?;
         if workspace.desired == Desired::Deleted {
             let name = workspace.definition.name.clone();
@@ -40,7 +41,8 @@ impl Workspaces {
             egress,
             ..Workspace::clone(&workspace)
         };
-        let workspace = self.save(workspace).await?;
+        let workspace = self.write(workspace).await?;
+        drop(held);
         self.view(workspace).await
     }
 

@@ -53,6 +53,17 @@ pub enum WorkspacesError {
     /// The engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The image keeps files where no snapshot would have them.
+    #[error(
+        "image `{image}` declares volumes of its own at {}: no snapshot would hold what is written there, and a restore would lose it",
+        paths.join(", ")
+    )]
+    ImageVolumes {
+        /// The image.
+        image: String,
+        /// Where.
+        paths: Vec<String>,
+    },
     /// Its container ended before the agent answered.
     #[error("the container of workspace {name} ended before its agent answered")]
     ContainerEnded {

@@ -92,21 +92,18 @@ impl Workspaces {
             .collect()
     }
 
-    /// Whether a command runs in a workspace or a session works in it. One that
-    /// has no link says no: nothing runs in it that this daemon knows of.
-    pub(in crate::service) async fn is_working(&self, id: &WorkspaceId) -> bool {
+    /// Whether a command runs in a workspace or a session works in it; `None` while
+    /// its agent is not linked and nobody can say.
+    pub(in crate::service) async fn is_working(&self, id: &WorkspaceId) -> Option<bool> {
         if let Some(users) = self.inner.users.get()
             && !users.sessions_in(id).await.is_empty()
         {
-            return true;
+            return Some(true);
         }
-        match self.inner.links.current(id) {
-            Some(agent) => match agent.list(true).await {
-                Ok(running) => !running.is_empty(),
-                // It is asked again: nothing is stopped on a guess.
-                Err(_) => true,
-            },
-            None => false,
+        match self.inner.links.current(id)?.list(true).await {
+            Ok(running) => Some(!running.is_empty()),
+            // It is asked again: nothing is stopped on a guess.
+            Err(_) => Some(true),
         }
     }
 

@@ -29,8 +29,6 @@ use crate::{
 
 /// While waiting for an agent: how often to look whether its container lives.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long the agent of a container that already runs may take to dial.
-const REDIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a container was doing that is to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +115,14 @@ impl Workspaces {
         if self.inner.runtime.image(&definition.image).await?.is_none() {
             return Err(RuntimeError::ImageMissing(definition.image).into());
         }
+        match definition.purpose {
+            Purpose::Project => {
+                self.without_foreign_volumes(&definition.image, definition.user.as_deref())
+                    .await?;
+            }
+            // Nothing of it is kept.
+            Purpose::Checks => {}
+        }
         let workspace = Workspace {
             id,
             definition,
@@ -164,6 +170,21 @@ impl Workspaces {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses an image that keeps files where no snapshot would have them;
+    /// `user` is the account of its commands, `None` the image's.
+    pub(in crate::service) async fn without_foreign_volumes(
+        &self,
+        image: &str,
+        user: Option<&str>,
+    ) -> Result<(), WorkspacesError> {
+        let paths = self.inner.runtime.foreign_volumes(image, user).await?;
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let image = image.to_owned();
+        Err(WorkspacesError::ImageVolumes { image, paths })
     }
 
     /// Starts a workspace; one that runs is left as it is.
@@ -509,7 +530,7 @@ impl Workspaces {
             Some(container) => match container.status {
                 ContainerStatus::Running => {
                     links.ensure(id).await?;
-                    match links.connected(id, REDIAL_TIMEOUT).await {
+                    match links.connected(id, self.inner.options.agent_timeout).await {
                         Ok(agent) => return Ok((agent, Took::Nothing)),
                         Err(error) => {
                             tracing::warn!(workspace_id = %id, %error, "restarting a workspace");

@@ -228,9 +228,9 @@ struct Inner {
     users: OnceLock<Arc<dyn WorkspaceUsers>>,
     salvage: OnceLock<Arc<dyn Salvage>>,
     copies: OnceLock<Arc<dyn CleanCopies>>,
-    /// One lock a workspace, made at first use; whoever changes a container
-    /// holds it. The map's own lock is held for a look-up only.
-    locks: Mutex<HashMap<WorkspaceId, Arc<tokio::sync::Mutex<()>>>>,
+    /// The locks of each workspace, made at first use. The map's own lock is
+    /// held for a look-up only.
+    locks: Mutex<HashMap<WorkspaceId, Locks>>,
     /// When the reconciler last started a workspace by itself.
     revived: Mutex<HashMap<WorkspaceId, Revival>>,
     /// Told when a workspace is gone; the owner of snapshots waits for it.
@@ -241,6 +241,16 @@ struct Inner {
     /// Workspaces whose present start this daemon has seen through, maintenance
     /// included: others are let in. Held for a look-up only.
     up: Mutex<HashSet<WorkspaceId>>,
+}
+
+/// The locks of a workspace.
+#[derive(Debug, Default)]
+struct Locks {
+    /// Whoever changes its container holds it, for minutes where need be.
+    container: Arc<tokio::sync::Mutex<()>>,
+    /// Held while its record is written, and by a change of what it may reach
+    /// from the look at the record on: that waits for no container.
+    record: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The ports that the service acts through.
@@ -349,7 +359,17 @@ impl Workspaces {
             .locks
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        locks.entry(id.clone()).or_default().clone()
+        locks.entry(id.clone()).or_default().container.clone()
+    }
+
+    /// The lock of a workspace's record; never held over anything but a write.
+    fn record_lock_of(&self, id: &WorkspaceId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self
+            .inner
+            .locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        locks.entry(id.clone()).or_default().record.clone()
     }
 
     /// Whether the present start of a workspace was seen through.
@@ -366,11 +386,23 @@ impl Workspaces {
         };
     }
 
-    /// Writes a record and then shows it.
+    /// Writes a record and then shows it; the caller holds the workspace's lock.
+    /// What it may reach stays as it is now: that changes without the lock, see
+    /// [`set_egress`](Self::set_egress).
     pub(in crate::service) async fn save(
         &self,
-        workspace: Workspace,
+        mut workspace: Workspace,
     ) -> Result<Arc<Workspace>, WorkspacesError> {
+        let lock = self.record_lock_of(&workspace.id);
+        let _held = lock.lock().await;
+        if let Some(now) = self.inner.index.get(&workspace.id) {
+            workspace.egress.clone_from(&now.egress);
+        }
+        self.write(workspace).await
+    }
+
+    /// The same for a caller who holds the record's lock.
+    async fn write(&self, workspace: Workspace) -> Result<Arc<Workspace>, WorkspacesError> {
         self.inner.store.update_workspace(&workspace).await?;
         Ok(self.inner.index.put(workspace))
     }

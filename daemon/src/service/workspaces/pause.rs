@@ -72,8 +72,7 @@ impl Workspaces {
     pub(super) async fn settle_paused(&self, workspace: &Workspace) -> Result<(), WorkspacesError> {
         let id = &workspace.id;
         let Some(container) = self.inner.runtime.find(id).await? else {
-            self.inner.links.close(id).await;
-            return Ok(());
+            return self.lose_pause(id).await;
         };
         match container.status {
             ContainerStatus::Running | ContainerStatus::Restarting => {
@@ -83,17 +82,22 @@ impl Workspaces {
                 Ok(())
             }
             ContainerStatus::Paused => Ok(self.inner.links.ensure(id).await?),
-            ContainerStatus::Created | ContainerStatus::Exited => {
-                let cause = StopCause::PauseLost;
-                let workspace = self.desire_stopped(id, cause).await?;
-                self.inner.links.close(id).await;
-                tracing::warn!(workspace_id = %id, "what was paused has ended; the workspace is stopped");
-                let what = Happening::Stopped { cause };
-                self.inner.events.record(&workspace, what).await;
-                Ok(())
+            ContainerStatus::Created | ContainerStatus::Exited | ContainerStatus::Broken => {
+                self.lose_pause(id).await
             }
-            ContainerStatus::Broken => Ok(()),
         }
+    }
+
+    /// Stops a workspace for good of which what was frozen has ended, and makes
+    /// its container again where that is gone.
+    async fn lose_pause(&self, id: &WorkspaceId) -> Result<(), WorkspacesError> {
+        let cause = StopCause::PauseLost;
+        let workspace = self.desire_stopped(id, cause).await?;
+        self.inner.links.close(id).await;
+        tracing::warn!(workspace_id = %id, "what was paused has ended; the workspace is stopped");
+        let what = Happening::Stopped { cause };
+        self.inner.events.record(&workspace, what).await;
+        self.ensure_container(&workspace).await
     }
 
     /// Refuses use of a workspace that a person paused, unless what was frozen

@@ -263,6 +263,7 @@ fn access(id: &WorkspaceId, error: WorkspacesError) -> WorkspaceAccessError {
         | WorkspacesError::Paused(_)
         | WorkspacesError::DiskLimit { .. }
         | WorkspacesError::Runtime(_)
+        | WorkspacesError::ImageVolumes { .. }
         | WorkspacesError::ContainerEnded { .. }
         | WorkspacesError::AgentSilent { .. }
         | WorkspacesError::Link(_)

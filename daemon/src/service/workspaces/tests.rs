@@ -197,6 +197,25 @@ async fn a_create_that_fails_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn an_image_that_keeps_files_where_no_snapshot_has_them_is_refused() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let paths = ["/data", "/var/lib/db"];
+    bench.runtime.declare_volumes("image", &paths);
+    let error = workspaces.create(create("a")).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("/data, /var/lib/db"), "{said}");
+    assert!(
+        matches!(error, WorkspacesError::ImageVolumes { .. }),
+        "{error}"
+    );
+    assert!(workspaces.list().await.is_empty());
+    assert_eq!(bench.runtime.volumes(), 0);
+    bench.runtime.declare_volumes("image", &[]);
+    made(&workspaces, "a").await;
+}
+
+#[tokio::test]
 async fn an_engine_that_is_down_refuses_a_create_and_changes_nothing() {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
@@ -216,7 +235,7 @@ async fn an_engine_that_is_down_refuses_a_create_and_changes_nothing() {
 async fn a_create_cut_off_by_the_engine_is_taken_back_by_the_reconciler() {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
-    bench.runtime.take_down_after(2);
+    bench.runtime.take_down_after(3);
     workspaces.create(create("a")).await.unwrap_err();
     let view = workspaces.list().await;
     assert_eq!(view[0].observed, Observed::Deleting);
@@ -377,6 +396,30 @@ async fn a_container_that_the_engine_could_not_remove_is_made_again() {
     assert_eq!(observed(&workspaces, &id).await, Observed::Stopped);
 }
 
+#[tokio::test]
+async fn what_a_workspace_may_reach_changes_while_something_is_done_to_it_and_stays_so() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let held = workspaces.hold(&id).await;
+    let before = Workspace::clone(&*workspaces.record(&id).unwrap());
+    let changing = workspaces.set_egress(&id, Some(Policy::Open));
+    let changed = tokio::time::timeout(Duration::from_secs(10), changing).await;
+    let changed = changed.expect("it waits for nobody").unwrap();
+    assert_eq!(changed.workspace.egress, Policy::Open);
+    // Whoever holds the lock writes down what they read before.
+    let mut after = before;
+    after.idle_stop = IdleStop::Never;
+    let saved = workspaces.save(after).await.unwrap();
+    drop(held);
+    assert_eq!(
+        (&saved.egress, saved.idle_stop),
+        (&Policy::Open, IdleStop::Never)
+    );
+    let stored = bench.store.workspace(&id).await.unwrap();
+    assert_eq!(stored.as_ref(), Some(&*saved));
+}
+
 /// The engine lists a container, and the workspace is deleted right after.
 #[tokio::test]
 async fn a_container_that_is_gone_by_now_is_not_adopted() {
@@ -487,7 +530,7 @@ async fn a_create_and_an_add_that_were_cut_off_go_on_with_the_same_ids() {
     let workspaces = bench.daemon().await;
     let request = create("a");
     // The record is written and the daemon is killed: nothing is taken back.
-    bench.runtime.take_down_after(1);
+    bench.runtime.take_down_after(2);
     let record = workspaces.create(request.clone()).await;
     record.unwrap_err();
     bench.runtime.answer_again();

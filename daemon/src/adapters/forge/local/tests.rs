@@ -381,6 +381,25 @@ async fn a_branch_with_a_credential_in_any_commit_is_refused_and_leaves_nothing(
 }
 
 #[tokio::test]
+async fn a_credential_in_what_a_known_base_goes_forward_by_is_found() {
+    let redactor = Redactor::new([("npm", b"t0ken-of-npm".as_slice())]);
+    let fixture = Fixture::new();
+    let commit = fixture.commit("one");
+    fixture.publish_without(&commit, &redactor).await.unwrap();
+    let base = fixture.bare(&["rev-parse", "main"]);
+    fixture.git(&["checkout", "--quiet", "main"]);
+    let leaked = fixture.commit("t0ken-of-npm");
+    fixture.git(&["checkout", "--quiet", "-B", "compy/fix"]);
+    let head = fixture.commit("clean");
+    let refused = fixture.publish_without(&head, &redactor).await;
+    assert!(
+        matches!(refused, Err(ForgeError::HoldsCredential { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fixture.bare(&["rev-parse", "main"]), base, "not {leaked}");
+}
+
+#[tokio::test]
 async fn a_search_that_cannot_be_made_is_no_clean_answer() {
     let fixture = Fixture::new();
     let commit = fixture.commit("one");

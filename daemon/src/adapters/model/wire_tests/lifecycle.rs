@@ -226,7 +226,7 @@ async fn a_silent_end_after_the_finish_keeps_the_reply() {
         "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}]}\n\n";
     let answer = Answer::stream(text).then_hang();
     let provider = FakeProvider::with_answers(WireDialect::OpenAi, vec![answer]).await;
-    let idle_timeout = Duration::from_millis(200);
+    let idle_timeout = Duration::from_secs(3);
     let settings = ModelSettings {
         idle_timeout,
         ..settings(&provider)

@@ -91,6 +91,11 @@ impl Caller {
     }
 }
 
+/// The name of the caller of a request, as the audit log has it.
+pub(super) fn name_of<T>(request: &tonic::Request<T>) -> Option<String> {
+    Caller::of(request.extensions()).map(Caller::name)
+}
+
 /// The workspaces that the caller of a request may touch.
 pub(super) fn scope_of<T>(request: &tonic::Request<T>) -> Scope {
     let scope = request.extensions().get();

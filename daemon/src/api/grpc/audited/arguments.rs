@@ -98,7 +98,7 @@ impl FirstMessage {
         let named = |names: &[&str]| names.iter().find_map(|name| text(&values, name));
         Arguments {
             workspace: named(&["workspace_id", "workspace"]),
-            session: named(&["session_id"]),
+            session: named(&["session_id"]).or_else(|| approved_session(&values)),
             process: named(&["exec_id"]).or_else(|| begun_command(&values)),
             values,
         }
@@ -120,6 +120,13 @@ fn text(values: &Value, name: &str) -> Option<String> {
     let fields = values.as_object()?;
     let of = |value: &Value| value.get(name)?.as_str().map(bounded);
     of(values).or_else(|| fields.values().find_map(of))
+}
+
+/// The session of an approval, whose id begins with it.
+fn approved_session(values: &Value) -> Option<String> {
+    let id = text(values, "approval_id")?;
+    let (session, _) = id.split_once(':')?;
+    Some(session.to_owned())
 }
 
 /// The id of a command that is begun: that of the request.
@@ -193,6 +200,9 @@ fn key_of(key: &MapKey) -> String {
 
 #[cfg(test)]
 mod tests {
+    use compyd_proto::v1 as wire;
+    use prost::Message as _;
+
     use super::*;
     use crate::api::grpc::methods::Methods;
 
@@ -203,6 +213,24 @@ mod tests {
         for other in ["https://forge.example/@a", "a@b://c", "text", "ssh://host"] {
             assert_eq!(without_login(other), other);
         }
+    }
+
+    #[test]
+    fn an_approval_is_linked_to_its_session() {
+        let methods = Methods::of_this_build();
+        let method = methods
+            .get("/compy.v1.ApprovalService/AnswerApproval")
+            .unwrap();
+        let mut first = FirstMessage::of(method.input.clone());
+        let id = "0195e7a0-0000-7000-8000-000000000001";
+        let message = wire::AnswerApprovalRequest {
+            approval_id: format!("{id}:q2"),
+            ..Default::default()
+        };
+        let bytes = message.encode_to_vec();
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        assert!(first.hear(&[&[0], &length[..], &bytes[..]].concat()));
+        assert_eq!(first.arguments().session.as_deref(), Some(id));
     }
 
     #[test]

@@ -654,6 +654,7 @@ fn body(session: &SessionId, event: &Event) -> wire::session_event::Event {
             accepted,
             text,
             verdict: given,
+            by: _,
         } => Wire::QuestionAnswered(wire::QuestionAnswered {
             question_id: question.clone(),
             accepted: *accepted,

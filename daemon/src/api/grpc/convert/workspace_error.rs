@@ -76,6 +76,15 @@ pub fn error(error: &WorkspacesError) -> Status {
             Retry::No,
         ),
         WorkspacesError::Runtime(error) => runtime(error, message),
+        WorkspacesError::ImageVolumes { image, .. } => refusal(
+            Code::FailedPrecondition,
+            "IMAGE_VOLUMES",
+            message,
+            format!(
+                "use another image, or a copy of this one without them: `docker create {image}`, then `docker export CONTAINER | docker import - NAME`"
+            ),
+            Retry::No,
+        ),
         WorkspacesError::ContainerEnded { container, .. }
         | WorkspacesError::AgentSilent { container, .. } => refusal(
             Code::Unavailable,

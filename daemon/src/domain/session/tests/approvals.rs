@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::{
     conversation::Usage,
     policy::{Autonomy, Level, Tier},
-    session::{event::ApprovalVerdict, gate::Passage},
+    session::{audited, decide::answered, event::ApprovalVerdict, gate::Passage},
     tools::ToolRequest,
 };
 
@@ -36,6 +36,7 @@ fn answer(play: &mut Play, accepted: bool, scope: Scope, text: &str) -> Result<(
         accepted,
         text: text.to_owned(),
         scope,
+        by: None,
     };
     play.ask(Request::Answer(answer))
 }
@@ -236,9 +237,106 @@ fn a_shell_script_that_is_written_is_judged_as_what_it_will_do() {
     };
     assert!(matches!(asked(&write("p.sh")), Passage::Ask(_)));
     assert_eq!(asked(&write("notes.md")), Passage::Open);
-    let edit =
-        json!({"path": "p.sh", "replacements": [{"old_text": "a", "new_text": "rm -rf ~/data"}]});
-    assert!(matches!(asked(&call("edit_file", edit)), Passage::Ask(_)));
+    let part = |text: &str| json!([{"old_text": "a", "new_text": text}]);
+    let edit = |path: &str, text: &str| {
+        call(
+            "edit_file",
+            json!({"path": path, "replacements": part(text)}),
+        )
+    };
+    assert!(matches!(
+        asked(&edit("p.sh", "rm -rf ~/data")),
+        Passage::Ask(_)
+    ));
+    // Nothing says what this one is.
+    assert!(matches!(
+        asked(&edit("bin/p", "rm -rf ~/data")),
+        Passage::Ask(_)
+    ));
+    assert_eq!(asked(&edit("bin/p", "    return total")), Passage::Open);
+    for written in [
+        "cat > p.sh <<'EOF'\ngit push -f origin work\nEOF",
+        "cat <<< 'git push -f origin work' > p.sh",
+        "echo 'git push -f origin work' > p.sh",
+        "printf '#!/bin/sh\\ngit push -f origin work\\n' | tee p",
+    ] {
+        assert!(matches!(asked(&run(written)), Passage::Ask(_)), "{written}");
+    }
+    assert_eq!(asked(&run("echo 'cargo test' > p.sh")), Passage::Open);
+    let deep = (0..900).fold("ls".to_owned(), |text, at| {
+        format!("cat > p.sh <<'E{at}'\n{text}\nE{at}\n")
+    });
+    assert!(matches!(asked(&run(&deep)), Passage::Ask(_)));
+}
+
+#[test]
+fn a_file_that_the_session_wrote_unjudged_is_not_run_by_a_shell_unasked() {
+    let policy = Policy::built_in();
+    let gate = Gate {
+        policy: Some(&policy),
+        project: &BTreeSet::new(),
+        now_ms: 0,
+    };
+    let after = |first: &ToolCall, outcome: ToolOutcome| {
+        let mut state = Play::new(options(), World::default()).state;
+        state.calls = [first.clone()].into();
+        let ended = answered(first, outcome, "done", ToolEffect::None);
+        state.apply(&Event {
+            sequence: state.sequence + 1,
+            at_ms: 1,
+            stage: state.stage,
+            body: ended,
+        });
+        state
+    };
+    let asked_of = |state: &SessionState, then: &str| {
+        let call = run(then);
+        match gate.pass(state, &call, &ToolRequest::parse(&call).unwrap()) {
+            Passage::Ask(request) => Some(request.why),
+            Passage::Open => None,
+            other => panic!("{then}: {other:?}"),
+        }
+    };
+    let asked = |first: ToolCall, then: &str| asked_of(&after(&first, ToolOutcome::Ok), then);
+    let write =
+        |path: &str, content: &str| call("write_file", json!({"path": path, "content": content}));
+    for (first, then) in [
+        (write("notes.md", "rm -rf ~/data"), "sh notes.md"),
+        (write("notes.md", "ls"), "cd . && . ./notes.md"),
+        (write("notes.md", "ls"), "source notes.md"),
+        (write("notes.md", "ls"), "bash < notes.md"),
+        (write("notes.md", "ls"), "chmod +x notes.md && ./notes.md"),
+        (write("tool.py", "ls"), "bash tool.py"),
+        (run("sort x > run.sh"), "timeout 5 bash -x run.sh"),
+        (run("echo ls > a; mv a b"), "sh b"),
+    ] {
+        let shown = first.arguments.clone();
+        let text = asked(first, then).unwrap_or_else(|| panic!("{shown:?}, {then}"));
+        assert!(text.contains("this session wrote "), "{text}");
+        assert!(
+            text.contains("its text was not judged as a script"),
+            "{text}"
+        );
+    }
+    for (first, then) in [
+        (write("notes.sh", "ls"), "sh notes.sh"),
+        (write("run", "#!/bin/sh\nls\n"), "./run"),
+        (
+            write("tool", "#!/usr/bin/env python3\nprint(1)\n"),
+            "./tool",
+        ),
+        (write("notes.md", "ls"), "sh other.sh"),
+        (run("cat > x.sh <<'EOF'\nls\nEOF"), "sh x.sh"),
+        (run("pytest > out.txt"), "cat out.txt"),
+    ] {
+        assert_eq!(asked(first, then), None, "{then}");
+    }
+    // What was refused has written nothing; what failed may have.
+    let write = write("notes.md", "ls");
+    let refused = after(&write, ToolOutcome::Refused);
+    assert_eq!(asked_of(&refused, "sh notes.md"), None);
+    let failed = after(&write, ToolOutcome::Error);
+    assert!(asked_of(&failed, "sh notes.md").is_some());
 }
 
 #[test]
@@ -542,5 +640,56 @@ fn everything_of_high_risk_waits_for_a_person() {
             "{risk}: {}",
             approval.why
         );
+    }
+}
+
+#[test]
+fn who_answers_is_kept_and_goes_on_record() {
+    let mut play = begun(vec![thought(), run(PUSH)], options());
+    let before = play.state.clone();
+    let answer = Answer {
+        question: None,
+        accepted: true,
+        text: String::new(),
+        scope: Scope::Once,
+        by: Some("token:ci".to_owned()),
+    };
+    play.ask(Request::Answer(answer)).unwrap();
+    let answered = play.events().map(|event| event.body.clone());
+    let answered: Vec<EventBody> = answered
+        .filter(|body| matches!(body, EventBody::QuestionAnswered { .. }))
+        .collect();
+    let json = serde_json::to_value(&answered[0]).unwrap();
+    assert!(json.to_string().contains("token:ci"), "{json}");
+    let entries = audited::entries(&before, 1, &answered);
+    assert_eq!(entries[0].caller, "token:ci");
+    // What an older daemon wrote says nobody.
+    let old = json.to_string().replace(r#""by":"token:ci","#, "");
+    assert!(!old.contains("token:ci"), "{old}");
+    let old: EventBody = serde_json::from_str(&old).unwrap();
+    assert_eq!(audited::entries(&before, 1, &[old])[0].caller, "person");
+}
+
+#[test]
+fn a_push_is_on_record_before_it_is_made_whoever_let_it() {
+    let state = Play::new(options(), World::default()).state;
+    let comes_first = |command: &str| {
+        let started = EventBody::ToolStarted {
+            call: run(command),
+            expected_hash: None,
+        };
+        let entries = audited::entries(&state, 1, &[started]);
+        entries.iter().all(audited::comes_first)
+    };
+    for command in [
+        PUSH,
+        "sh -c 'git push -f'",
+        "gh pr merge 3",
+        "git checkout main && git merge work",
+    ] {
+        assert!(comes_first(command), "{command}");
+    }
+    for command in ["git status", "cargo test", "rm -rf ~/data"] {
+        assert!(!comes_first(command), "{command}");
     }
 }

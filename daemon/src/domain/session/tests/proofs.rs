@@ -1,6 +1,7 @@
 //! What a person is asked about a change that is proved.
 
 use super::*;
+use crate::domain::judges::Inside;
 
 /// A session that a person verifies, and whose proved commit changes this test.
 fn with_changed_test(change: ChangeKind) -> Play {
@@ -29,6 +30,7 @@ fn yes() -> Answer {
         accepted: true,
         text: String::new(),
         scope: Scope::Once,
+        by: None,
     }
 }
 
@@ -108,6 +110,34 @@ fn the_policy_says_from_which_risk_on_a_person_is_asked() {
         Condition::Verified,
         "the task allows it"
     );
+}
+
+#[test]
+fn leave_to_change_tests_covers_nothing_that_runs_them() {
+    let tests = ChangedJudge::inside("src/a.rs", ChangeKind::Modified, &Inside::TestsChanged);
+    let patch = Inside::Runner("_pytest");
+    let patch = ChangedJudge::inside("app/a.py", ChangeKind::Modified, &patch);
+    let hook = ChangedJudge::new("conftest.py".into(), ChangeKind::Added, true);
+    for (judge, may_change_tests, asks) in [
+        (&tests, false, true),
+        (&tests, true, false),
+        (&patch, true, true),
+        (&hook, true, true),
+    ] {
+        let world = World {
+            changed_judges: vec![judge.clone()],
+            ..World::default()
+        };
+        let options = SessionOptions {
+            allow_test_changes: may_change_tests,
+            ..options()
+        };
+        let mut play = Play::new(options, world);
+        play.policy = Some(Policy::read("", "a test").unwrap());
+        play.run(&mut honest);
+        let waits = play.state.condition == Condition::Waiting;
+        assert_eq!(waits, asks, "{} {may_change_tests}", judge.describe());
+    }
 }
 
 #[test]

@@ -65,8 +65,12 @@ pub(super) async fn knowledge(
     options: &SessionOptions,
 ) -> Result<Option<String>, GitError> {
     let mut parts = Vec::new();
-    if let FileAt::Content(content) = read_text(git, commit, RULES_FILE).await? {
-        parts.push(part(RULES_FILE, &String::from_utf8_lossy(&content)));
+    match read_text(git, commit, RULES_FILE).await? {
+        FileAt::Content(content) => {
+            parts.push(part(RULES_FILE, &String::from_utf8_lossy(&content)));
+        }
+        FileAt::TooLarge => parts.push(part(RULES_FILE, "(too large to be shown: read it)")),
+        FileAt::Nothing => {}
     }
     if let Some(file) = file {
         let text = file.knowledge.text.trim();

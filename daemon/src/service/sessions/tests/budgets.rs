@@ -230,3 +230,28 @@ async fn a_reply_that_is_cut_is_paid_for_and_asked_for_again() {
     let state = ended(&pausing, &fixture, options()).await;
     assert_eq!(state.condition, Condition::Paused, "{}", state.reason);
 }
+
+#[tokio::test]
+async fn a_step_that_takes_longer_than_the_day_may_is_ended_and_the_session_waits() {
+    let fixture = Fixture::new().await;
+    let of_a_day = Limits {
+        time_ms: Some(2_000),
+        ..Limits::default()
+    };
+    let seen = fixture.seen.clone();
+    let models: ModelFactory = Arc::new(move |_, _| {
+        let (script, seen) = (script(vec![vec![run("sleep 600")]]), seen.clone());
+        let hang = false;
+        Ok(Arc::new(ScriptedModel { script, seen, hang }))
+    });
+    let daemon = fixture.daemon_within(fixture.store.clone(), models, of_a_day);
+    let state = ended(&daemon, &fixture, options()).await;
+    assert_eq!(state.condition, Condition::Paused, "{}", state.reason);
+    assert!(
+        state.reason.contains("resume after midnight UTC"),
+        "{}",
+        state.reason
+    );
+    let agent = fixture.machine.local_agent(&fixture.workspace.id).unwrap();
+    assert!(agent.list(true).await.unwrap().is_empty());
+}

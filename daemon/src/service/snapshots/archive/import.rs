@@ -188,6 +188,9 @@ impl Archives {
         let was = &manifest.image.id;
         let loaded = received.image.finish(received.config, was, id).await;
         let loaded = loaded.map_err(load_failure)?;
+        let user = manifest.definition.user.as_deref();
+        let workspaces = &self.snapshots.inner.workspaces;
+        (workspaces.without_foreign_volumes(&ImageRef::of(id).0, user)).await?;
         let stored = received.writer.finish().await?;
         manifest.id = id.clone();
         if loaded.id != manifest.image.id {

@@ -874,3 +874,15 @@ fn repaired(bytes: &[u8]) -> Vec<u8> {
     }
     bytes
 }
+
+#[tokio::test]
+async fn an_image_with_volumes_of_its_own_does_not_come_in() {
+    let (here, there) = (place().await, place().await);
+    let manifest = here.stored(&tree()).await;
+    let archive = here.export(&manifest).await;
+    let image = ImageRef::of(&manifest.id);
+    there.world.runtime.declare_volumes(&image.0, &["/data"]);
+    let refused = there.import(&archive).await.unwrap_err();
+    assert!(refused.to_string().contains("/data"), "{refused}");
+    assert_eq!(there.left().await, NOTHING);
+}

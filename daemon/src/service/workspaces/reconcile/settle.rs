@@ -6,7 +6,7 @@
 //! | running | created, ended | starting it |
 //! | stopped | running | stopping it |
 //! | paused | running | pausing it |
-//! | paused | created, ended | stopping it for good: what was frozen has ended |
+//! | paused | any but running, paused | stopping it for good: what was frozen has ended |
 //! | running, stopped | none, broken | making it again, see [`rebuild`](super::super::rebuild) |
 //! | deleted | any or none | removing what is left |
 //! | no record | any | adopting it, see [`adopt`](super::adopt) |

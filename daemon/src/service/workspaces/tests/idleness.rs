@@ -61,34 +61,51 @@ async fn a_paused_workspace_refuses_use_until_it_is_resumed_also_after_a_restart
 
 #[tokio::test]
 async fn what_is_paused_and_loses_its_processes_is_stopped_says_so_and_starts_on_use() {
-    let bench = Bench::new();
-    let workspaces = bench.daemon().await;
-    let id = workspaces
-        .create(create("a"))
-        .await
-        .unwrap()
-        .workspace
-        .id
-        .clone();
-    workspaces.pause(&id).await.unwrap();
-    // The engine restarts: what was frozen has ended.
-    bench.runtime.set_status(&id, ContainerStatus::Exited);
-    workspaces.reconcile().await.unwrap();
-    let view = workspaces.get(&id).await.unwrap();
-    assert_eq!(view.observed, Observed::Stopped);
-    assert!(view.reason.unwrap().contains("was paused"));
-    workspaces.agent(&id).await.unwrap();
-    let expected = [
-        Happening::Created,
-        Happening::Paused,
-        Happening::Stopped {
-            cause: StopCause::PauseLost,
-        },
-        Happening::Started {
-            cause: StartCause::Use,
-        },
-    ];
-    assert_eq!(happenings(&workspaces, &id).await, expected);
+    // The engine restarts; somebody removes the container; the engine fails to.
+    for found in [
+        Some(ContainerStatus::Exited),
+        None,
+        Some(ContainerStatus::Broken),
+    ] {
+        let bench = Bench::new();
+        let workspaces = bench.daemon().await;
+        let id = workspaces
+            .create(create("a"))
+            .await
+            .unwrap()
+            .workspace
+            .id
+            .clone();
+        workspaces.pause(&id).await.unwrap();
+        match found {
+            Some(status) => bench.runtime.set_status(&id, status),
+            None => bench.runtime.lose(&id),
+        }
+        workspaces.reconcile().await.unwrap();
+        let view = workspaces.get(&id).await.unwrap();
+        assert_eq!(view.observed, Observed::Stopped, "{found:?}");
+        assert!(view.reason.unwrap().contains("was paused"));
+        workspaces.agent(&id).await.unwrap();
+        let mut seen = happenings(&workspaces, &id).await;
+        let repaired = seen.len();
+        seen.retain(|what| !matches!(what, Happening::Repaired { .. }));
+        let repaired = repaired - seen.len();
+        assert_eq!(
+            repaired,
+            usize::from(found != Some(ContainerStatus::Exited))
+        );
+        let expected = [
+            Happening::Created,
+            Happening::Paused,
+            Happening::Stopped {
+                cause: StopCause::PauseLost,
+            },
+            Happening::Started {
+                cause: StartCause::Use,
+            },
+        ];
+        assert_eq!(seen, expected, "{found:?}");
+    }
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ pub(super) async fn write_file(
         create_only: expected_hash.is_none(),
         expected_hash,
     };
+    // Read after a kill, it may be what was written.
+    let before = before.filter(|before| request.expected_hash.as_ref() == Some(&before.hash));
     let (step, asked) = (&context.open.step, &request);
     let answer = context
         .with_agent(|agent| async move { agent.write_file(step, asked).await })
@@ -83,7 +85,12 @@ pub(super) async fn edit_file(context: &EffectContext, edit: EditFile) -> Result
         Ok(receipts) if receipts.is_empty() => {}
         Ok(receipts) => {
             let paths: Vec<String> = receipts.iter().map(|made| made.path.clone()).collect();
-            let content = format!("Edited: {}.", paths.join(", "));
+            let mut content = format!("Edited: {}.", paths.join(", "));
+            for made in receipts.iter().filter(|made| made.hash_after.is_some()) {
+                if let Ok(text) = read(context, &made.path).await? {
+                    tell_errors(&mut content, context, &made.path, None, &text.content).await;
+                }
+            }
             return Ok(Brought::ok(content, effect(paths, receipts)));
         }
         Err(error) => return Ok(refused(error)),
@@ -325,7 +332,7 @@ async fn tell_errors(
     let shown = shorten(context, path);
     let _ = write!(
         content,
-        "\nThe edit is made, and {shown} no longer parses: mend that first."
+        "\nThe edit is made, and {shown} does not parse: mend that first."
     );
     for error in errors {
         let _ = write!(content, "\n{shown}:{error}");
