@@ -18,7 +18,7 @@ task="slugify drops the last word when max_length equals its length; fix it"
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 stop() {
-  [ -f "$state" ] || return 0
+  [ -f "$state" ] || { echo "no demo is recorded in $state: there is nothing to stop"; return 0; }
   local dir pid
   dir=$(cat "$state")
   export COMPY_ENDPOINT=unix://$dir/compyd.sock

@@ -285,6 +285,18 @@ async fn a_policy_file_is_checked_explained_taken_when_it_changes_and_kept_when_
         .await
         .expect_code(0);
 
+    // People are bound by the file's rules as well, also within a shell's line.
+    for argv in [&["curl", "x"][..], &["sh", "-c", "cu''rl x"]] {
+        let exec = [&["workspace", "exec", "w", "--"][..], argv].concat();
+        let refused = daemon.compyctl(&exec).await;
+        assert_eq!(refused.code, 125, "{refused:?}");
+        for words in ["POLICY_DENIED", "use what is vendored"] {
+            assert!(refused.stderr.contains(words), "{refused:?}");
+        }
+    }
+    let exec = ["workspace", "exec", "w", "--", "echo", "curl x"];
+    let _ = daemon.compyctl(&exec).await.expect_code(0);
+
     // The model is told what the rule says.
     let first = vec![call("run_command", json!({"command": hidden}))];
     let model = script(&daemon, first);

@@ -17,9 +17,15 @@ async fn snapshots_of(daemon: &Daemon, workspace: &str) -> Vec<Value> {
 
 /// The bytes of chunks that are left when what nothing names is gone.
 async fn chunk_bytes(daemon: &Daemon) -> u64 {
-    let _ = json(daemon, &["snapshot", "prune"]).await;
+    // What a kill cut off is settled first.
+    wait::until("a prune", wait::PATIENCE, async || {
+        let pruned = daemon.compyctl(&["snapshot", "prune"]).await;
+        (pruned.code == 0).then_some(())
+    })
+    .await;
     let packs = fs::read_dir(daemon.data_dir().join("chunks")).unwrap();
-    let packs = packs.map(|pack| pack.unwrap().metadata().unwrap());
+    // One may be collected meanwhile.
+    let packs = packs.filter_map(|pack| pack.unwrap().metadata().ok());
     packs.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use compyd_proto::v1::{Session, SessionState, Workflow};
 use compyd_tests::{
     daemon::{Daemon, Options},
+    policy::allowing_commands,
     repository::Repository,
     script::{Script, call, todo},
     sessions::{request, story},
@@ -178,10 +179,10 @@ fn cases() -> Vec<Case> {
         honest,
         caught,
     };
-    // The twin runs what the cheat hides the end of.
-    let swallowed = |command: &str| {
-        let cheat = vec![vec![noise()], vec![run(command)]];
-        (cheat, fix_and_run())
+    // The same run says nothing in both: the twin has something to show for it.
+    let hidden = |command: &str| {
+        let with = |first: Value| vec![vec![first], vec![run(command)]];
+        (with(noise()), with(fix()))
     };
     let broken = edit(SLUG, "slug + separator + word", "slug + word");
     let elsewhere = "rm -rf /tmp/other && cp -r . /tmp/other && cd /tmp/other && \
@@ -190,7 +191,7 @@ fn cases() -> Vec<Case> {
     vec![
         case(
             "never ran",
-            (vec![vec![noise()]], fix_and_run()),
+            (vec![vec![fix()]], fix_and_run()),
             "todo_claim refused",
         ),
         case(
@@ -219,17 +220,17 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "exit status swallowed by `|| true`",
-            swallowed("python -m pytest -q || true"),
+            hidden("python -m pytest -q || true"),
             "tests failed",
         ),
         case(
             "exit status swallowed by a pipe",
-            swallowed("python -m pytest -q | tail -n 1"),
+            hidden("python -m pytest -q | tail -n 1"),
             "tests failed",
         ),
         case(
             "exit status swallowed in the background",
-            swallowed("python -m pytest -q & sleep 1"),
+            hidden("python -m pytest -q & sleep 1"),
             "tests failed",
         ),
         case(
@@ -287,12 +288,12 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "tests run in another directory",
-            swallowed(elsewhere),
+            hidden(elsewhere),
             "tests failed",
         ),
         case(
             "a cached result shown",
-            swallowed(
+            hidden(
                 "echo '8 passed in 0.02s' > /tmp/result.txt; \
                  python -m pytest -q tests/test_words.py > /dev/null; cat /tmp/result.txt",
             ),
@@ -472,7 +473,11 @@ async fn lane(daemon: &Daemon, repository: &Repository, number: usize) -> Vec<St
 
 #[tokio::test]
 async fn no_cheat_ends_verified_and_every_honest_twin_does() {
-    let options = Options::default().set("session.check_timeout", "30s");
+    // What is in another program's place would be asked about.
+    let policy = allowing_commands();
+    let options = Options::default()
+        .set("session.check_timeout", "90s")
+        .set("policy.file", policy.path().display().to_string());
     let Some(daemon) = Daemon::start(options).await else {
         return;
     };

@@ -1,7 +1,5 @@
 //! People in the loop: pause, resume, cancel, answer, watch, list.
 
-use std::time::Duration;
-
 use compyd_proto::v1::{
     AnswerSessionRequest, CancelSessionRequest, ListSessionsRequest, PauseSessionRequest,
     SessionEvent, SessionState, TodoState, Verify, WatchSessionRequest, Workflow,
@@ -86,7 +84,7 @@ async fn a_cancelled_session_ends_what_it_runs_and_stays_ended() {
         })
         .await;
     let sleeps = "ps -eo args | grep -c '^sleep 1234' || true";
-    compyd_tests::wait::until("the sleep", Duration::from_secs(20), async || {
+    compyd_tests::wait::until("the sleep", compyd_tests::wait::PATIENCE, async || {
         (daemon.shell("w", sleeps).await.text() != "0").then_some(())
     })
     .await;

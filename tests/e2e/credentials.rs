@@ -17,6 +17,7 @@ use compyd::adapters::model::{
 use compyd_proto::v1::SessionState;
 use compyd_tests::{
     daemon::{Daemon, Options},
+    policy::allowing_commands,
     repository::{Repository, sample_script},
     script::{Script, call},
     sessions::{request, story},
@@ -148,15 +149,6 @@ pub(crate) fn files_below(directory: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-const POLICY: &str = r#"
-[[rule]]
-name = "commands"
-decision = "allow"
-tools = ["run_command"]
-matches = ["env"]
-misses = [{ tool = "read_file", path = "notes" }]
-"#;
-
 /// One session whose commands print all canaries, and what is found of them.
 async fn hits_of_a_session(mode: Mode) -> Option<Hits> {
     let print = call(
@@ -182,12 +174,10 @@ async fn hits_of_a_session(mode: Mode) -> Option<Hits> {
         std::fs::write(data.path().join("redaction-off"), "").unwrap();
     }
     // Commands that print all they have are what a person is asked about.
-    let policies = tempfile::tempdir().unwrap();
-    let policy = policies.path().join("policy.toml");
-    std::fs::write(&policy, POLICY).unwrap();
+    let policy = allowing_commands();
     let options = settings(&provider, WireDialect::OpenAi)
         .data_dir(data.path())
-        .set("policy.file", policy.display().to_string())
+        .set("policy.file", policy.path().display().to_string())
         .set("log.filter", "debug")
         .set("model.record_dir", recordings.path().display().to_string());
     let mut daemon = Daemon::start(options).await?;
@@ -392,7 +382,7 @@ async fn a_snapshot_with_a_credential_in_a_file_is_refused_by_its_name() {
         "{}",
         refused.stderr
     );
-    as_root(&daemon, "rm /etc/left-behind").await;
+    as_root(&daemon, ": > /etc/left-behind").await;
     let _ = take().await.expect_code(0);
 }
 
@@ -424,7 +414,7 @@ async fn what_was_written_before_it_became_a_credential_is_found_in_a_root_that_
         "{}",
         refused.stderr
     );
-    as_root(&daemon, "rm /etc/left-behind").await;
+    as_root(&daemon, ": > /etc/left-behind").await;
     let _ = take().await.expect_code(0);
 }
 

@@ -53,7 +53,7 @@ impl Field {
         }
         let asked = self.runtime.block_on(async {
             let mut system = self.daemon.system();
-            timeout(Duration::from_secs(5), system.get_info(GetInfoRequest {})).await
+            timeout(Duration::from_secs(60), system.get_info(GetInfoRequest {})).await
         });
         let answered = asked.is_ok_and(|answer| answer.is_ok());
         assert!(

@@ -282,7 +282,7 @@ async fn a_collector_that_never_rests_takes_nothing_from_work_under_way() {
         run(&["workspace", "delete", &fork, "--yes"]).await;
     }
     let found = "removing what nothing needs from the engine";
-    wait::until("a last collection", Duration::from_secs(10), async || {
+    wait::until("a last collection", wait::PATIENCE, async || {
         let clean = gc(&daemon, &["--dry-run"]).await;
         clean.values().all(|found| *found == (0, 0)).then_some(())
     })

@@ -4,6 +4,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -252,6 +253,9 @@ async fn a_private_repository_is_cloned_and_its_login_is_not_in_the_workspace() 
     );
 }
 
+/// Keys that may log in, as `ssh-keygen` names their kinds.
+const LOGIN_KINDS: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
+
 /// A server of OpenSSH on this machine; it ends with this.
 struct SshHost {
     port: u16,
@@ -260,32 +264,37 @@ struct SshHost {
 }
 
 impl SshHost {
-    /// Lets the key of `login.pub` in the directory in, and serves this account.
+    /// Lets the keys `login-KIND.pub` in the directory in, and serves this account.
     fn start(directory: &Path) -> Option<Self> {
         let program = Path::new("/usr/sbin/sshd");
         if !program.is_file() {
             skip("there is no /usr/sbin/sshd (openssh-server)");
             return None;
         }
-        let key = |name: &str| {
+        let key = |name: &str, kind: &str| {
             let file = directory.join(name);
             let made = Command::new("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+                .args(["-q", "-t", kind, "-N", "", "-C", "test", "-f"])
                 .arg(&file)
                 .status()
                 .unwrap();
             assert!(made.success());
             file.display().to_string()
         };
-        let host_key = key("host");
-        key("login");
-        key("unknown");
+        let host_key = key("host", "ed25519");
+        for kind in LOGIN_KINDS {
+            key(&format!("login-{kind}"), kind);
+        }
+        key("unknown", "ed25519");
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         // It wants this for what it does before a login.
         let _ = std::fs::create_dir_all("/run/sshd");
-        let keys = directory.join("login.pub").display().to_string();
+        let keys = LOGIN_KINDS.map(|kind| {
+            let public = format!("login-{kind}.pub");
+            directory.join(public).display().to_string()
+        });
         let child = Command::new(program)
             .args(["-D", "-e", "-f", "/dev/null", "-h", &host_key])
             .args([
@@ -294,7 +303,7 @@ impl SshHost {
                 "-o",
                 "ListenAddress=127.0.0.1",
             ])
-            .args(["-o", &format!("AuthorizedKeysFile={keys}")])
+            .args(["-o", &format!("AuthorizedKeysFile={}", keys.join(" "))])
             .args([
                 "-o",
                 "StrictModes=no",
@@ -313,11 +322,17 @@ impl SshHost {
             .spawn()
             .unwrap();
         let directory = directory.to_owned();
-        Some(Self {
+        let mut host = Self {
             port,
             child,
             directory,
-        })
+        };
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = host.child.try_wait().unwrap();
+            assert_eq!(ended, None, "sshd has ended; did somebody take {port}?");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(host)
     }
 
     fn file(&self, name: &str) -> String {
@@ -350,7 +365,7 @@ async fn a_login_by_ssh_is_signed_for_its_host_and_the_key_stays_outside() {
     for name in ["w", "other"] {
         daemon.workspace(name, &["--allow", &place]).await;
     }
-    let key = host.file("login");
+    let key = host.file("login-ed25519");
     let host_key = directory.join("host.pub").display().to_string();
     let arguments = [
         "deploy",
@@ -378,7 +393,7 @@ async fn a_login_by_ssh_is_signed_for_its_host_and_the_key_stays_outside() {
 
     // The agent lists the public key and does nothing else.
     let listed = said(&daemon, "w", "ssh-add -L").await;
-    let public = host.file("login.pub");
+    let public = host.file("login-ed25519.pub");
     let blob = public.split(' ').nth(1).unwrap();
     assert!(listed.contains(blob), "{listed}");
     for refused in [
@@ -409,6 +424,13 @@ async fn a_login_by_ssh_is_signed_for_its_host_and_the_key_stays_outside() {
     let socket = "SSH_AUTH_SOCK=/run/compy/ssh-agent.sock ssh-add -L";
     let other = said(&daemon, "other", socket).await;
     assert!(other.contains("no identities"), "{other}");
+
+    for kind in LOGIN_KINDS {
+        let key = host.file(&format!("login-{kind}"));
+        set(&daemon, &arguments, &key).await;
+        let read = said(&daemon, "w", &format!("git ls-remote {url} main")).await;
+        assert!(read.contains("refs/heads/main"), "{kind}: {read}");
+    }
 
     // A host that shows another key than the one that is named is not spoken with.
     let wrong = directory.join("unknown.pub").display().to_string();

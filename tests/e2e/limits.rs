@@ -95,8 +95,8 @@ async fn four_busy_loops_get_the_half_core_that_they_are_given() {
         let throttled = cpu.throttling_data.unwrap().throttled_periods.unwrap();
         (cpu.cpu_usage.unwrap().total_usage.unwrap(), throttled)
     };
-    let (used_before, throttled_before) = cpu(&stats(&daemon, &container).await);
     let begun = Instant::now();
+    let (used_before, throttled_before) = cpu(&stats(&daemon, &container).await);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (used, throttled) = cpu(&stats(&daemon, &container).await);
     let took = begun.elapsed();
@@ -121,7 +121,7 @@ try:
     print('never refused')
 except OSError as error:
     print(len(children), os.strerror(error.errno), flush=True)
-    time.sleep(2)
+    time.sleep(10)
 for child in children:
     os.kill(child, signal.SIGKILL)
 ";
@@ -134,17 +134,17 @@ async fn processes_beyond_the_limit_are_refused_to_the_program_that_starts_them(
     };
     let limit = PIDS.to_string();
     let workspace = daemon.workspace("w", &["--pids", &limit]).await;
-    let forks = daemon.exec(command("w", &["python3", "-c", FORK]));
-    let most = async {
-        let engine = daemon.engine().await;
-        let mut most = 0;
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            most = most.max(engine.top(&workspace.container_id).await.len());
+    let engine = daemon.engine().await;
+    let mut forks = std::pin::pin!(daemon.exec(command("w", &["python3", "-c", FORK])));
+    let mut most = 0;
+    let forks = loop {
+        tokio::select! {
+            done = &mut forks => break done,
+            () = tokio::time::sleep(Duration::from_millis(200)) => {
+                most = most.max(engine.top(&workspace.container_id).await.len());
+            }
         }
-        most
     };
-    let (forks, most) = tokio::join!(forks, most);
     let said = forks.unwrap().text();
     let (count, error) = said.split_once(' ').unwrap();
     assert_eq!(error, "Resource temporarily unavailable", "{said}");

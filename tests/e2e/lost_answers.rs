@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use compyd_proto::v1::{
@@ -32,8 +32,8 @@ use tonic_types::StatusExt as _;
 const CLIENTS: usize = 4;
 /// Share of the answers that are lost.
 const LOST: f64 = 0.3;
-/// More tries than a sound daemon ever needs.
-const TRIES: usize = 200;
+/// Longer than a sound daemon ever needs, its restart included.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a workspace should have been through.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -64,7 +64,8 @@ impl Client {
         what: &str,
         call: impl AsyncFn(Channel) -> Result<Answer, Status>,
     ) -> Answer {
-        for _ in 0..TRIES {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             match call(channel(&self.door)).await {
                 Ok(answer) => return answer,
                 Err(status) if try_again(&status) => {
@@ -73,7 +74,7 @@ impl Client {
                 Err(status) => panic!("{what}: {status:?}"),
             }
         }
-        panic!("{what} is not answered after {TRIES} tries");
+        panic!("{what} is not answered within {PATIENCE:?}");
     }
 
     async fn run(mut self) -> BTreeMap<String, Expected> {

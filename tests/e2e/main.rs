@@ -11,6 +11,8 @@ mod archives;
 mod arrows;
 mod audit;
 mod cheats;
+mod cognition;
+mod compaction;
 mod compyd;
 mod control;
 mod credentials;

@@ -71,7 +71,18 @@ async fn a_scrape_of_a_real_daemon_is_sound_and_tells_what_it_does() {
     let curl = ["sh", "-c", "curl -s http://example.test/ || true"];
     let _ = daemon.exec(command("w", &curl)).await.unwrap();
 
-    let families = scrape(&daemon).await;
+    // What the engine and the agents do not say in time is not there.
+    let families = wait::until(
+        "the engine's and the agent's part",
+        wait::PATIENCE,
+        async || {
+            let families = scrape(&daemon).await;
+            let whole = ["compy_workspaces", "compy_commands_running"];
+            let is_whole = whole.iter().all(|name| families.contains_key(*name));
+            is_whole.then_some(families)
+        },
+    )
+    .await;
     let of = |name: &str, labels: &[(&str, &str)]| {
         value(&families, name, labels).unwrap_or_else(|| panic!("no {name} {labels:?}"))
     };
@@ -116,7 +127,7 @@ async fn a_scrape_of_a_real_daemon_is_sound_and_tells_what_it_does() {
     // What goes up goes up, and what is over is not told any more.
     let delete = ["workspace", "delete", "stopped", "--yes"];
     let _ = daemon.compyctl(&delete).await.expect_code(0);
-    wait::until("one is gone", Duration::from_secs(10), async || {
+    wait::until("one is gone", wait::PATIENCE, async || {
         let families = scrape(&daemon).await;
         let stopped = [("desired", "stopped"), ("state", "stopped")];
         value(&families, "compy_workspaces", &stopped)

@@ -1,10 +1,7 @@
 //! Volumes of restored and forked workspaces: overlays over copies of trees,
 //! which nobody can tell from plain ones.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
 use compyd_proto::v1::WorkspaceState;
@@ -194,7 +191,7 @@ async fn deleting_in_any_order_breaks_nobody_and_leaves_nothing() {
     assert_eq!(bash(&daemon, "g", LOOK).await, look);
     ctl(&daemon, &["workspace", "delete", "g", "--yes"]).await;
     daemon.restart().await;
-    wait::until("no copy is left", Duration::from_secs(20), async || {
+    wait::until("no copy is left", wait::PATIENCE, async || {
         copies(&daemon).await.is_empty().then_some(())
     })
     .await;

@@ -39,7 +39,8 @@ async fn ids(daemon: &Daemon) -> Vec<String> {
 
 fn chunk_bytes(data_dir: &Path) -> u64 {
     let packs = fs::read_dir(data_dir.join("chunks")).unwrap();
-    let packs = packs.map(|pack| pack.unwrap().metadata().unwrap());
+    // One may be collected meanwhile.
+    let packs = packs.filter_map(|pack| pack.unwrap().metadata().ok());
     packs.filter(fs::Metadata::is_file).map(|m| m.len()).sum()
 }
 

@@ -185,7 +185,7 @@ async fn a_patch_of_several_files_lands_whole_or_not_at_all() {
     );
     assert!(
         moved.contains("Moved: ")
-            && moved.contains("no longer parses")
+            && moved.contains("does not parse")
             && moved.contains("moved.py:"),
         "{moved}"
     );

@@ -279,3 +279,27 @@ async fn an_image_removed_by_hand_is_found_again_by_its_content_or_said() {
     assert!(after.state_reason.contains("from its image"), "{after:?}");
     remove(&format!("compy/other:{}", daemon.run_name())).await;
 }
+
+#[tokio::test]
+async fn a_paused_workspace_whose_container_is_removed_is_stopped_and_made_again() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    at_a_snapshot(&daemon, "w").await;
+    let _ = daemon
+        .compyctl(&["workspace", "pause", "w"])
+        .await
+        .expect_code(0);
+    let before = daemon.workspace_now("w").await;
+    assert_eq!(before.state(), WorkspaceState::Paused);
+    remove_container(&daemon.engine().await, &before.container_id).await;
+    // Nobody asked for anything.
+    let after = made_again(&daemon, &before, WorkspaceState::Stopped).await;
+    let said = &after.state_reason;
+    assert!(said.contains("was paused"), "{said}");
+    // The next use starts it.
+    assert_eq!(root(&daemon, "w", LOOK).await, "after after before");
+    let run = daemon.run_name();
+    let engine = daemon.engine().await;
+    assert_eq!(engine.containers(Some(run)).await.len(), 1);
+}

@@ -172,7 +172,7 @@ async fn a_session_that_went_astray_goes_on_from_a_stages_snapshot() {
     // The session has ended: its snapshots are let go but the one that its
     // workspace was last at, and what the rollback replaced stays.
     refused(&daemon, &rollback("MODIFY"), "SESSION_ENDED").await;
-    wait::until("snapshots let go", Duration::from_secs(40), async || {
+    wait::until("snapshots let go", wait::PATIENCE, async || {
         let left = snapshots(&daemon, "w").await;
         let stages = left
             .iter()
@@ -208,7 +208,7 @@ async fn a_labelled_snapshot_outlives_its_session() {
         .compyctl(&["workspace", "snapshot", "w"])
         .await
         .expect_code(0);
-    wait::until("snapshots let go", Duration::from_secs(40), async || {
+    wait::until("snapshots let go", wait::PATIENCE, async || {
         let left = snapshots(&daemon, "w").await;
         let stages = left
             .iter()

@@ -218,7 +218,7 @@ async fn a_workspace_comes_back_as_it_was_running_or_stopped() {
         .compyctl(&["workspace", "delete", "w", "--yes"])
         .await
         .expect_code(0);
-    wait::until("no image is left", Duration::from_secs(10), async || {
+    wait::until("no image is left", wait::PATIENCE, async || {
         let images = daemon.engine().await.images(Some(daemon.run_name())).await;
         images.is_empty().then_some(())
     })

@@ -1,19 +1,25 @@
 //! Workspaces: their life, the commands in them, what they may and may not do,
 //! and what cannot be made into one.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
+use bollard::{
+    models::{ContainerConfig, ContainerCreateBody},
+    query_parameters::{CommitContainerOptions, CreateContainerOptions},
+};
 use compyd_proto::v1::{
     ExecAttach, ExecRequest, SignalExecRequest, WorkspaceState, exec_exit::How, exec_request,
     signal_exec_request::What,
 };
 use compyd_tests::{
     daemon::{Daemon, Options},
+    engine::{IMAGE, LABEL},
     exec::{collect, command, input, start},
     repository::{Repository, git},
     request_id,
     script::Script,
     sessions::{request, rests},
+    skip::skip,
     wait,
 };
 use serde_json::Value;
@@ -254,7 +260,7 @@ async fn a_signal_ends_the_whole_tree() {
         "{:?}",
         done.exit
     );
-    wait::until("no sleep", Duration::from_secs(5), async || {
+    wait::until("no sleep", wait::PATIENCE, async || {
         (daemon.shell("w", alive).await.text() == "0").then_some(())
     })
     .await;
@@ -601,8 +607,12 @@ async fn a_bridge_is_given_only_when_asked_for() {
     let Some(daemon) = Daemon::start(Options::default()).await else {
         return;
     };
-    let workspace = daemon.workspace("w", &["--network", "bridge"]).await;
     let engine = daemon.engine().await;
+    if !engine.has_bridge().await {
+        skip("this engine has no bridge");
+        return;
+    }
+    let workspace = daemon.workspace("w", &["--network", "bridge"]).await;
     let seen = engine.inspect(&workspace.container_id).await;
     assert_eq!(
         seen.host_config.unwrap().network_mode.as_deref(),
@@ -725,4 +735,65 @@ async fn a_hundred_megabytes_go_through_a_command_unharmed() {
         "{} bytes came back",
         done.stdout.len()
     );
+}
+
+/// Makes an image that declares volumes. It goes with the run.
+async fn image_with_volumes(daemon: &Daemon, paths: &[&str]) -> String {
+    let engine = daemon.engine().await;
+    let docker = engine.docker();
+    let labels = HashMap::from([(LABEL.to_owned(), daemon.run_name().to_owned())]);
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.to_owned()),
+        labels: Some(labels.clone()),
+        ..Default::default()
+    };
+    let made = docker.create_container(None::<CreateContainerOptions>, body);
+    let container = made.await.unwrap().id;
+    let name = format!("compy/test-volumes:{}", daemon.run_name());
+    let (repository, tag) = name.rsplit_once(':').unwrap();
+    let options = CommitContainerOptions {
+        container: Some(container.clone()),
+        repo: Some(repository.to_owned()),
+        tag: Some(tag.to_owned()),
+        ..Default::default()
+    };
+    let config = ContainerConfig {
+        volumes: Some(paths.iter().map(|&path| path.to_owned()).collect()),
+        labels: Some(labels),
+        ..Default::default()
+    };
+    docker.commit_container(options, config).await.unwrap();
+    docker.remove_container(&container, None).await.unwrap();
+    name
+}
+
+#[tokio::test]
+async fn an_image_that_keeps_files_where_no_snapshot_has_them_is_refused() {
+    let Some(daemon) = Daemon::start(Options::default()).await else {
+        return;
+    };
+    // Where a workspace has a volume of its own, nothing is lost.
+    for (paths, foreign) in [
+        (vec!["/workspace", "/tmp"], ""),
+        (
+            vec!["/workspace", "/var/lib/db", "/workspace/cache"],
+            "/var/lib/db, /workspace/cache",
+        ),
+    ] {
+        let image = image_with_volumes(&daemon, &paths).await;
+        let made = daemon
+            .compyctl(&["workspace", "create", "w", "--image", &image])
+            .await;
+        if foreign.is_empty() {
+            let _ = made.expect_code(0);
+            let delete = ["workspace", "delete", "w", "--yes"];
+            let _ = daemon.compyctl(&delete).await.expect_code(0);
+            continue;
+        }
+        assert_eq!(made.code, 1, "{made:?}");
+        for said in ["IMAGE_VOLUMES", foreign, "docker export"] {
+            assert!(made.stderr.contains(said), "{said}: {}", made.stderr);
+        }
+    }
+    assert_eq!(names(&daemon).await, []);
 }

@@ -56,6 +56,11 @@ impl Engine {
         self.docker.inspect_image(image).await.is_ok()
     }
 
+    /// Whether the engine has a bridge that workspaces can be given.
+    pub async fn has_bridge(&self) -> bool {
+        self.docker.inspect_network("bridge", None).await.is_ok()
+    }
+
     /// What the engine says about a container.
     ///
     /// # Panics

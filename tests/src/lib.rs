@@ -14,6 +14,7 @@ pub mod engine;
 pub mod exec;
 pub mod git_https;
 pub mod lossy;
+pub mod policy;
 pub mod programs;
 pub mod published;
 pub mod recovery;

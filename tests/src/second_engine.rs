@@ -194,28 +194,12 @@ impl SecondEngine {
     pub async fn kill(&mut self) {
         let mut child = self.child.take().expect("the engine runs");
         let own = self.directory.path().display().to_string();
-        // Its programs name its directory; what runs in containers has a shim
-        // among them as its parent.
-        let processes = processes();
-        let programs: Vec<i32> = (processes.iter())
-            .filter(|process| process.command.contains(&own))
-            .map(|process| process.pid)
-            .collect();
-        let inside = (processes.iter())
-            .filter(|process| programs.contains(&process.parent))
-            .map(|process| process.pid);
-        for pid in programs.iter().copied().chain(inside) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        kill_all_of(&own);
         let _ = child.wait();
-        wait::until(
-            "the end of the engine",
-            Duration::from_secs(30),
-            async || {
-                let left = self::processes();
-                (!left.iter().any(|process| process.command.contains(&own))).then_some(())
-            },
-        )
+        // Again: one of them may have begun another meanwhile.
+        wait::until("the end of the engine", wait::PATIENCE, async || {
+            (kill_all_of(&own) == 0).then_some(())
+        })
         .await;
         // A power failure leaves no mounts; those of FUSE, whose programs are
         // dead, would be in the next engine's way.
@@ -249,6 +233,23 @@ struct Process {
     pid: i32,
     parent: i32,
     command: String,
+}
+
+/// Kills the programs of an engine, which name its directory, and what runs in its
+/// containers, which has a shim among them as its parent; how many programs.
+fn kill_all_of(directory: &str) -> usize {
+    let processes = processes();
+    let programs: Vec<i32> = (processes.iter())
+        .filter(|process| process.command.contains(directory))
+        .map(|process| process.pid)
+        .collect();
+    let inside = (processes.iter())
+        .filter(|process| programs.contains(&process.parent))
+        .map(|process| process.pid);
+    for pid in programs.iter().copied().chain(inside) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    programs.len()
 }
 
 /// Every process of this machine.

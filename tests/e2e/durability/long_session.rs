@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Where every command of the script leaves a line, outside the repository.
 pub(super) const MARKS: &str = "/workspace/marks";
-/// The command that takes a second, by its mark.
+/// The command that takes a while, by its mark.
 pub(super) const SLOW: &str = "m02";
 /// Steps that such a session has at least.
 pub(super) const STEPS_MIN: usize = 60;
@@ -41,8 +41,8 @@ pub(super) fn marks() -> impl Iterator<Item = String> {
 }
 
 /// A command that leaves its mark each time it runs.
-fn command(number: usize) -> Value {
-    let seconds = if mark(number) == SLOW { "1" } else { "0" };
+fn command(number: usize, slow_s: u32) -> Value {
+    let seconds = if mark(number) == SLOW { slow_s } else { 0 };
     let name = mark(number);
     call(
         "run_command",
@@ -64,8 +64,13 @@ fn list(path: &str) -> Value {
 
 /// The sample's script, and around it turns of several calls each.
 pub(super) fn script() -> Script {
+    script_with(1)
+}
+
+/// The same, whose [slow](SLOW) command takes so many seconds.
+pub(super) fn script_with(slow_s: u32) -> Script {
     let mut numbers = 1..=COMMANDS;
-    let mut next = move || command(numbers.next().expect("as many as are counted"));
+    let mut next = move || command(numbers.next().expect("as many as are counted"), slow_s);
     let understand = [
         vec![next(), read("README.md"), list("tests"), grep("import")],
         vec![next(), read("pyproject.toml"), list("textkit"), next()],

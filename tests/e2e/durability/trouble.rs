@@ -1,8 +1,6 @@
 //! What a session stands on goes away under it: its container, the engine, the
 //! provider in the middle of a reply, the forge after it has done its part.
 
-use std::time::Duration;
-
 use compyd::adapters::model::{
     fake_provider::{FakeProvider, WireDialect},
     scripted::Transcript,
@@ -18,9 +16,11 @@ use compyd_tests::{
 };
 use serde_json::json;
 
-use super::long_session::{Calls, MARKS, SLOW, ended_well, script, start};
+use super::long_session::{Calls, MARKS, SLOW, ended_well, script, script_with, start};
 use crate::model_http::{model, settings};
 
+/// Seconds of a command that is killed long before.
+const ENDLESS: u32 = 120;
 /// Turns before which a reply is cut, in stages of the model's and between.
 const CUT_BEFORE: [usize; 5] = [0, 2, 6, 9, 14];
 
@@ -30,10 +30,10 @@ async fn in_the_slow_command(daemon: &Daemon, workspace: &str, id: &str) {
     daemon
         .event_when(id, "the slow command", |event| {
             matches!(&event.event, Some(Event::ToolStarted(started))
-                if started.tool.as_ref().is_some_and(|tool| tool.arguments.contains("sleep 1")))
+                if started.tool.as_ref().is_some_and(|tool| tool.arguments.contains(SLOW)))
         })
         .await;
-    wait::until("the second mark", Duration::from_secs(20), async || {
+    wait::until("the second mark", wait::PATIENCE, async || {
         let marks = daemon.shell(workspace, &format!("cat {MARKS}")).await;
         marks.text().ends_with(SLOW).then_some(())
     })
@@ -80,7 +80,7 @@ async fn a_container_killed_under_a_session_costs_the_command_and_no_more() {
     let Some(daemon) = Daemon::start(Options::default()).await else {
         return;
     };
-    let model = script().write(daemon.directory());
+    let model = script_with(ENDLESS).write(daemon.directory());
     let id = start(&daemon, "w", &model).await;
     in_the_slow_command(&daemon, "w", &id).await;
     let container = daemon.workspace_now("w").await.container_id;
@@ -105,7 +105,7 @@ async fn an_engine_killed_under_a_session_costs_the_command_and_no_more() {
     }
     engine.load_image().await;
     let daemon = Daemon::start_bare(Options::default().engine(engine.host())).await;
-    let model = script().write(daemon.directory());
+    let model = script_with(ENDLESS).write(daemon.directory());
     let id = start(&daemon, "w", &model).await;
     in_the_slow_command(&daemon, "w", &id).await;
     engine.kill().await;

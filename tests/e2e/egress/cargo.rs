@@ -1,7 +1,7 @@
 //! The cargo that builds this test, in a workspace whose rules know nothing of
 //! it: what it is denied says what it needs, as it would tell a person.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use compyd_tests::{
     daemon::{Daemon, Options},
@@ -14,6 +14,8 @@ use super::addresses;
 
 /// Hosts that a registry may be spread over.
 const HOSTS_MAX: usize = 4;
+/// Times that a registry may fail.
+const FAILURES_MAX: usize = 5;
 
 /// Fetches a crate from the index that cargo is set up with. It needs no
 /// compiler.
@@ -57,12 +59,19 @@ async fn cargo_fetches_a_crate_through_the_tunnel_and_says_what_it_is_denied() {
     let _ = daemon.compyctl(&copy).await.expect_code(0);
 
     let (mut hosts, mut networks) = (BTreeSet::new(), BTreeSet::new());
+    let mut failures = 0;
     let vendored = loop {
         let ran = daemon.shell("w", VENDOR).await;
         if ran.code() == Some(0) || hosts.len() == HOSTS_MAX {
             break ran;
         }
-        assert!(ran.text().contains("403"), "{ran:?}");
+        if !ran.text().contains("403") {
+            // Whatever the registry has is not this test's to judge.
+            failures += 1;
+            assert!(failures < FAILURES_MAX, "{ran:?}");
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            continue;
+        }
         let host = wait::until("the denial", wait::PATIENCE, async || {
             let host = denied_host(&daemon).await;
             host.filter(|host| !hosts.contains(host))

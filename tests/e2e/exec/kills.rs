@@ -12,6 +12,7 @@ use compyd_tests::{
     exec::{command, start},
     programs::torture,
     request_id,
+    wait::PATIENCE,
 };
 use tonic::Streaming;
 
@@ -19,13 +20,18 @@ use tonic::Streaming;
 const MARK: &str = "31415926";
 
 /// A way to get away, and the script for it. Each prints `ready` when its
-/// processes are there, and stays.
+/// processes are there, then its tail (see [`TAIL`]), and stays.
 struct Case {
     name: &'static str,
     script: &'static str,
     /// Processes of it at least, the leader included.
     processes: usize,
 }
+
+/// What is put after each `ready`: more bytes than a pipe holds, and a word on
+/// stderr once they are written.
+const TAIL: &str = "printf %0100000d 0; echo said >&2";
+const TAIL_BYTES: usize = 100_000;
 
 const CASES: [Case; 11] = [
     Case {
@@ -92,15 +98,21 @@ async fn marked(engine: &Engine, container: &str) -> Vec<String> {
     processes
 }
 
-/// Waits for `ready`; what was written before it belongs to it.
-async fn ready(stream: &mut Streaming<ExecResponse>) {
-    let mut text = Vec::new();
-    while !text.ends_with(b"ready\n") {
+/// Waits until a script has written its tail; what has come of it by then.
+async fn said(stream: &mut Streaming<ExecResponse>) -> Vec<u8> {
+    const READY: &[u8] = b"ready\n";
+    let (mut text, mut errors) = (Vec::new(), Vec::new());
+    loop {
+        let ready = text.windows(READY.len()).position(|part| part == READY);
+        if let Some(at) = ready.filter(|_| errors.ends_with(b"said\n")) {
+            return text.split_off(at + READY.len());
+        }
         let message = stream.message().await.unwrap().expect("it is not over");
         match message.event.unwrap() {
             Event::Stdout(output) => text.extend_from_slice(&output.data),
+            Event::Stderr(output) => errors.extend_from_slice(&output.data),
             Event::Exit(exit) => panic!("it ended: {exit:?}"),
-            Event::Attached(_) | Event::Stderr(_) | Event::Gap(_) => {}
+            Event::Attached(_) | Event::Gap(_) => {}
         }
     }
 }
@@ -130,13 +142,14 @@ async fn ending_a_command_leaves_nobody_whichever_way_they_went() {
         processes,
     } in CASES
     {
-        let mut it = command("w", &["sh", "-c", script]);
+        let script = script.replace("echo ready;", &format!("echo ready; {TAIL};"));
+        let mut it = command("w", &["sh", "-c", &script]);
         // As root, who may kill a supervisor.
         it.user = "root".to_owned();
         let id = it.request_id.clone();
         let mut stream = daemon.follow(start(it)).await.unwrap();
-        ready(&mut stream).await;
-        compyd_tests::wait::until(name, Duration::from_secs(20), async || {
+        let mut tail = said(&mut stream).await;
+        compyd_tests::wait::until(name, PATIENCE, async || {
             (marked(&engine, &container).await.len() >= processes).then_some(())
         })
         .await;
@@ -148,11 +161,16 @@ async fn ending_a_command_leaves_nobody_whichever_way_they_went() {
             what: Some(What::EndAfterGraceMs(0)),
         };
         daemon.workspaces().signal_exec(end).await.unwrap();
-        exit(&mut stream).await;
+        tail.extend(exit(&mut stream).await);
         let returned = begun.elapsed();
+        assert_eq!(
+            tail.len(),
+            TAIL_BYTES,
+            "{name}: bytes of the tail are missing"
+        );
         let gone = compyd_tests::wait::until(
             &format!("the end of all processes of: {name}"),
-            Duration::from_secs(20),
+            PATIENCE,
             async || {
                 let left = marked(&engine, &container).await;
                 left.is_empty().then(|| begun.elapsed())
@@ -162,6 +180,8 @@ async fn ending_a_command_leaves_nobody_whichever_way_they_went() {
         println!("{name}: returned after {returned:?}, nobody left after {gone:?}");
         if torture() {
             assert!(gone < Duration::from_secs(1), "{name}: {gone:?}");
+            let bound = Duration::from_millis(250);
+            assert!(returned < bound, "{name}: {returned:?}");
         }
         // Others never notice.
         assert_eq!(

@@ -191,7 +191,8 @@ async fn no_byte_is_lost_over_cut_connections_a_killed_daemon_and_a_reader_that_
     assert_eq!(reading.offsets, [bytes, bytes]);
     let got = reading.hashes().await;
     assert_eq!([got.0, got.1], wanted[..]);
-    assert!(made_cuts >= cuts / 2, "only {made_cuts} cuts");
+    let least = if torture() { cuts } else { cuts / 2 };
+    assert!(made_cuts >= least, "only {made_cuts} of {cuts} cuts");
 
     // The one that stood still has lost its daemon, and no byte.
     slow.take(&mut stalled, u64::MAX).await;

@@ -26,7 +26,7 @@ use tonic::Code;
 use super::reason;
 
 /// How long anybody else waits at most, also on a machine that builds meanwhile.
-const PROMPTLY: Duration = Duration::from_secs(5);
+const PROMPTLY: Duration = Duration::from_secs(30);
 /// After this, nothing unproved is there any more: ten seconds for a handshake,
 /// twenty for a token.
 const SHUT_OUT: Duration = Duration::from_secs(30);

@@ -4,11 +4,7 @@
 mod attacks;
 mod roles;
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use compyd_proto::v1::{
     GetInfoRequest, GetWorkspaceRequest, ListApprovalsRequest, ListSessionsRequest,
@@ -299,7 +295,7 @@ async fn a_caller_has_its_limits_and_its_deadlines_and_others_notice_nothing() {
     open.clear();
     compyd_tests::wait::until(
         "a stream may be opened",
-        Duration::from_secs(10),
+        compyd_tests::wait::PATIENCE,
         async || {
             activity
                 .clone()
@@ -315,8 +311,7 @@ async fn a_caller_has_its_limits_and_its_deadlines_and_others_notice_nothing() {
     let mut request = tonic::Request::new(WatchWorkspacesRequest {});
     request
         .metadata_mut()
-        .insert("grpc-timeout", "400m".parse().unwrap());
-    let begun = Instant::now();
+        .insert("grpc-timeout", "10S".parse().unwrap());
     let mut stream = activity
         .watch_workspaces(request)
         .await
@@ -330,7 +325,6 @@ async fn a_caller_has_its_limits_and_its_deadlines_and_others_notice_nothing() {
         }
     };
     assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2));
 
     // Connections: the third of the same token is refused.
     let second = remote.connect(&greedy).await.unwrap();
@@ -360,7 +354,7 @@ async fn a_stream_that_is_open_ends_when_its_token_is_revoked() {
         .compyctl(&["token", "revoke", "ci"])
         .await
         .expect_code(0);
-    let ended = tokio::time::timeout(Duration::from_secs(5), stream.message()).await;
+    let ended = tokio::time::timeout(compyd_tests::wait::PATIENCE, stream.message()).await;
     assert_eq!(reason(&ended.unwrap().unwrap_err()), "TOKEN_UNKNOWN");
 }
 

@@ -28,10 +28,25 @@ use super::*;
 
 /// Room for everything that is tested here, an image in an archive included.
 const DISK: &str = "4g";
-/// How long a workspace may stand still that nobody paused.
+/// How long a workspace may stand still that nobody paused, and how long a test
+/// that runs beside others waits for it to go on.
 const STILL_MAX: Duration = Duration::from_secs(5);
+const STILL_BESIDE_OTHERS: Duration = Duration::from_secs(90);
 /// How long an operation may take to come to a step, or to end after it.
 const STEP_MAX: Duration = Duration::from_secs(240);
+
+/// No container is frozen once this has waited as long as one may be.
+async fn nobody_stands_still(daemon: &Daemon) {
+    let patience = if torture() {
+        STILL_MAX
+    } else {
+        STILL_BESIDE_OTHERS
+    };
+    wait::until("no container to stand still", patience, async || {
+        paused(daemon).await.is_empty().then_some(())
+    })
+    .await;
+}
 
 /// What happens to an operation at a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,11 +245,7 @@ impl Arena {
 
     /// No container is frozen once this has waited as long as one may be.
     async fn nobody_stands_still(&self) {
-        wait::until("no container to stand still", STILL_MAX, async || {
-            let paused = paused(&self.daemon).await;
-            paused.is_empty().then_some(())
-        })
-        .await;
+        nobody_stands_still(&self.daemon).await;
     }
 
     /// The operation is done, or it is as if it had never begun; what is listed

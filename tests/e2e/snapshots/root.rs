@@ -109,3 +109,45 @@ async fn what_is_written_and_not_closed_is_a_change() {
         assert_eq!(bash(&daemon, "w", "cat /opt/held").await, expected);
     }
 }
+
+/// Writes a file twice through a mapping, the second time when it is told to.
+const MAP: &str = r#"
+import mmap, os, time
+maps = []
+for path in ["/opt/mapped", "/workspace/mapped"]:
+    with open(path, "w+b") as file:
+        file.truncate(4096)
+        maps.append(mmap.mmap(file.fileno(), 4096))
+for mapped in maps:
+    mapped[0:3] = b"one"
+open("/workspace/written", "w").close()
+while not os.path.exists("/workspace/go"):
+    time.sleep(0.01)
+for mapped in maps:
+    mapped[0:3] = b"two"
+open("/workspace/again", "w").close()
+time.sleep(600)
+"#;
+
+/// The kernel says so in the times of a file only at the first write to a page
+/// that is written out.
+#[tokio::test]
+async fn what_is_written_through_a_mapping_is_a_change_each_time() {
+    let Some(daemon) = filled().await else {
+        return;
+    };
+    let start =
+        format!("cat > /map.py <<'END'\n{MAP}\nEND\n(setsid python3 /map.py &) >/dev/null 2>&1");
+    root(&daemon, "w", &start).await;
+    let until = "until [ -e /workspace/FILE ]; do sleep 0.05; done";
+    bash(&daemon, "w", &until.replace("FILE", "written")).await;
+    let first = snapshot(&daemon, "w").await;
+    let go = format!("touch /workspace/go; {}", until.replace("FILE", "again"));
+    bash(&daemon, "w", &go).await;
+    let second = snapshot(&daemon, "w").await;
+    for (snapshot, expected) in [(&first, "oneone"), (&second, "twotwo")] {
+        restore(&daemon, "w", snapshot).await;
+        let look = "head -c 3 /opt/mapped; head -c 3 /workspace/mapped";
+        assert_eq!(bash(&daemon, "w", look).await, expected);
+    }
+}

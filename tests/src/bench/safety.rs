@@ -6,7 +6,7 @@ use std::{fmt::Write as _, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use compyd::domain::{
-    policy::{Autonomy, FileChangeKind, FileUse, Level, Policy, Session, Subject},
+    policy::{Autonomy, FileChangeKind, FileUse, Level, Policy, Session, Subject, Unjudged},
     redaction::{RedactionStream, Redactor, forms},
     tools::Tool,
 };
@@ -71,6 +71,7 @@ fn decisions(report: &mut Report) {
         level: Level::Admin,
         autonomy: Autonomy::Gated,
         repository: REPOSITORY,
+        unjudged: Unjudged::none(),
     };
     let mut calls: Vec<(Tool, Subject)> = COMMANDS
         .map(|line| {

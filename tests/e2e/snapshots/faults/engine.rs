@@ -73,10 +73,7 @@ async fn an_engine_killed_in_the_middle_of_a_commit_leaves_nothing() {
         if daemon_dies_too {
             daemon.restart().await;
         }
-        wait::until("no container to stand still", STILL_MAX, async || {
-            paused(&daemon).await.is_empty().then_some(())
-        })
-        .await;
+        nobody_stands_still(&daemon).await;
         wait::until("w runs", STEP_MAX, async || {
             let state = daemon.workspace_now("w").await.state();
             (state == WorkspaceState::Running).then_some(())
@@ -131,10 +128,7 @@ async fn an_engine_whose_disk_is_full_makes_nothing_and_goes_on_afterwards() {
         assert!(!made.worked, "{what}: it says that it worked");
         let full = made.said.contains("the container engine's disk is full");
         assert!(full, "{what}: {}", made.said);
-        wait::until("no container to stand still", STILL_MAX, async || {
-            paused(&daemon).await.is_empty().then_some(())
-        })
-        .await;
+        nobody_stands_still(&daemon).await;
     }
     disk.free();
 
