@@ -260,7 +260,7 @@ async fn an_interrupt_is_forwarded_to_the_command() {
 #[tokio::test]
 async fn an_interrupt_before_the_daemon_answers_is_the_commands_all_the_same() {
     let daemon = FakeDaemon::start().await;
-    daemon.hold_execs(true);
+    daemon.hold_answers(true);
     daemon.on_exec(vec![ExecScript::of([
         Part::AwaitSignal,
         exited(How::Signal(2)),
@@ -276,7 +276,7 @@ async fn an_interrupt_before_the_daemon_answers_is_the_commands_all_the_same() {
     let mut told = [0; 3];
     let said = child.stderr.as_mut().unwrap().read_exact(&mut told);
     let _ = tokio::time::timeout(LIMIT, said).await.unwrap().unwrap();
-    daemon.hold_execs(false);
+    daemon.hold_answers(false);
     let output = tokio::time::timeout(LIMIT, child.wait_with_output())
         .await
         .unwrap()
@@ -692,6 +692,35 @@ async fn run_bundles_a_repository_into_a_new_workspace_under_a_free_name() {
         "committed"
     );
     assert!(!clone.join("b.txt").exists());
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_in_an_upload_leaves_no_bundle() {
+    let daemon = FakeDaemon::start().await;
+    daemon.hold_answers(true);
+    let directory = tempfile::tempdir().unwrap();
+    let repository = directory.path().join("lib");
+    let temporary = directory.path().join("tmp");
+    std::fs::create_dir(&repository).unwrap();
+    std::fs::create_dir(&temporary).unwrap();
+    git(&repository, &["init", "-q"]).await;
+    git(
+        &repository,
+        &["commit", "-q", "--allow-empty", "-m", "first"],
+    )
+    .await;
+    let add = ["workspace", "add-repo", "w", repository.to_str().unwrap()];
+    let mut child = compyctl(&daemon.socket(), &add)
+        .env("TMPDIR", &temporary)
+        .spawn()
+        .unwrap();
+    daemon
+        .until("the bundle is there", FakeDaemon::has_repository)
+        .await;
+    child.kill().await.unwrap();
+    assert!(daemon.repository().1.starts_with(b"# v"));
+    let left: Vec<_> = std::fs::read_dir(&temporary).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! A git repository on this machine: is it one, what of it is taken along,
 //! and its bundle. Runs the person's own `git`; knows nothing of the daemon.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::process::Command;
 
 use crate::exit::Failure;
@@ -117,7 +120,8 @@ impl LocalRepository {
     }
 
     /// Writes the bundle to a temporary file, so that an upload that breaks
-    /// can send the same bytes again.
+    /// can send the same bytes again. It has no name any more when this returns:
+    /// nothing is left over however this program ends.
     pub(crate) async fn bundle(&self) -> Result<Bundle, Failure> {
         let directory = tempfile::Builder::new()
             .prefix("compyctl-")
@@ -131,11 +135,8 @@ impl LocalRepository {
                     "free some space, or set TMPDIR to a directory that has it",
                 )
             })?;
-        let bundle = Bundle {
-            path: directory.path().join("repository.bundle"),
-            _directory: directory,
-        };
-        let file = bundle.path.display().to_string();
+        let path = directory.path().join("repository.bundle");
+        let file = path.display().to_string();
         let mut arguments = vec!["bundle", "create", "-q", file.as_str()];
         arguments.extend(self.bundled.iter().map(String::as_str));
         let answer = git(&self.path, &arguments).await?;
@@ -149,7 +150,13 @@ impl LocalRepository {
                 "`git fsck` in it; or free space where temporary files go",
             ));
         }
-        Ok(bundle)
+        let file = std::fs::File::open(&path).map_err(|error| {
+            Failure::local(
+                format!("the bundle of {} is gone: {error}", self.path.display()),
+                "try again",
+            )
+        })?;
+        Ok(Bundle(Arc::new(file)))
     }
 
     async fn warn_about_changes(&self) -> Result<(), Failure> {
@@ -181,17 +188,21 @@ impl LocalRepository {
     }
 }
 
-/// A bundle file, deleted when dropped.
-#[derive(Debug)]
-pub(crate) struct Bundle {
-    path: PathBuf,
-    /// Deletes itself and the bundle in it.
-    _directory: tempfile::TempDir,
-}
+/// A bundle, in a file that has no name any more.
+#[derive(Debug, Clone)]
+pub(crate) struct Bundle(Arc<std::fs::File>);
 
 impl Bundle {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The bytes from `offset` on, at most so many; none at the end.
+    pub(crate) async fn read(&self, offset: u64, most: usize) -> std::io::Result<Bytes> {
+        let file = self.0.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; most];
+            let count = file.read_at(&mut bytes, offset)?;
+            bytes.truncate(count);
+            Ok(Bytes::from(bytes))
+        });
+        read.await.map_err(std::io::Error::other)?
     }
 }
 

@@ -7,13 +7,12 @@ use compyd_proto::v1::{
     AddRepositoryRequest, AddRepositoryResponse, AddRepositoryStart, Repository,
     add_repository_request::Part,
 };
-use tokio::io::AsyncReadExt as _;
 
 use crate::command_line::Context;
 use crate::connection::{Daemon, request_id};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, print, print_json, workspace::RepositoryView};
-use crate::run::local_repository::LocalRepository;
+use crate::run::local_repository::{Bundle, LocalRepository};
 use crate::values::split_reference;
 
 /// `compyctl workspace add-repo NAME SOURCE`.
@@ -114,7 +113,8 @@ fn as_url(text: &str) -> Option<(String, String)> {
 }
 
 /// Puts a repository into a workspace, and says on standard error what was
-/// left out and how it was set up. A broken upload starts over under the same request id.
+/// left out and how it was set up. A broken upload starts over under the same
+/// request id.
 pub(crate) async fn add_repository(
     daemon: &Daemon,
     workspace: &str,
@@ -148,8 +148,8 @@ pub(crate) async fn add_repository(
         .call(|| {
             let mut client = daemon.workspaces();
             let start = start.clone();
-            let path = bundle.as_ref().map(|bundle| bundle.path().to_owned());
-            async move { client.add_repository(requests(start, path)).await }
+            let bundle = bundle.clone();
+            async move { client.add_repository(requests(start, bundle)).await }
         })
         .await?;
     for note in &response.notes {
@@ -162,31 +162,29 @@ pub(crate) async fn add_repository(
 /// stream early; the daemon then refuses the incomplete bundle.
 fn requests(
     start: AddRepositoryStart,
-    bundle: Option<std::path::PathBuf>,
+    bundle: Option<Bundle>,
 ) -> impl futures_util::Stream<Item = AddRepositoryRequest> + Send + 'static {
     enum State {
-        Start(AddRepositoryStart, Option<std::path::PathBuf>),
-        Data(tokio::fs::File),
+        Start(AddRepositoryStart, Option<Bundle>),
+        Data(Bundle, u64),
         End,
     }
     futures_util::stream::unfold(State::Start(start, bundle), |state| async move {
         let (part, next) = match state {
             State::Start(start, bundle) => {
                 let next = match bundle {
-                    Some(path) => tokio::fs::File::open(path)
-                        .await
-                        .map_or(State::End, State::Data),
+                    Some(bundle) => State::Data(bundle, 0),
                     None => State::End,
                 };
                 (Part::Start(start), next)
             }
-            State::Data(mut file) => {
-                let mut chunk = bytes::BytesMut::with_capacity(MAX_CHUNK_BYTES);
-                match file.read_buf(&mut chunk).await {
-                    Ok(0) | Err(_) => return None,
-                    Ok(_) => (Part::Bundle(chunk.freeze()), State::Data(file)),
+            State::Data(bundle, offset) => match bundle.read(offset, MAX_CHUNK_BYTES).await {
+                Ok(chunk) if !chunk.is_empty() => {
+                    let next = State::Data(bundle, offset + chunk.len() as u64);
+                    (Part::Bundle(chunk), next)
                 }
-            }
+                Ok(_) | Err(_) => return None,
+            },
             State::End => return None,
         };
         Some((AddRepositoryRequest { part: Some(part) }, next))

@@ -73,7 +73,7 @@ struct State {
     output: (u64, u64),
     signals: Vec<i32>,
     awaits_signal: bool,
-    holds_execs: bool,
+    holds_answers: bool,
     session: Session,
     session_at_end: Option<Session>,
     watch_scripts: VecDeque<Vec<SessionEvent>>,
@@ -163,9 +163,9 @@ impl FakeDaemon {
     pub(crate) fn awaits_signal(&self) -> bool {
         self.state().awaits_signal
     }
-    /// Whether commands that are started wait for their first answer.
-    pub(crate) fn hold_execs(&self, holds: bool) {
-        self.state().holds_execs = holds;
+    /// Whether started commands and new repositories wait for their first answer.
+    pub(crate) fn hold_answers(&self, holds: bool) {
+        self.state().holds_answers = holds;
     }
     pub(crate) fn set_session(&self, session: Session) {
         self.state().session = session;
@@ -209,6 +209,9 @@ impl FakeDaemon {
     pub(crate) fn repository(&self) -> (AddRepositoryStart, Vec<u8>) {
         self.state().repository.clone().unwrap()
     }
+    pub(crate) fn has_repository(&self) -> bool {
+        self.state().repository.is_some()
+    }
     pub(crate) fn upload_directory(&self) -> String {
         self.state().upload.clone().unwrap().0
     }
@@ -238,6 +241,11 @@ fn refusal(code: Code, reason: &str) -> Status {
 struct Services(Arc<Mutex<State>>);
 
 impl Services {
+    async fn until_answers_are_let_go(&self) {
+        while self.state().holds_answers {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -506,9 +514,12 @@ impl WorkspaceService for Services {
                 add_repository_request::Part::Bundle(data) => bundle.extend_from_slice(&data),
             }
         }
-        let mut state = self.state();
-        state.mutations += 1;
-        state.repository = Some((start.unwrap(), bundle));
+        {
+            let mut state = self.state();
+            state.mutations += 1;
+            state.repository = Some((start.unwrap(), bundle));
+        }
+        self.until_answers_are_let_go().await;
         Ok(Response::new(AddRepositoryResponse {
             repository: Some(Repository {
                 name: "r".into(),
@@ -542,9 +553,7 @@ impl WorkspaceService for Services {
                 .pop_front()
                 .expect("one more connection than the script has")
         };
-        while self.state().holds_execs {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        self.until_answers_are_let_go().await;
         let (tx, rx) = mpsc::channel(4);
         tokio::spawn(self.clone().play(script, requests, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
