@@ -101,6 +101,15 @@ impl Tool {
         }
     }
 
+    /// Whether it reads the workspace and changes nothing anywhere.
+    #[must_use]
+    pub fn only_looks(self) -> bool {
+        matches!(
+            self,
+            Self::ReadFile | Self::ListDirectory | Self::Glob | Self::Grep
+        )
+    }
+
     /// The tool with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {

@@ -461,9 +461,7 @@ impl Trail {
 
 /// Whether a tool only looks.
 fn is_look(name: &str) -> bool {
-    [Tool::ReadFile, Tool::ListDirectory, Tool::Glob, Tool::Grep]
-        .iter()
-        .any(|tool| tool.name() == name)
+    Tool::named(name).is_some_and(Tool::only_looks)
 }
 
 fn shown(arguments: &Arguments) -> String {

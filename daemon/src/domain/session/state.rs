@@ -268,6 +268,17 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether it changes nothing: nobody can tell whether it was done.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::RunTool { call, .. } => Tool::named(&call.name).is_some_and(Tool::only_looks),
+            Self::AskModel | Self::DoWork { .. } => false,
+        }
+    }
+}
+
 /// A piece of work that could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedWork {

@@ -8,12 +8,13 @@
 //!          └──── End
 //! ```
 //!
-//! Appending comes before acting, always. An outcome is appended together with what
-//! is decided next, where that is an intent: one wait for the disk for both. On shutdown an effect is dropped, not
-//! ended: what it started in the workspace lives on, and the next driver finds
-//! it by its step.
+//! Appending comes before acting. An outcome is appended together with what is
+//! decided next, where that is an intent: one wait for the disk for both. What only
+//! looks runs while its intent is written, and nothing follows from what it saw
+//! before both are done. On shutdown an effect is dropped, not ended: what it started
+//! in the workspace lives on, and the next driver finds it by its step.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -39,7 +40,7 @@ use crate::{
         spending::{self, Reached, Reserved},
         state::{Effect, Open, SessionState},
     },
-    domain::stage::Stage,
+    domain::{stage::Stage, tools::Tool},
     ports::{audit::AuditError, model::ModelPort, store::StoreError},
     service::ledger::{Ledger, Reservation},
 };
@@ -166,13 +167,18 @@ impl Driver {
                 now_ms: self.log.now_ms(),
             };
             let next = decide(self.log.state(), &gate);
-            if !matches!(next, Next::Record(_)) {
-                self.flush().await?;
+            match &next {
+                Next::Record(_) => {}
+                Next::Perform(open) if open.effect.only_looks() => {}
+                Next::Perform(_) | Next::Wait | Next::End => self.flush().await?,
             }
             match next {
                 Next::Record(events) => {
                     let events = self.before_model_call(events);
-                    self.append(&events).await?;
+                    match begins_a_look(&events) {
+                        true => self.record(&events, When::WithTheNext).await?,
+                        false => self.append(&events).await?,
+                    }
                     self.begun = self.log.state().open.as_ref().map(|open| open.intent);
                 }
                 Next::Perform(open) => self.perform(open).await?,
@@ -376,7 +382,10 @@ impl Driver {
             world: self.world.clone(),
             model: self.model.clone(),
             patience: self.patience,
-            state: self.snapshot(),
+            state: match self.log.has_deferred() {
+                true => Arc::new(self.log.state().clone()),
+                false => self.snapshot(),
+            },
             open: open.clone(),
             progress: self.progress.clone(),
             cancel: cancel.clone(),
@@ -384,6 +393,9 @@ impl Driver {
         let request = (open.effect == Effect::AskModel)
             .then(|| effects::request(self.log.state(), self.log.context()));
         let mut effect = std::pin::pin!(effects::perform(context, request));
+        if let Some(result) = self.flush_beside(effect.as_mut()).await? {
+            return self.settle(&open, result).await;
+        }
         let mut last_event = Instant::now();
         let mut time = std::pin::pin!(tokio::time::sleep(self.next_look(last_event)));
         loop {
@@ -391,12 +403,7 @@ impl Driver {
             let end = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Stop::Shutdown),
-                result = &mut effect => {
-                    return match result {
-                        Ok(outcome) => self.conclude(&open, outcome).await,
-                        Err(trouble) => self.trouble(trouble).await,
-                    };
-                }
+                result = &mut effect => return self.settle(&open, result).await,
                 () = &mut time, if runs => match self.time_is_up(last_event) {
                     Some(scope) => End::Time(scope),
                     None => {
@@ -432,6 +439,31 @@ impl Driver {
                 End::Asked(mail) => self.step_ended(&open, outcome, mail).await,
                 End::Time(scope) => self.out_of_time(&open, outcome, scope).await,
             };
+        }
+    }
+
+    /// Appends what is left to append, the intent of what only looks, while that
+    /// looks; gives what came of it if it is done first.
+    async fn flush_beside(
+        &mut self,
+        mut effect: Pin<&mut impl Future<Output = Result<Outcome, Trouble>>>,
+    ) -> Result<Option<Result<Outcome, Trouble>>, Stop> {
+        let mut result = None;
+        let mut flush = std::pin::pin!(self.flush());
+        loop {
+            tokio::select! {
+                biased;
+                flushed = &mut flush => return flushed.map(|()| result),
+                seen = &mut effect, if result.is_none() => result = Some(seen),
+            }
+        }
+    }
+
+    /// Takes on how an effect ended by itself.
+    async fn settle(&mut self, open: &Open, result: Result<Outcome, Trouble>) -> Result<(), Stop> {
+        match result {
+            Ok(outcome) => self.conclude(open, outcome).await,
+            Err(trouble) => self.trouble(trouble).await,
         }
     }
 
@@ -509,7 +541,7 @@ impl Driver {
         self.record(&events, When::WithTheNext).await
     }
 
-    /// Appends what an outcome left for the next append.
+    /// Appends what was left for the next append.
     async fn flush(&mut self) -> Result<(), Stop> {
         match self.log.has_deferred() {
             true => self.append(&[]).await,
@@ -612,6 +644,16 @@ impl Driver {
 
     fn snapshot(&self) -> Arc<SessionState> {
         self.published.borrow().state.clone()
+    }
+}
+
+/// Whether what only looks comes next.
+fn begins_a_look(events: &[EventBody]) -> bool {
+    match events.last() {
+        Some(EventBody::ToolStarted { call, .. }) => {
+            Tool::named(&call.name).is_some_and(Tool::only_looks)
+        }
+        _ => false,
     }
 }
 
