@@ -84,6 +84,13 @@ pub const LABEL_BASE: &str = "compy.base";
 /// the kernel freezes them, and the time between.
 const PAUSE_TRIES: u32 = 10;
 const PAUSE_RETRY: Duration = Duration::from_millis(50);
+/// How long a removal that somebody else asked for is waited for: a minute.
+const REMOVAL_TRIES: u32 = 300;
+const REMOVAL_RETRY: Duration = Duration::from_millis(200);
+/// How often a container is looked for whose name is taken: whoever asked for it
+/// may have ended, and the engine is still at it.
+const NAME_TRIES: u32 = 25;
+const NAME_RETRY: Duration = Duration::from_millis(200);
 
 /// Creates and starts at once: beyond about four an engine gets no faster.
 const STARTS_AT_ONCE: usize = 4;
@@ -182,6 +189,13 @@ impl DockerRuntime {
             .list_containers(Some(options))
             .await
             .map_err(|error| refused("list", "containers", &error))
+    }
+
+    /// The container of a plan, where it was made before.
+    async fn made_before(&self, plan: &ContainerPlan) -> Result<Option<ContainerId>, RuntimeError> {
+        let found = self.states(&plan.workspace).await?;
+        let same = |state: &ContainerState| state.generation == plan.generation;
+        Ok(found.into_iter().find(same).map(|state| state.id))
     }
 
     async fn states(&self, workspace: &WorkspaceId) -> Result<Vec<ContainerState>, RuntimeError> {
@@ -411,10 +425,8 @@ impl RuntimePort for DockerRuntime {
     }
 
     async fn create(&self, plan: &ContainerPlan) -> Result<ContainerId, RuntimeError> {
-        let found = self.states(&plan.workspace).await?;
-        let same = |state: &ContainerState| state.generation == plan.generation;
-        if let Some(found) = found.into_iter().find(same) {
-            return Ok(found.id);
+        if let Some(found) = self.made_before(plan).await? {
+            return Ok(found);
         }
         let docker = self.connect()?;
         let _turn = self.turn().await?;
@@ -473,17 +485,22 @@ impl RuntimePort for DockerRuntime {
             name: Some(name.clone()),
             ..Default::default()
         };
-        let created = docker
-            .create_container(Some(options), body)
-            .await
-            .map_err(|error| {
-                if errors::is_missing_image(&error) {
-                    RuntimeError::ImageMissing(plan.image().to_owned())
-                } else {
-                    refused("create the container", &name, &error)
+        let error = match docker.create_container(Some(options), body).await {
+            Ok(created) => return Ok(ContainerId(created.id)),
+            Err(error) => error,
+        };
+        if errors::is_missing_image(&error) {
+            return Err(RuntimeError::ImageMissing(plan.image().to_owned()));
+        }
+        if errors::conflict(&error) {
+            for _ in 0..NAME_TRIES {
+                if let Some(found) = self.made_before(plan).await? {
+                    return Ok(found);
                 }
-            })?;
-        Ok(ContainerId(created.id))
+                tokio::time::sleep(NAME_RETRY).await;
+            }
+        }
+        Err(refused("create the container", &name, &error))
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), RuntimeError> {
@@ -547,11 +564,20 @@ impl RuntimePort for DockerRuntime {
             v: true,
             ..Default::default()
         };
-        match self.connect()?.remove_container(&id.0, Some(options)).await {
-            Ok(()) => Ok(()),
-            Err(error) if not_found(&error) => Ok(()),
-            Err(error) if errors::is_removal_under_way(&error) => Ok(()),
-            Err(error) => Err(errors::container("remove", id, &error)),
+        let docker = self.connect()?;
+        let mut tries = REMOVAL_TRIES;
+        loop {
+            tries -= 1;
+            match docker.remove_container(&id.0, Some(options.clone())).await {
+                Ok(()) => return Ok(()),
+                Err(error) if not_found(&error) => return Ok(()),
+                // What asked for it may have ended; until it is done the container
+                // holds its name and its volumes.
+                Err(error) if tries > 0 && errors::is_removal_under_way(&error) => {
+                    tokio::time::sleep(REMOVAL_RETRY).await;
+                }
+                Err(error) => return Err(errors::container("remove", id, &error)),
+            }
         }
     }
 

@@ -19,7 +19,7 @@
 //! mode, the times and the attributes of the tree's: by an archive that is
 //! unpacked into a container that never starts.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bollard::{
     Docker,
@@ -49,6 +49,11 @@ const LABEL_COPY: &str = "compy.copy";
 /// Label of an overlay volume, and of its upper one, with the name of what it
 /// lies over.
 const LABEL_LOWER: &str = "compy.lower";
+/// How often the removal of a volume in use is tried, which a container was just
+/// removed from: for 5 s.
+const RELEASE_TRIES: u32 = 50;
+const RELEASE_RETRY: Duration = Duration::from_millis(100);
+
 /// Where the container that never starts has the volumes.
 const VOLUMES: &str = "volumes";
 /// Where a workspace's container has what its overlays are made of.
@@ -187,13 +192,21 @@ pub(super) async fn ensure(
     create(docker, name, labels).await
 }
 
-/// Removes a volume; an absent one is accepted.
+/// Removes a volume; an absent one is accepted. The engine lets go of the volumes
+/// of a container a moment after it is gone, so one in use is tried again.
 pub(super) async fn remove(docker: &Docker, name: &str) -> Result<(), RuntimeError> {
-    let removed = docker.remove_volume(name, None::<RemoveVolumeOptions>);
-    match removed.await {
-        Ok(()) => Ok(()),
-        Err(error) if not_found(&error) => Ok(()),
-        Err(error) => Err(refused("remove the volume", name, &error)),
+    let mut tries = RELEASE_TRIES;
+    loop {
+        tries -= 1;
+        let removed = docker.remove_volume(name, None::<RemoveVolumeOptions>);
+        match removed.await {
+            Ok(()) => return Ok(()),
+            Err(error) if not_found(&error) => return Ok(()),
+            Err(error) if tries > 0 && conflict(&error) => {
+                tokio::time::sleep(RELEASE_RETRY).await;
+            }
+            Err(error) => return Err(refused("remove the volume", name, &error)),
+        }
     }
 }
 

@@ -86,7 +86,8 @@ const NOTHING: Bound = Bound { count: 0, bytes: 0 };
 pub struct Begun {
     /// Id of what it makes; the same for every retry. Sorts by time.
     pub id: Uuid,
-    /// Whether it was begun before by a daemon that ended: it may be done.
+    /// Whether it was begun before and cut off, by the end of a daemon or by an
+    /// outage: it may be done, or half done.
     pub before: bool,
 }
 
@@ -148,7 +149,8 @@ impl Requests {
     }
 
     /// As [`once`](Self::once), for work that makes something: it is told the
-    /// id to make it under, which a retry after a kill is told again.
+    /// id to make it under. A retry is told the same again after a kill, and after
+    /// an error that says to try again.
     ///
     /// # Errors
     /// As for [`once`](Self::once), and `DISK_FULL`.
@@ -322,8 +324,12 @@ impl Inner {
         let done = work(begun).await.map(|answer| answer.encode_to_vec());
         let outcome = match (&done, intent) {
             (Ok(answer), _) => RequestOutcome::Answered(answer.clone()),
-            (Err(_), Intent::Written) => RequestOutcome::Failed,
             (Err(_), Intent::None) => return done,
+            // What came of it before is known only to who finds it under its id.
+            (Err(error), Intent::Written) if begun.before || error.code() == Code::Unavailable => {
+                return done;
+            }
+            (Err(_), Intent::Written) => RequestOutcome::Failed,
         };
         if let Err(error) = remember(outcome).await {
             // The work is done and says so; a later retry goes on where it

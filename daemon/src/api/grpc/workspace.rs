@@ -260,7 +260,8 @@ impl WorkspaceService for WorkspaceApi {
         let (name_or_id, force) = (request.workspace.clone(), request.force);
         let work = move |begun: Begun| async move {
             let id = match workspaces.resolve(&name_or_id) {
-                // The daemon ended right after the deletion.
+                // The daemon ended right after the deletion, or the reconciler
+                // finished it once the engine was back.
                 Err(_) if begun.before => return Ok(wire::DeleteWorkspaceResponse {}),
                 found => found.map_err(refused)?.id.clone(),
             };

@@ -99,6 +99,7 @@ impl Snapshots {
             upkeep: Upkeep::default(),
         };
         let _held = self.inner.workspaces.hold(&record.id).await;
+        self.settle_before(&record.id).await?;
         self.fork_held(record, &manifest).await
     }
 

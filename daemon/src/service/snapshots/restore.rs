@@ -131,6 +131,7 @@ impl Snapshots {
             RunningSessions::Own(session) => workspaces.without_others(of, session).await?,
         }
         let _held = workspaces.hold(&what.workspace).await;
+        self.settle_before(&what.workspace).await?;
         let _read = self.inner.deleting.read().await;
         let manifest = self.usable(&what.snapshot).await?;
         // The container that is left would take them with it.

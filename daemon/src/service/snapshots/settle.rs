@@ -89,6 +89,24 @@ impl Snapshots {
         Ok(())
     }
 
+    /// Settles what came of a workspace earlier and is not settled yet, before
+    /// anything else is done to it; the caller holds its lock.
+    pub(super) async fn settle_before(
+        &self,
+        workspace: &WorkspaceId,
+    ) -> Result<(), SnapshotsError> {
+        let unsettled = self.unsettled().clone();
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        for operation in self.inner.workspaces.store().operations().await? {
+            if operation.workspace == *workspace && unsettled.contains(&operation.id) {
+                self.settle_now(&operation).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Does the last of an operation that can only be finished.
     pub(super) async fn finish(&self, operation: &Operation) -> Result<(), SnapshotsError> {
         let finished = self.settle_now(operation).await;
@@ -193,13 +211,20 @@ impl Snapshots {
     }
 
     /// Removes a container and its volumes, and of a workspace that is not to be
-    /// its link too.
+    /// its link too. What a living workspace uses is left: it was made again since
+    /// this was written down.
     async fn remove_generation(
         &self,
         workspace: &WorkspaceId,
         generation: Generation,
     ) -> Result<(), SnapshotsError> {
         let workspaces = &self.inner.workspaces;
+        let living = workspaces.living(workspace);
+        if living.is_ok_and(|record| record.generation == generation) {
+            tracing::warn!(workspace_id = %workspace, generation = generation.0,
+                "what a workspace uses was to be removed and is left");
+            return Ok(());
+        }
         let runtime = &self.inner.runtime;
         runtime.remove_generation(workspace, generation).await?;
         if !workspaces.knows(workspace) {

@@ -239,7 +239,8 @@ impl Workspaces {
         Ok(found)
     }
 
-    /// Deletes a workspace with its container and volumes.
+    /// Deletes a workspace with its container and volumes. One that another call,
+    /// or the reconciler, deletes first is deleted.
     ///
     /// # Errors
     /// [`WorkspacesError::Busy`] while sessions run in it, unless `force`d; an
@@ -248,7 +249,10 @@ impl Workspaces {
         self.without_sessions(id, force).await?;
         let lock = self.lock_of(id);
         let _held = lock.lock().await;
-        let workspace = self.desire_delete(id).await?;
+        let workspace = match self.desire_delete(id).await {
+            Err(WorkspacesError::Unknown(_)) => return Ok(()),
+            desired => desired?,
+        };
         self.take_down(&workspace).await
     }
 

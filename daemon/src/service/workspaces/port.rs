@@ -12,7 +12,7 @@ use crate::{
         idle::IdleStop,
         ids::{SessionId, SnapshotId, WorkspaceId, WorkspaceName},
         snapshot::SnapshotReason,
-        workspace::{Purpose, Workspace},
+        workspace::{Desired, Purpose, Workspace},
     },
     ports::{
         agent::AgentPort,
@@ -117,8 +117,10 @@ impl WorkspacesPort for Workspaces {
         key: &str,
     ) -> Result<WorkspaceId, WorkspaceAccessError> {
         let name = clean_name(key);
-        if let Ok(found) = self.resolve(&name) {
-            return Ok(found.id.clone());
+        match self.clean_named(&name).await {
+            Ok(Some(found)) => return Ok(found.id.clone()),
+            Ok(None) => {}
+            Err(error) => return Err(access(like, error)),
         }
         let like = self.record(like).map_err(|error| access(like, error))?;
         let name = (name.parse()).expect("`checks-` and hex digits are a workspace's name");
@@ -197,6 +199,19 @@ impl Workspaces {
         ended.map_err(|error| WorkspaceAccessError::Unavailable(error.to_string()))?
     }
 
+    /// The clean workspace of this name. One whose deletion was cut off is deleted
+    /// first: what was checked in it is on nobody's record.
+    async fn clean_named(&self, name: &str) -> Result<Option<Arc<Workspace>>, WorkspacesError> {
+        match self.resolve(name) {
+            Err(_) => Ok(None),
+            Ok(found) if found.desired == Desired::Deleted => {
+                self.delete(&found.id, false).await?;
+                Ok(None)
+            }
+            Ok(found) => Ok(Some(found)),
+        }
+    }
+
     fn copies(&self) -> Result<&Arc<dyn CleanCopies>, WorkspaceAccessError> {
         let nobody = || WorkspaceAccessError::Unavailable("nobody takes snapshots yet".to_owned());
         self.inner.copies.get().ok_or_else(nobody)
@@ -213,9 +228,9 @@ impl Workspaces {
         let source = self.record(like)?;
         let source = (source.repositories.iter()).find(|known| known.name == *repository);
         let source = source.map_or_else(String::new, |known| known.source.clone());
-        let clean = match self.resolve(&name) {
-            Ok(found) => found,
-            Err(_) => {
+        let clean = match self.clean_named(&name).await? {
+            Some(found) => found,
+            None => {
                 // The checks may fetch what the work could fetch.
                 let like = self.record(like)?;
                 let mut definition = like.definition.clone();

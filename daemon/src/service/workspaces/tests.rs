@@ -6,6 +6,7 @@ mod setup;
 
 use std::path::PathBuf;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -277,6 +278,30 @@ async fn a_deletion_that_the_engine_missed_is_finished_by_the_next_daemon() {
     ));
     assert_eq!(bench.runtime.status(&id), None);
     assert_eq!(bench.runtime.volumes(), 0);
+}
+
+#[tokio::test]
+async fn a_deletion_may_be_asked_for_while_the_reconciler_finishes_it() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    bench.runtime.take_down();
+    workspaces.delete(&id, false).await.unwrap_err();
+    bench.runtime.answer_again();
+    let next = bench.daemon().await;
+    let lock = next.lock_of(&id);
+    let reconciler = lock.lock().await;
+    let mut deletion = std::pin::pin!(next.delete(&id, false));
+    assert!(deletion.as_mut().now_or_never().is_none());
+    let workspace = next.record(&id).unwrap();
+    next.take_down(&workspace).await.unwrap();
+    drop(reconciler);
+    deletion.await.unwrap();
+    assert_eq!(bench.runtime.volumes(), 0);
+    assert!(matches!(
+        next.delete(&id, false).await,
+        Err(WorkspacesError::Unknown(_))
+    ));
 }
 
 /// How the reconciler hears of a container's end.

@@ -271,6 +271,33 @@ async fn work_that_failed_is_no_work_that_was_cut_off() {
 }
 
 #[tokio::test]
+async fn work_that_an_outage_cut_off_is_told_of_what_it_began() {
+    let bench = bench();
+    let ids = Arc::new(std::sync::Mutex::new(Vec::new()));
+    for (before, answer) in [
+        (false, Err(Status::unavailable("the engine is away"))),
+        (true, Err(Status::unavailable("it is not back"))),
+        (true, Err(Status::not_found("it is gone"))),
+        (true, Ok(GetInfoResponse::default())),
+    ] {
+        let told = ids.clone();
+        let work = move |begun: Begun| async move {
+            assert_eq!(begun.before, before);
+            told.lock().unwrap().push(begun.id);
+            answer
+        };
+        let _ = bench
+            .requests
+            .once_begun("m", "r1", &GetInfoRequest {}, work)
+            .await;
+    }
+    let mut ids = ids.lock().unwrap().clone();
+    assert_eq!(ids.len(), 4);
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
 async fn nothing_begins_that_cannot_be_written_down() {
     let bench = bench();
     bench.store.fill_disk();

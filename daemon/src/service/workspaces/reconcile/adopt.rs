@@ -30,6 +30,14 @@ impl Workspaces {
         if self.inner.index.get(id).is_some() {
             return Ok(());
         }
+        let operations = self.inner.store.operations().await?;
+        if operations
+            .iter()
+            .any(|operation| operation.workspace == *id)
+        {
+            // Whoever settles that decides what becomes of it.
+            return Ok(());
+        }
         let Some(container) = self.inner.runtime.find(id).await? else {
             self.forget_lock(id);
             return Ok(());
