@@ -25,7 +25,7 @@ use compyd_tests::{
     request_id, wait,
 };
 use tokio::task::LocalSet;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 /// Who make calls at the same time, each in workspaces of its own.
@@ -54,7 +54,7 @@ struct Client {
 
 /// Whether the answer was lost, or the daemon asks to try again.
 fn try_again(status: &Status) -> bool {
-    status.get_details_error_info().is_none() || status.code() == Code::Unavailable
+    status.get_details_error_info().is_none() || status.get_details_retry_info().is_some()
 }
 
 impl Client {
@@ -267,8 +267,13 @@ async fn exactly_these(daemon: &Daemon, expected: BTreeMap<String, Expected>) {
     }
     assert_eq!(found, expected);
     let (engine, run) = (daemon.engine().await, daemon.run_name());
-    let containers = engine.containers(Some(run)).await;
-    assert_eq!(containers.len(), expected.len(), "{containers:?}");
+    // The engine may still be at what a killed daemon had asked for.
+    let only_these = "no container but these";
+    wait::until(only_these, Duration::from_secs(60), async || {
+        let containers = engine.containers(Some(run)).await;
+        (containers.len() == expected.len()).then_some(())
+    })
+    .await;
     let volumes = engine.workspace_volumes(run).await;
     assert_eq!(volumes.len(), 6 * expected.len(), "{volumes:?}");
 }

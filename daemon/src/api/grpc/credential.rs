@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     convert::workspace_error,
-    requests::Requests,
+    requests::{Begun, Requests},
     status::{Retry, internal, invalid, invalid_id, refusal},
     time::timestamp,
 };
@@ -159,14 +159,18 @@ impl CredentialService for CredentialApi {
         let request = request.into_inner();
         let key = self.key(&request.name, request.scope.as_ref(), Known::MayBeGone)?;
         let credentials = self.credentials.clone();
-        let work = move || async move {
-            credentials.delete(&key).await.map_err(refused)?;
+        let work = move |begun: Begun| async move {
+            match credentials.delete(&key).await {
+                // The daemon ended right after it had deleted it.
+                Err(CredentialError::Unknown(_)) if begun.before => {}
+                deleted => deleted.map_err(refused)?,
+            }
             Ok(wire::DeleteCredentialResponse {})
         };
         let method = "DeleteCredential";
         let answer = self
             .requests
-            .once(method, &request.request_id, &request, work);
+            .once_begun(method, &request.request_id, &request, work);
         answer.await.map(Response::new)
     }
 

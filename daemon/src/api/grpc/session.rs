@@ -25,6 +25,7 @@ use crate::{
         model_name::ModelName,
         session::{
             checkpoint::RollBackTo,
+            event::Condition,
             options::{Budget, RULES_TOKENS, SessionLimits},
             request::{Answer, RequestRefusal, Scope},
         },
@@ -303,14 +304,24 @@ impl session_service_server::SessionService for SessionApi {
         let request = request.into_inner();
         let session = session_id(&request.session_id)?;
         let sessions = self.sessions.clone();
-        let work = move || async move {
-            let session = answered(sessions.resume(&session).await)?;
+        let work = move |begun: Begun| async move {
+            let now = match begun.before {
+                true => sessions.get(&session).await.ok(),
+                false => None,
+            };
+            let resumed = match now {
+                // The daemon ended right after it had resumed it to its question,
+                // which is not to be answered by resuming once more.
+                Some(waits) if waits.condition == Condition::Waiting => Ok(waits),
+                Some(_) | None => sessions.resume(&session).await,
+            };
+            let session = answered(resumed)?;
             Ok(wire::ResumeSessionResponse { session })
         };
         let id = &request.request_id;
         let answer = self
             .requests
-            .once("ResumeSession", id, &request, work)
+            .once_begun("ResumeSession", id, &request, work)
             .await;
         answer.map(Response::new)
     }
@@ -390,7 +401,9 @@ impl session_service_server::SessionService for SessionApi {
             let answer = match sessions.answer(&session, given).await {
                 // The daemon ended right after it had taken the answer.
                 Err(SessionError::Refused(
-                    RequestRefusal::NothingAsked | RequestRefusal::QuestionUnknown { .. },
+                    RequestRefusal::NothingAsked
+                    | RequestRefusal::QuestionUnknown { .. }
+                    | RequestRefusal::Ended(_),
                 )) if begun.before => sessions.get(&session).await,
                 answer => answer,
             };

@@ -14,7 +14,7 @@ use super::{
     access::{Caller, admit::missing},
     convert::workspace_error,
     methods::{role, role_on_wire},
-    requests::Requests,
+    requests::{Begun, Requests},
     status::{Retry, internal, invalid, invalid_id, refusal},
     time::timestamp,
 };
@@ -166,12 +166,16 @@ impl AccessService for AccessApi {
         let name = request.name.parse();
         let name = name.map_err(|error| invalid_id("NAME_INVALID", &error))?;
         let tokens = self.tokens.clone();
-        let work = move || async move {
-            tokens.revoke(&name).await.map_err(refused)?;
+        let work = move |begun: Begun| async move {
+            match tokens.revoke(&name).await {
+                // The daemon ended right after it had revoked it.
+                Err(TokensError::Unknown(_)) if begun.before => {}
+                revoked => revoked.map_err(refused)?,
+            }
             Ok(wire::RevokeTokenResponse {})
         };
         let id = &request.request_id;
-        let answer = self.requests.once("RevokeToken", id, &request, work);
+        let answer = (self.requests).once_begun("RevokeToken", id, &request, work);
         answer.await.map(Response::new)
     }
 }

@@ -258,9 +258,18 @@ async fn a_restore_that_was_cut_off_is_undone_before_the_swap_and_finished_after
         old: Generation::FIRST,
     };
     let world = world_with(cleaning, true).await;
+    world.workspaces.save(world.next()).await.unwrap();
     world.snapshots.settle().await.unwrap();
     let expected = (ContainerStatus::Created, 2, 1, 1, 1);
     assert_eq!(world.seen().await, expected);
+
+    // Another restore came before the undo of this one, and is what is used.
+    let world = world_with(RestoreStep::Filled, true).await;
+    world.workspaces.save(world.next()).await.unwrap();
+    world.snapshots.settle().await.unwrap();
+    let used = world.runtime.find(&world.workspace.id).await.unwrap();
+    assert_eq!(used.unwrap().generation, world.next().generation);
+    assert_eq!(world.store.operations().await, Ok(vec![]));
 }
 
 #[tokio::test]

@@ -201,7 +201,10 @@ impl Workspaces {
 
     /// The clean workspace of this name. One whose deletion was cut off is deleted
     /// first: what was checked in it is on nobody's record.
-    async fn clean_named(&self, name: &str) -> Result<Option<Arc<Workspace>>, WorkspacesError> {
+    pub(super) async fn clean_named(
+        &self,
+        name: &str,
+    ) -> Result<Option<Arc<Workspace>>, WorkspacesError> {
         match self.resolve(name) {
             Err(_) => Ok(None),
             Ok(found) if found.desired == Desired::Deleted => {

@@ -304,6 +304,20 @@ async fn a_deletion_may_be_asked_for_while_the_reconciler_finishes_it() {
     ));
 }
 
+#[tokio::test]
+async fn a_clean_copy_whose_deletion_was_cut_off_is_deleted_and_not_used() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "checks-1").await;
+    let found = workspaces.clean_named("checks-1").await.unwrap();
+    assert_eq!(found.unwrap().id, id);
+    bench.runtime.take_down();
+    workspaces.delete(&id, false).await.unwrap_err();
+    bench.runtime.answer_again();
+    assert!(workspaces.clean_named("checks-1").await.unwrap().is_none());
+    assert_eq!(bench.runtime.volumes(), 0);
+}
+
 /// How the reconciler hears of a container's end.
 #[derive(Clone, Copy)]
 enum ToldBy {
