@@ -10,6 +10,9 @@ use crate::ports::chunks::PruneMode;
 
 /// How often what could not be done is tried again.
 const TRY_AGAIN_EVERY: Duration = Duration::from_secs(10);
+/// How often helpers of earlier daemons are looked for again after the start: the
+/// engine may still have been at the making of one.
+const SWEEPS_AT_START: u32 = 4;
 
 impl Snapshots {
     /// Until `stop`: settles operations that failed and could not be settled
@@ -21,13 +24,23 @@ impl Snapshots {
     pub async fn run_upkeep(&self, stop: CancellationToken) {
         let mut again = tokio::time::interval(TRY_AGAIN_EVERY);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeps = SWEEPS_AT_START;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.inner.workspaces.one_is_gone() => {}
-                _ = again.tick() => {}
+                _ = again.tick() => if sweeps > 0 {
+                    sweeps -= 1;
+                    self.sweep_helpers_logged().await;
+                }
             }
             stop.run_until_cancelled(self.keep_up()).await;
+        }
+    }
+
+    async fn sweep_helpers_logged(&self) {
+        if let Err(error) = self.inner.runtime.sweep_helpers().await {
+            tracing::debug!(%error, "helpers of earlier daemons cannot be removed");
         }
     }
 
