@@ -250,22 +250,22 @@ fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-/// Three hundred times the engine's limit of layers would be crossed twice.
+/// Three hundred times the engine's limit of layers would be crossed twice; a few
+/// times a lower limit is.
 #[tokio::test]
-async fn three_hundred_generations_cost_what_one_does() {
-    const GENERATIONS: usize = 300;
+async fn generations_without_end_cost_what_one_does() {
     const CHANGED_BYTES: usize = 300_000;
-    if !torture() {
-        eprintln!("SKIPPED: {GENERATIONS} generations are for `make torture`");
-        return;
-    }
-    let Some(daemon) = Daemon::start(Options::default()).await else {
+    let (generations, options) = match torture() {
+        true => (300, Options::default()),
+        false => (12, Options::default().set("snapshots.layers_max", "5")),
+    };
+    let Some(daemon) = Daemon::start(options).await else {
         return;
     };
     daemon.workspace("w", &[]).await;
     let (mut times, mut taken) = (Vec::new(), Vec::new());
     let base_bytes = image_bytes(&daemon).await;
-    for generation in 1..=GENERATIONS {
+    for generation in 1..=generations {
         let change = format!(
             "head -c {CHANGED_BYTES} /dev/urandom | tee /opt/data > /workspace/data; \
              rm -rf /opt/g*; echo {generation} > /opt/generation; mkdir /opt/g{generation}"
@@ -291,11 +291,15 @@ async fn three_hundred_generations_cost_what_one_does() {
             eprintln!("generation {generation}: restored in {lately:?}");
         }
     }
-    let (first, last) = (median(&times[..10]), median(&times[GENERATIONS - 10..]));
+    let (first, last) = (median(&times[..10]), median(&times[generations - 10..]));
     eprintln!("restore: {first:?} in the first ten, {last:?} in the last ten");
-    assert!(last <= first.mul_f64(1.3), "{first:?} to {last:?}");
+    // Of a few, chance decides.
+    assert!(
+        !torture() || last <= first.mul_f64(1.3),
+        "{first:?} to {last:?}"
+    );
     // Random bytes, in the root file system and once more in a volume.
-    let unique = base_bytes + (2 * CHANGED_BYTES * GENERATIONS) as u64;
+    let unique = base_bytes + (2 * CHANGED_BYTES * generations) as u64;
     let chunks = daemon.data_dir().join("chunks");
     let used = image_bytes(&daemon).await + directory_bytes(&chunks);
     eprintln!("{used} bytes for {unique} unique ones");
@@ -303,7 +307,7 @@ async fn three_hundred_generations_cost_what_one_does() {
 
     // All but two go in any order; neither misses anything of the others.
     let last = taken.pop().unwrap();
-    let sibling = taken.swap_remove(fastrand::usize(..GENERATIONS - 1));
+    let sibling = taken.swap_remove(fastrand::usize(..generations - 1));
     fastrand::shuffle(&mut taken);
     for snapshot in &taken {
         let delete = ["snapshot", "delete", snapshot, "--yes"];
