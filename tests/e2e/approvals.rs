@@ -11,6 +11,7 @@ use compyd_tests::{
     wait,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const PUSH: &str = "git push /workspace/elsewhere.git HEAD:work";
 
@@ -138,8 +139,22 @@ async fn a_refusal_goes_to_the_model_with_the_persons_words() {
         return;
     };
     let model = script(&daemon, push());
+    let watch = daemon.client().args(&["-o", "json", "approval", "watch"]);
+    let mut watch = watch.spawn();
+    let changes = watch.stdout.take().expect("it is read from");
+    let mut changes = BufReader::new(changes).lines();
+    let mut change = async || -> Value {
+        let line = tokio::time::timeout(wait::PATIENCE, changes.next_line()).await;
+        let line = line.expect("a line comes").unwrap().expect("it goes on");
+        serde_json::from_str(&line).unwrap()
+    };
     let id = daemon.start_session(request("w", &model)).await;
     let asked = waiting(&daemon, &id).await;
+    let seen = change().await;
+    assert_eq!(
+        (&seen["change"], &seen["approval"]),
+        (&json!("asked"), &asked)
+    );
     let approval = asked["id"].as_str().unwrap();
     let denied = daemon
         .compyctl(&[
@@ -151,6 +166,12 @@ async fn a_refusal_goes_to_the_model_with_the_persons_words() {
         ])
         .await;
     let _ = denied.expect_code(0);
+    let seen = change().await;
+    assert_eq!(
+        (&seen["change"], &seen["id"]),
+        (&json!("settled"), &asked["id"])
+    );
+    watch.kill().await.unwrap();
     let session = daemon.rested(&id).await;
     let events = daemon.events(&id, 0).await;
     assert_eq!(
