@@ -151,12 +151,21 @@ pub(super) fn maker(labels: &HashMap<String, String>) -> Maker {
 }
 
 /// Removes the helpers that earlier processes of this daemon left behind, and
-/// the volumes of their trials.
+/// the volumes of their trials. What the engine does not let go is logged, and
+/// left for the next process: it is in nobody's way.
 pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<(), RuntimeError> {
     let wanted = format!("{LABEL_HELPER}={}", options.daemon);
+    sweep_containers(docker, &wanted).await?;
+    sweep_volumes(docker, wanted).await
+}
+
+async fn sweep_containers(docker: &Docker, wanted: &str) -> Result<(), RuntimeError> {
     let options = ListContainersOptions {
         all: true,
-        filters: Some(HashMap::from([("label".to_owned(), vec![wanted.clone()])])),
+        filters: Some(HashMap::from([(
+            "label".to_owned(),
+            vec![wanted.to_owned()],
+        )])),
         ..Default::default()
     };
     let listed = docker
@@ -173,9 +182,13 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
             Ok(()) => tracing::info!(container_id = %id, "removed a helper container left behind"),
             // Somebody who was killed had begun to.
             Err(error) if not_found(&error) || is_removal_under_way(&error) => {}
-            Err(error) => return Err(refused("remove", &id, &error)),
+            Err(error) => leave(docker, &id, refused("remove", &id, &error)).await?,
         }
     }
+    Ok(())
+}
+
+async fn sweep_volumes(docker: &Docker, wanted: String) -> Result<(), RuntimeError> {
     let options = ListVolumesOptions {
         filters: Some(HashMap::from([("label".to_owned(), vec![wanted])])),
     };
@@ -188,8 +201,22 @@ pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<()
     // An overlay before what it is made of, whose names only go on.
     left.sort_unstable();
     for name in left {
-        volumes::remove(docker, &name).await?;
+        if let Err(error) = volumes::remove(docker, &name).await {
+            leave(docker, &name, error).await?;
+        }
     }
+    Ok(())
+}
+
+/// Leaves something behind that could not be removed, unless the engine has gone
+/// away: one that answers is only stuck with this.
+async fn leave(docker: &Docker, name: &str, error: RuntimeError) -> Result<(), RuntimeError> {
+    if let RuntimeError::Unavailable(_) = error
+        && docker.ping().await.is_err()
+    {
+        return Err(error);
+    }
+    tracing::warn!(name, %error, "something of a helper stays behind");
     Ok(())
 }
 
@@ -211,4 +238,87 @@ fn first_file(archive: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     std::io::Read::read_to_end(&mut entry, &mut content).ok()?;
     Some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
+
+    use super::*;
+    use crate::adapters::docker::transport;
+
+    /// An engine with these helpers and one volume of a trial, that does not let
+    /// go of what is called stuck. Says what else it was asked to remove.
+    fn engine(listener: UnixListener) -> Arc<Mutex<Vec<String>>> {
+        let removed: Arc<Mutex<Vec<String>>> = Arc::default();
+        let told = removed.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4_096];
+                let length = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let line = request.lines().next().unwrap_or_default();
+                let (status, body) = answer(line, &told);
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        removed
+    }
+
+    fn answer(line: &str, removed: &Mutex<Vec<String>>) -> (&'static str, &'static str) {
+        let path = line.split([' ', '?']).nth(1).unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        match line.split(' ').next() {
+            Some("DELETE") if name == "stuck" => {
+                ("500 Internal Server Error", r#"{"message":"it is busy"}"#)
+            }
+            Some("DELETE") => {
+                removed.lock().unwrap().push(name.to_owned());
+                ("204 No Content", "")
+            }
+            _ if path.ends_with("/containers/json") => (
+                "200 OK",
+                r#"[{"Id":"stuck","Labels":{"compy.daemon.helper":"d"}},
+                    {"Id":"old","Labels":{"compy.daemon.helper":"d"}}]"#,
+            ),
+            _ => (
+                "200 OK",
+                r#"{"Volumes":[
+                    {"Name":"stuck","Driver":"local","Mountpoint":"/","Labels":{},"Scope":"local","Options":{}},
+                    {"Name":"trial","Driver":"local","Mountpoint":"/","Labels":{},"Scope":"local","Options":{}}]}"#,
+            ),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_cannot_be_removed_is_left_and_the_others_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let removed = engine(UnixListener::bind(&socket).unwrap());
+        let docker = transport::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+        let options = DockerOptions {
+            host: None,
+            daemon: "d".to_owned(),
+            agent_binary: "/nonexistent".into(),
+            labels: BTreeMap::new(),
+        };
+        sweep(&docker, &options).await.unwrap();
+        assert_eq!(*removed.lock().unwrap(), ["old", "trial"]);
+        std::fs::remove_file(&socket).unwrap();
+        let away = sweep(&docker, &options).await;
+        assert!(matches!(away, Err(RuntimeError::Unavailable(_))));
+    }
 }

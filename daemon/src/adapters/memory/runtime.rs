@@ -70,6 +70,8 @@ struct State {
     helpers: BTreeMap<String, Option<String>>,
     /// Whose volumes helpers reach.
     helpers_of: BTreeMap<String, WorkspaceId>,
+    /// Names of what is not let go.
+    stuck: BTreeSet<String>,
     made: u32,
     starts: u32,
     /// CPU time that containers say they have used.
@@ -93,6 +95,7 @@ impl Default for State {
             layers: BTreeMap::new(),
             helpers: BTreeMap::new(),
             helpers_of: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             made: 0,
             starts: 0,
             cpu_ns: 0,
@@ -140,6 +143,20 @@ impl MemoryRuntime {
             }
         }
     }
+
+    /// From now on the engine refuses to remove what has this name: a container,
+    /// an image, a copy, or [`HELPERS`](Self::HELPERS).
+    pub fn get_stuck(&self, name: &str) {
+        self.lock().stuck.insert(name.to_owned());
+    }
+
+    /// From now on the engine removes everything again.
+    pub fn come_loose(&self) {
+        self.lock().stuck.clear();
+    }
+
+    /// Stands for every helper, those of earlier processes included.
+    pub const HELPERS: &str = "helpers";
 
     /// Puts a workspace's container into a state, as a person could, and says
     /// so.
@@ -272,6 +289,17 @@ impl State {
         for users in self.copies.values_mut() {
             users.remove(made);
         }
+    }
+
+    fn let_go(&self, name: &str) -> Result<(), RuntimeError> {
+        if !self.stuck.contains(name) {
+            return Ok(());
+        }
+        Err(RuntimeError::Refused {
+            action: "remove",
+            subject: name.to_owned(),
+            message: "device or resource busy".to_owned(),
+        })
     }
 
     fn tell(&self, workspace: &WorkspaceId, kind: ChangeKind) {
@@ -454,6 +482,10 @@ impl RuntimePort for MemoryRuntime {
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
+        state.let_go(&id.0)?;
+        if state.helpers.contains_key(&id.0) {
+            state.let_go(Self::HELPERS)?;
+        }
         if let Some(removed) = state.containers.remove(&id.0) {
             state.tell(&removed.workspace, ChangeKind::ContainerRemoved);
         }
@@ -665,6 +697,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
 
     async fn remove_image(&self, image: &ImageRef) -> Result<(), RuntimeError> {
         let mut state = self.up()?;
+        state.let_go(&image.0)?;
         let used = (state.containers.values()).any(|c| c.base.as_ref() == Some(image));
         if !used {
             state.images.remove(&image.0);
@@ -717,7 +750,9 @@ impl SnapshotRuntimePort for MemoryRuntime {
     }
 
     async fn remove_copy(&self, volume: &VolumeRef) -> Result<(), RuntimeError> {
-        self.up()?.copies.remove(volume);
+        let mut state = self.up()?;
+        state.let_go(&volume.0)?;
+        state.copies.remove(volume);
         Ok(())
     }
 
@@ -734,8 +769,7 @@ impl SnapshotRuntimePort for MemoryRuntime {
     }
 
     async fn sweep_helpers(&self) -> Result<(), RuntimeError> {
-        drop(self.up()?);
-        Ok(())
+        self.up()?.let_go(Self::HELPERS)
     }
 
     async fn remove_generation(

@@ -371,7 +371,8 @@ impl Snapshots {
     }
 
     /// Removes copies that were not finished, that no snapshot names, and that
-    /// there is no room for, or finds them. What something lies over stays.
+    /// there is no room for, or finds them. What something lies over stays, and
+    /// what the engine does not let go.
     pub(in crate::service) async fn tidy_copies(
         &self,
         mode: PruneMode,
@@ -386,13 +387,18 @@ impl Snapshots {
         let is_registered = |volume: &VolumeRef| registered.iter().any(|c| c.volume == *volume);
         let mut tidied = TidiedCopies::default();
         for copy in &there {
-            if !copy.in_use && !is_registered(&copy.volume) {
-                tidied.count += 1;
-                if mode == PruneMode::Remove {
-                    tracing::info!(volume = %copy.volume.0, "removing a copy that was not finished");
-                    runtime.remove_copy(&copy.volume).await?;
+            if copy.in_use || is_registered(&copy.volume) {
+                continue;
+            }
+            if mode == PruneMode::Remove {
+                tracing::info!(volume = %copy.volume.0, "removing a copy that was not finished");
+                let removed = runtime.remove_copy(&copy.volume).await;
+                let removed = removed.map_err(Into::into);
+                if !self.is_done(&copy.volume.0, removed).await? {
+                    continue;
                 }
             }
+            tidied.count += 1;
         }
         let snapshots = store.snapshots(None).await?;
         let named = (snapshots.iter().flat_map(|s| s.volumes.values()))
@@ -400,17 +406,19 @@ impl Snapshots {
             .collect();
         let max_bytes = self.inner.options.copies_max_bytes;
         for volume in to_evict(&registered, &in_use, &named, max_bytes) {
+            if mode == PruneMode::Remove {
+                tracing::info!(volume = %volume.0, "removing a copy of a tree");
+                // The record last: a volume without one would be taken for unfinished.
+                let removed = runtime.remove_copy(&volume).await;
+                if !self.is_done(&volume.0, removed.map_err(Into::into)).await? {
+                    continue;
+                }
+                store.remove_tree_copy(&volume).await?;
+                self.copies_known().remove(&volume);
+            }
             let record = registered.iter().find(|copy| copy.volume == volume);
             tidied.count += 1;
             tidied.bytes += record.map_or(0, TreeCopy::disk_bytes);
-            if mode == PruneMode::Measure {
-                continue;
-            }
-            tracing::info!(volume = %volume.0, "removing a copy of a tree");
-            // The record last: a volume without one would be taken for unfinished.
-            runtime.remove_copy(&volume).await?;
-            store.remove_tree_copy(&volume).await?;
-            self.copies_known().remove(&volume);
         }
         Ok(tidied)
     }

@@ -22,31 +22,61 @@ impl Snapshots {
     /// else looks at workspaces or prunes chunks. Until it has been done once,
     /// every operation is refused.
     ///
+    /// What cannot be done for one object alone is logged and left for
+    /// [`run_upkeep`](Self::run_upkeep): it must not keep the daemon from its work.
+    ///
     /// # Errors
     /// The engine or the store does not answer: it is to be tried again.
     pub async fn settle(&self) -> Result<(), SnapshotsError> {
         let store = self.inner.workspaces.store();
-        self.inner.runtime.sweep_helpers().await?;
+        let swept = self.inner.runtime.sweep_helpers().await;
+        self.is_done("helpers", swept.map_err(Into::into)).await?;
         for operation in store.operations().await? {
             let _held = self.inner.workspaces.hold(&operation.workspace).await;
             tracing::info!(operation_id = %operation.id, workspace_id = %operation.workspace,
                 verdict = ?settle(&operation).verdict, "settling an operation that was cut off");
-            match self.settle_now(&operation).await {
-                Ok(()) => {}
-                Err(
-                    error @ SnapshotsError::Workspaces(WorkspacesError::Runtime(
-                        RuntimeError::Unavailable(_),
-                    )),
-                ) => return Err(error),
-                // One that cannot be settled must not keep the others.
-                Err(error) => tracing::error!(operation_id = %operation.id, %error,
-                    "an operation that was cut off cannot be settled; it is tried again"),
-            }
+            let settled = self.settle_now(&operation).await;
+            // One that cannot be settled must not keep the others.
+            self.is_done(operation.id.as_str(), settled).await?;
         }
-        self.remove_unused_images().await?;
-        self.tidy_copies(PruneMode::Remove).await?;
+        let images = self.remove_unused_images().await;
+        self.is_done("images that nothing needs", images.map(drop))
+            .await?;
+        let copies = self.tidy_copies(PruneMode::Remove).await;
+        self.is_done("copies of trees", copies.map(drop)).await?;
         self.inner.settled.store(true, atomic::Ordering::Release);
         Ok(())
+    }
+
+    /// Whether something of many was done. What was refused is logged, and tried
+    /// again later.
+    ///
+    /// # Errors
+    /// The engine does not answer at all, so that nothing else can be done either.
+    pub(super) async fn is_done(
+        &self,
+        what: &str,
+        outcome: Result<(), SnapshotsError>,
+    ) -> Result<bool, SnapshotsError> {
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(error) if self.is_engine_away(&error).await => Err(error),
+            Err(error) => {
+                tracing::error!(what, %error, "something that was left cannot be put in order; it is tried again");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether an error is the engine's silence. One that answers other questions
+    /// is only stuck with what it was asked.
+    async fn is_engine_away(&self, error: &SnapshotsError) -> bool {
+        let SnapshotsError::Workspaces(WorkspacesError::Runtime(RuntimeError::Unavailable(_))) =
+            error
+        else {
+            return false;
+        };
+        self.inner.workspaces.runtime().engine().await.is_err()
     }
 
     /// Does what is left of an operation and ends it. What fails is tried again
@@ -81,9 +111,11 @@ impl Snapshots {
         for operation in self.inner.workspaces.store().operations().await? {
             if unsettled.contains(&operation.id) {
                 let _held = self.inner.workspaces.hold(&operation.workspace).await;
-                self.settle_now(&operation).await?;
-                tracing::info!(operation_id = %operation.id, workspace_id = %operation.workspace,
-                    "an operation that failed is settled");
+                let settled = self.settle_now(&operation).await;
+                if self.is_done(operation.id.as_str(), settled).await? {
+                    tracing::info!(operation_id = %operation.id,
+                        workspace_id = %operation.workspace, "an operation that failed is settled");
+                }
             }
         }
         Ok(())
@@ -238,8 +270,8 @@ impl Snapshots {
     /// kill came between two removals, and where a workspace outlived the
     /// snapshot that it was made from.
     ///
-    /// One image may keep another, so it goes on while fewer are left. Returns
-    /// how many are gone.
+    /// One image may keep another, so it goes on while fewer are left. One that
+    /// the engine does not let go is left. Returns how many are gone.
     pub(super) async fn remove_unused_images(&self) -> Result<u64, SnapshotsError> {
         let mut unused = self.unused_images().await?;
         let found = unused.len();
@@ -248,7 +280,8 @@ impl Snapshots {
             left = unused.len();
             for image in &unused {
                 tracing::info!(image = %image.0, "removing an image that nothing needs");
-                self.inner.runtime.remove_image(image).await?;
+                let removed = self.inner.runtime.remove_image(image).await;
+                self.is_done(&image.0, removed.map_err(Into::into)).await?;
             }
             unused = self.unused_images().await?;
         }

@@ -340,6 +340,44 @@ async fn nothing_is_done_before_what_was_cut_off_is_settled() {
 }
 
 #[tokio::test]
+async fn what_the_engine_does_not_let_go_keeps_nothing_else_from_being_settled() {
+    let world = world().await;
+    let (kept, gone) = (snapshot(6, 1).id, snapshot(7, 1).id);
+    world.runtime.add_committed(&kept);
+    world.runtime.add_committed(&gone);
+    let tree = TreeHash::of(b"of nobody");
+    let stuck_copy = world.runtime.create_copy(&tree).await.unwrap();
+    world.runtime.create_copy(&tree).await.unwrap();
+    let progress = Progress::Snapshot {
+        snapshot: snapshot(8, 1).id,
+        helper: helper(),
+        image: ImageRef::of(&snapshot(8, 1).id),
+        step: SnapshotStep::Begun,
+    };
+    world.cut_off(&world.workspace.id, progress).await;
+    for name in [
+        MemoryRuntime::HELPERS,
+        &helper().0,
+        &ImageRef::of(&kept).0,
+        &stuck_copy.0,
+    ] {
+        world.runtime.get_stuck(name);
+    }
+    world.snapshots.settle().await.unwrap();
+    let images = [&snapshot(5, 1).id, &kept].map(ImageRef::of);
+    assert_eq!(world.runtime.committed().await, Ok(images.to_vec()));
+    let copies = world.runtime.copies().await.unwrap();
+    assert_eq!(copies.len(), 1);
+    assert_eq!(copies[0].volume, stuck_copy);
+    assert!(world.snapshots.ready().is_ok());
+    world.runtime.come_loose();
+    world.snapshots.keep_up().await;
+    let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+    assert_eq!(world.runtime.copies().await, Ok(vec![]));
+}
+
+#[tokio::test]
 async fn a_setup_whose_snapshot_a_kill_kept_from_its_entry_is_kept_by_that_one() {
     let world = world().await;
     world.snapshots.settle().await.unwrap();
