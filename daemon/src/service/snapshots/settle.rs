@@ -6,11 +6,15 @@ use std::{
     sync::{MutexGuard, PoisonError, atomic},
 };
 
+use futures_util::future::join_all;
+
 use super::{Snapshots, SnapshotsError, restore::restored_over};
 use crate::{
     domain::{
         ids::{OperationId, SnapshotId, WorkspaceId},
-        snapshot::journal::{Effect, Generation, ImageRef, Operation, Progress, Verdict, settle},
+        snapshot::journal::{
+            Effect, Generation, ImageRef, Operation, Progress, SnapshotStep, Verdict, settle,
+        },
         workspace::Workspace,
     },
     ports::{chunks::PruneMode, runtime::RuntimeError, store::StoreError},
@@ -29,9 +33,11 @@ impl Snapshots {
     /// The engine or the store does not answer: it is to be tried again.
     pub async fn settle(&self) -> Result<(), SnapshotsError> {
         let store = self.inner.workspaces.store();
+        let mut operations = store.operations().await?;
+        self.let_go_on(&mut operations).await?;
         let swept = self.inner.runtime.sweep_helpers().await;
         self.is_done("helpers", swept.map_err(Into::into)).await?;
-        for operation in store.operations().await? {
+        for operation in operations {
             let _held = self.inner.workspaces.hold(&operation.workspace).await;
             tracing::info!(operation_id = %operation.id, workspace_id = %operation.workspace,
                 verdict = ?settle(&operation).verdict, "settling an operation that was cut off");
@@ -46,6 +52,29 @@ impl Snapshots {
         self.is_done("copies of trees", copies.map(drop)).await?;
         self.inner.settled.store(true, atomic::Ordering::Release);
         Ok(())
+    }
+
+    /// Lets the workspaces go on that a kill left frozen, before anything that
+    /// may take long. From then on what pauses one is somebody else.
+    async fn let_go_on(&self, operations: &mut [Operation]) -> Result<(), SnapshotsError> {
+        let each = (operations.iter_mut()).map(|operation| self.let_one_go_on(operation));
+        for outcome in join_all(each).await {
+            self.is_done("frozen workspaces", outcome).await?;
+        }
+        Ok(())
+    }
+
+    async fn let_one_go_on(&self, operation: &mut Operation) -> Result<(), SnapshotsError> {
+        let Progress::Snapshot { step, .. } = &mut operation.progress else {
+            return Ok(());
+        };
+        let SnapshotStep::Pausing { container } = step else {
+            return Ok(());
+        };
+        self.inner.runtime.unpause(container).await?;
+        *step = SnapshotStep::Resumed;
+        let store = self.inner.workspaces.store();
+        Ok(store.put_operation(operation).await?)
     }
 
     /// Whether something of many was done. What was refused is logged, and tried

@@ -378,6 +378,32 @@ async fn what_the_engine_does_not_let_go_keeps_nothing_else_from_being_settled()
 }
 
 #[tokio::test]
+async fn a_frozen_workspace_goes_on_before_anything_else_is_settled() {
+    let world = world().await;
+    let id = &world.workspace.id;
+    world.runtime.set_status(id, ContainerStatus::Paused);
+    let pausing = Progress::Snapshot {
+        snapshot: snapshot(6, 1).id,
+        helper: helper(),
+        image: ImageRef::of(&snapshot(6, 1).id),
+        step: SnapshotStep::Pausing {
+            container: ContainerRef("container-1".to_owned()),
+        },
+    };
+    world.cut_off(id, pausing).await;
+    // One answer, and then a long silence.
+    world.runtime.take_down_after(1);
+    assert!(world.snapshots.settle().await.is_err());
+    assert_eq!(world.runtime.status(id), Some(ContainerStatus::Running));
+    // A person pauses it meanwhile, which is nobody's business.
+    world.runtime.answer_again();
+    world.runtime.set_status(id, ContainerStatus::Paused);
+    world.snapshots.settle().await.unwrap();
+    let expected = (ContainerStatus::Paused, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+}
+
+#[tokio::test]
 async fn a_setup_whose_snapshot_a_kill_kept_from_its_entry_is_kept_by_that_one() {
     let world = world().await;
     world.snapshots.settle().await.unwrap();
