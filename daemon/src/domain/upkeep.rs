@@ -8,7 +8,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::SnapshotId, snapshot::CapturedVolume};
+use super::{
+    ids::{OperationId, SnapshotId},
+    snapshot::CapturedVolume,
+};
+
+/// Restores that are remembered.
+const RESTORES_REMEMBERED: usize = 8;
 
 /// The daemon's own notes on a workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +28,10 @@ pub struct Upkeep {
     /// What a person should know; said until the workspace is stopped or
     /// restored.
     pub notice: Option<Notice>,
+    /// The last few restores that kept nothing of what was there before, the
+    /// newest last. They became true together with what they brought back, so one
+    /// that is asked for again is known to be done.
+    pub restores: Vec<OperationId>,
 }
 
 impl Upkeep {
@@ -30,6 +40,19 @@ impl Upkeep {
     pub fn of_new() -> Self {
         Self {
             new: true,
+            ..Self::default()
+        }
+    }
+
+    /// Of a workspace that is brought back by a restore which kept nothing.
+    #[must_use]
+    pub fn after_restore(&self, restore: OperationId) -> Self {
+        let mut restores = self.restores.clone();
+        restores.push(restore);
+        let forgotten = restores.len().saturating_sub(RESTORES_REMEMBERED);
+        restores.drain(..forgotten);
+        Self {
+            restores,
             ..Self::default()
         }
     }
@@ -125,6 +148,19 @@ mod tests {
         ] {
             assert!(said.contains(part), "no {part:?} in {said:?}");
         }
+    }
+
+    #[test]
+    fn the_last_restores_are_remembered_and_no_more() {
+        let id = |number| OperationId::from_uuid(Uuid::from_u128(number));
+        let upkeep = (0..10).fold(Upkeep::of_new(), |upkeep, number| {
+            upkeep.after_restore(id(number))
+        });
+        let expected = Upkeep {
+            restores: (2..10).map(id).collect(),
+            ..Upkeep::default()
+        };
+        assert_eq!(upkeep, expected);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     domain::{
         egress::Policy,
         idle::IdleStop,
-        ids::{SnapshotId, WorkspaceId},
+        ids::{OperationId, SnapshotId, WorkspaceId},
         snapshot::{SnapshotReason, retention::Retention},
         workspace::Purpose,
     },
@@ -194,7 +194,7 @@ impl SnapshotService for SnapshotApi {
                 workspace: api.resolve(&of.workspace)?,
                 snapshot,
                 before: match of.no_backup {
-                    true => Before::Discard,
+                    true => Before::Discard(OperationId::from_uuid(begun.id)),
                     false => Before::Snapshot(SnapshotId::from_uuid(begun.id)),
                 },
                 sessions: match of.force {

@@ -1,11 +1,12 @@
 //! Snapshots as the results of setups: found by key, restored, kept.
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::{Before, Restore, RunningSessions, Snapshots, SnapshotsError};
 use crate::{
     domain::{
-        ids::{SnapshotId, WorkspaceId},
+        ids::{OperationId, SnapshotId, WorkspaceId},
         setup::SetupKey,
         snapshot::SnapshotReason,
     },
@@ -34,7 +35,7 @@ impl BakedSetups for Snapshots {
             workspace: workspace.clone(),
             snapshot: snapshot.clone(),
             // There is nothing in it yet.
-            before: Before::Discard,
+            before: Before::Discard(OperationId::from_uuid(Uuid::now_v7())),
             sessions: RunningSessions::Refuse,
         };
         let restored = Self::restore(self, what).await;

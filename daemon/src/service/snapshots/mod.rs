@@ -352,8 +352,19 @@ impl Snapshots {
         workspace: &WorkspaceId,
         progress: Progress,
     ) -> Result<Operation, SnapshotsError> {
+        let id = OperationId::from_uuid(Uuid::now_v7());
+        self.begin_as(id, workspace, progress).await
+    }
+
+    /// The same under an id that the caller chose.
+    async fn begin_as(
+        &self,
+        id: OperationId,
+        workspace: &WorkspaceId,
+        progress: Progress,
+    ) -> Result<Operation, SnapshotsError> {
         let operation = Operation {
-            id: OperationId::from_uuid(Uuid::now_v7()),
+            id,
             workspace: workspace.clone(),
             begun_at_ms: self.inner.workspaces.now_ms(),
             progress,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Snapshots, SnapshotsError, copies::Purpose};
 use crate::{
     domain::{
-        ids::{SessionId, SnapshotId, WorkspaceId},
+        ids::{OperationId, SessionId, SnapshotId, WorkspaceId},
         snapshot::{
             Snapshot, SnapshotReason,
             journal::{Generation, ImageRef, Operation, Progress, RestoreStep},
@@ -40,8 +40,9 @@ pub enum Before {
     /// id again, after a kill, what is kept is not kept twice, and what is
     /// restored not restored again.
     Snapshot(SnapshotId),
-    /// It is gone.
-    Discard,
+    /// It is gone. The id is chosen by the caller too: with the same one again,
+    /// after a kill, what is restored is not restored again.
+    Discard(OperationId),
 }
 
 /// What becomes of sessions that run in a workspace.
@@ -125,6 +126,10 @@ impl Snapshots {
         self.ready()?;
         let workspaces = &self.inner.workspaces;
         let of = &what.workspace;
+        // Before anything is cancelled for it.
+        if let Some(restored) = self.restored_before(&what).await? {
+            return Ok(restored);
+        }
         match &what.sessions {
             RunningSessions::Refuse => workspaces.without_sessions(of, false).await?,
             RunningSessions::Cancel => workspaces.without_sessions(of, true).await?,
@@ -132,15 +137,18 @@ impl Snapshots {
         }
         let _held = workspaces.hold(&what.workspace).await;
         self.settle_before(&what.workspace).await?;
+        if let Some(restored) = self.restored_before(&what).await? {
+            return Ok(restored);
+        }
         let _read = self.inner.deleting.read().await;
         let manifest = self.usable(&what.snapshot).await?;
         // The container that is left would take them with it.
         let image = ImageRef::of(&manifest.id);
         let user = manifest.definition.user.as_deref();
         workspaces.without_foreign_volumes(&image.0, user).await?;
-        let backup = match what.before {
+        let backup = match &what.before {
             Before::Snapshot(backup) => {
-                let mut backup = backup;
+                let mut backup = backup.clone();
                 if let Some(kept) = workspaces.store().snapshot(&backup).await? {
                     let now = &workspaces.living(&what.workspace)?.snapshot;
                     match found(&kept, &what.snapshot, now.as_ref()) {
@@ -162,17 +170,33 @@ impl Snapshots {
                     .await?;
                 Some(taken.id)
             }
-            Before::Discard => None,
+            Before::Discard(_) => None,
         };
         let workspace = workspaces.living(&what.workspace)?;
-        let view = self.restore_held(workspace, &manifest).await?;
+        let view = (self.restore_held(workspace, &manifest, what.before)).await?;
         Ok(Restored { view, backup })
+    }
+
+    /// The workspace, if this very restore has brought it back.
+    async fn restored_before(&self, what: &Restore) -> Result<Option<Restored>, SnapshotsError> {
+        let workspaces = &self.inner.workspaces;
+        let Before::Discard(id) = &what.before else {
+            return Ok(None);
+        };
+        if !(workspaces.living(&what.workspace)?.upkeep.restores).contains(id) {
+            return Ok(None);
+        }
+        Ok(Some(Restored {
+            view: workspaces.get(&what.workspace).await?,
+            backup: None,
+        }))
     }
 
     async fn restore_held(
         &self,
         old: Arc<Workspace>,
         manifest: &Snapshot,
+        before: Before,
     ) -> Result<WorkspaceView, SnapshotsError> {
         let id = &old.id;
         let restoring = Restoring {
@@ -182,12 +206,24 @@ impl Snapshots {
         };
         tracing::info!(workspace_id = %id, snapshot_id = %manifest.id, "restoring a workspace");
         let begun = restoring.progress(RestoreStep::Begun);
-        let mut operation = self.begin(id, begun).await?;
+        let (mut operation, upkeep) = match before {
+            Before::Snapshot(_) => {
+                let upkeep = Upkeep {
+                    restores: old.upkeep.restores.clone(),
+                    ..Upkeep::default()
+                };
+                (self.begin(id, begun).await?, upkeep)
+            }
+            Before::Discard(restore) => {
+                let upkeep = old.upkeep.after_restore(restore.clone());
+                (self.begin_as(restore, id, begun).await?, upkeep)
+            }
+        };
         let mut record = Workspace::clone(&old);
         record.generation = restoring.new;
         record.base = Some(ImageRef::of(&manifest.id));
         record.snapshot = Some(manifest.id.clone());
-        record.upkeep = Upkeep::default();
+        record.upkeep = upkeep;
         record.repositories = manifest.repositories.clone();
         record.definition.image = manifest.definition.image.clone();
         record.definition.user = manifest.definition.user.clone();

@@ -78,6 +78,7 @@ impl Snapshots {
             "a workspace is repaired");
         record.upkeep = Upkeep {
             notice: Some(notice),
+            restores: record.upkeep.restores,
             ..Upkeep::default()
         };
         Ok(workspaces.save(record).await?)

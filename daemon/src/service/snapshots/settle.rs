@@ -150,18 +150,19 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Settles what came of a workspace earlier and is not settled yet, before
-    /// anything else is done to it; the caller holds its lock.
+    /// Settles the restores and forks of a workspace that are in the journal still,
+    /// before the next one; the caller holds its lock. One may be the very one that
+    /// is asked for, and what is left to undo of one has the generation of the next.
     pub(super) async fn settle_before(
         &self,
         workspace: &WorkspaceId,
     ) -> Result<(), SnapshotsError> {
-        let unsettled = self.unsettled().clone();
-        if unsettled.is_empty() {
-            return Ok(());
-        }
         for operation in self.inner.workspaces.store().operations().await? {
-            if operation.workspace == *workspace && unsettled.contains(&operation.id) {
+            let makes = matches!(
+                operation.progress,
+                Progress::Restore { .. } | Progress::Fork { .. }
+            );
+            if makes && operation.workspace == *workspace {
                 self.settle_now(&operation).await?;
             }
         }

@@ -158,6 +158,27 @@ impl World {
         )
     }
 
+    /// The services of the next daemon, over the same store and engine.
+    async fn restarted(&self) -> (Workspaces, Snapshots) {
+        let ports = WorkspacePorts {
+            store: self.store.clone(),
+            runtime: self.runtime.clone(),
+            links: Arc::new(NoLinks),
+            clock: Arc::new(ManualClock::at(1)),
+        };
+        let workspaces = WorkspacesOptions::default();
+        let workspaces = Workspaces::open(workspaces, ports, TaskTracker::new());
+        let workspaces = workspaces.await.unwrap();
+        let (runtime, chunks) = (self.runtime.clone(), self.chunks.clone());
+        let options = SnapshotsOptions::default();
+        let snapshots = Snapshots::new(workspaces.clone(), runtime, chunks, options);
+        (workspaces, snapshots)
+    }
+
+    fn generation(&self) -> Generation {
+        self.workspaces.resolve("w").unwrap().generation
+    }
+
     /// Makes the workspace's container from the snapshot.
     pub(super) async fn use_snapshot(&self) {
         let next = self.next();
@@ -871,12 +892,110 @@ async fn a_restore_of_an_image_with_volumes_of_its_own_leaves_the_workspace_as_i
     let restore = Restore {
         workspace: world.workspace.id.clone(),
         snapshot: manifest.id.clone(),
-        before: Before::Discard,
+        before: Before::Discard(OperationId::from_uuid(Uuid::now_v7())),
         sessions: RunningSessions::Refuse,
     };
     let refused = world.snapshots.restore(restore).await.unwrap_err();
     assert!(refused.to_string().contains("/data"), "{refused}");
     let expected = (ContainerStatus::Running, 1, 1, 1, 1);
+    assert_eq!(world.seen().await, expected);
+}
+
+/// A restore that keeps nothing, of a request.
+fn discarding(world: &World, manifest: &Snapshot, request: u128) -> Restore {
+    Restore {
+        workspace: world.workspace.id.clone(),
+        snapshot: manifest.id.clone(),
+        before: Before::Discard(OperationId::from_uuid(Uuid::from_u128(request))),
+        sessions: RunningSessions::Refuse,
+    }
+}
+
+/// A stopped workspace, and a snapshot that is restored without a helper.
+async fn stopped(options: SnapshotsOptions) -> (World, Snapshot) {
+    let mut world = world_of(Arc::new(NoLinks), options).await;
+    world.workspace.desired = Desired::Stopped;
+    let record = world.workspace.clone();
+    world.workspaces.save(record).await.unwrap();
+    let manifest = with_file(&world).await;
+    register(&world, &manifest).await;
+    world.snapshots.settle().await.unwrap();
+    (world, manifest)
+}
+
+#[tokio::test]
+async fn a_restore_without_a_backup_that_was_done_is_not_done_again_after_a_restart() {
+    let (world, manifest) = stopped(SnapshotsOptions::default()).await;
+    let restore = |request| discarding(&world, &manifest, request);
+    world.snapshots.restore(restore(1)).await.unwrap();
+    assert_eq!(world.generation(), Generation(2));
+    // Others come after it, and only then its answer is asked for again.
+    world.snapshots.restore(restore(2)).await.unwrap();
+    let before = world.generation();
+    let (workspaces, snapshots) = world.restarted().await;
+    snapshots.settle().await.unwrap();
+    for request in [1, 2] {
+        let again = snapshots.restore(restore(request)).await.unwrap();
+        assert_eq!(again.view.workspace.generation, before);
+        assert_eq!(again.backup, None);
+    }
+    snapshots.restore(restore(3)).await.unwrap();
+    let record = workspaces.resolve("w").unwrap();
+    assert_eq!(record.generation, before.next());
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test]
+async fn a_restore_without_a_backup_that_the_next_daemon_finishes_is_not_done_again() {
+    use crate::domain::snapshot::point::Point;
+    let dir = tempfile::tempdir().unwrap();
+    let hold = dir.path().join("hold");
+    std::fs::write(&hold, "restore swapping").unwrap();
+    let (world, manifest) = stopped(SnapshotsOptions {
+        hold_file: Some(hold.clone()),
+        ..SnapshotsOptions::default()
+    })
+    .await;
+    let restore = || discarding(&world, &manifest, 1);
+    // It is past the point of no return, and comes no further.
+    let held = async {
+        let at = |operations: Vec<Operation>| operations.first().map(|o| o.progress.point());
+        while at(world.store.operations().await.unwrap()) != Some(Point::RestoreSwapping) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        restored = world.snapshots.restore(restore()) => panic!("{restored:?}"),
+        () = held => {}
+    }
+    std::fs::remove_file(&hold).unwrap();
+    let (workspaces, snapshots) = world.restarted().await;
+    snapshots.settle().await.unwrap();
+    let finished = workspaces.resolve("w").unwrap();
+    assert_eq!(finished.generation, Generation(2));
+    let again = snapshots.restore(restore()).await.unwrap();
+    assert_eq!(again.view.workspace.generation, Generation(2));
+    assert_eq!(workspaces.resolve("w").unwrap(), finished);
+    assert_eq!(world.runtime.volumes(), 1);
+}
+
+#[tokio::test]
+async fn what_is_left_to_undo_of_a_restore_is_undone_before_the_next_one() {
+    let (world, manifest) = stopped(SnapshotsOptions::default()).await;
+    let undone = Progress::Restore {
+        snapshot: manifest.id.clone(),
+        helper: helper(),
+        new: Generation(2),
+        step: RestoreStep::Begun,
+    };
+    world.cut_off(&world.workspace.id, undone).await;
+    let restore = || discarding(&world, &manifest, 1);
+    world.runtime.get_stuck(&helper().0);
+    assert!(world.snapshots.restore(restore()).await.is_err());
+    world.runtime.come_loose();
+    world.snapshots.restore(restore()).await.unwrap();
+    world.snapshots.keep_up().await;
+    let expected = (ContainerStatus::Created, 2, 1, 1, 1);
     assert_eq!(world.seen().await, expected);
 }
 
