@@ -1,11 +1,12 @@
 //! `Trees`: bridges between messages and the blocking code that captures and
 //! restores.
 
+use std::time::Duration;
+
 use compyd_proto::agent as wire;
 use compyd_proto::agent::trees_server::Trees;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answer, Replies};
@@ -16,6 +17,13 @@ use crate::volume_tree::{
 
 /// Messages between the link and the disk; each holds up to a megabyte.
 const QUEUE: usize = 4;
+/// After so long without anything to send, an empty message is sent: the daemon
+/// takes a longer silence for a lost agent, and a capture may write out much, meet
+/// nothing but chunks that were sent, or wait for a slow disk.
+const BEAT: Duration = Duration::from_secs(5);
+/// As many of them as there may be between two messages: a disk that answers
+/// nothing for ten minutes is taken for a broken one.
+const BEATS_MAX: u32 = 120;
 /// Keys in one message of a restore's answer.
 const KEYS_PER_MESSAGE: usize = 1000;
 
@@ -60,7 +68,7 @@ impl Trees for TreesService {
                 let _ = tx.blocking_send(Err(Status::from(error)));
             }
         });
-        let replies: Replies<_> = Box::pin(ReceiverStream::new(rx));
+        let replies: Replies<_> = Box::pin(beating(rx));
         Ok(Response::new(replies))
     }
 
@@ -128,6 +136,30 @@ impl Trees for TreesService {
     }
 }
 
+/// What a capture sends, with a beat wherever it is silent for long.
+fn beating(
+    messages: mpsc::Receiver<Result<wire::CaptureTreeResponse, Status>>,
+) -> impl Stream<Item = Result<wire::CaptureTreeResponse, Status>> {
+    futures_util::stream::unfold((messages, 0), |(mut messages, beats)| async move {
+        let next = match beats < BEATS_MAX {
+            true => tokio::time::timeout(BEAT, messages.recv()).await,
+            false => Ok(messages.recv().await),
+        };
+        match next {
+            Ok(message) => Some((message?, (messages, 0))),
+            Err(_) => Some((Ok(beat()), (messages, beats + 1))),
+        }
+    })
+}
+
+/// No entries: whoever puts a tree together is told nothing.
+fn beat() -> wire::CaptureTreeResponse {
+    let nothing = wire::CapturedEntries::default();
+    wire::CaptureTreeResponse {
+        message: Some(wire::capture_tree_response::Message::Entries(nothing)),
+    }
+}
+
 /// What a restore is fed with. Its end is said, so that a link that breaks
 /// does not pass for it.
 enum Feed {
@@ -168,4 +200,29 @@ fn unexpected(what: &str) -> AgentError {
         Reason::SpecInvalid,
         format!("{what}; send what tree.proto says"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_capture_that_is_silent_beats_and_one_that_is_not_does_not() {
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let summary = wire::CaptureTreeResponse {
+            message: Some(wire::capture_tree_response::Message::Summary(
+                wire::CaptureSummary::default(),
+            )),
+        };
+        let said = summary.clone();
+        let sending = async move {
+            tx.send(Ok(said.clone())).await.unwrap();
+            // In the middle between the first two beats.
+            tokio::time::sleep(BEAT + BEAT / 2).await;
+            tx.send(Ok(said)).await.unwrap();
+        };
+        let hearing = beating(rx).map(Result::unwrap).collect::<Vec<_>>();
+        let (heard, ()) = tokio::join!(hearing, sending);
+        assert_eq!(heard, [summary.clone(), beat(), summary]);
+    }
 }

@@ -37,7 +37,8 @@ const KEYS_AT_ONCE: usize = 1_000;
 /// Bytes of steps after which a message is sent.
 const STEPS_BYTES: usize = 512 * 1024;
 /// Between one message of a capture and the next: the workspace may stand still
-/// meanwhile.
+/// meanwhile. An agent with nothing to say sends an empty one every few seconds, so
+/// one that is silent for so long is gone.
 const CAPTURE_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// For a whole volume.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -305,6 +306,15 @@ mod tests {
             .await;
         let silent = Err(refusal::deadline(CAPTURE, longest));
         assert_eq!(heard, [Ok(0), Ok(1), Ok(2), silent]);
+    }
+
+    #[test]
+    fn a_message_without_entries_says_nothing() {
+        let nothing = wire::CapturedEntries::default();
+        let beat = wire::CaptureTreeResponse {
+            message: Some(capture_tree_response::Message::Entries(nothing)),
+        };
+        assert!(events(beat).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
