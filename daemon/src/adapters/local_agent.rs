@@ -320,7 +320,20 @@ pub struct LocalAgent {
     /// The search path of commands, where it is not this machine's own.
     search_path: Mutex<Option<String>>,
     trees: Option<Arc<dyn TreesPort>>,
+    volumes: Mutex<VolumeCount>,
     tasks: TaskTracker,
+}
+
+/// What an agent says of the bytes of its volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VolumeCount {
+    /// It cannot count them.
+    #[default]
+    Unknown,
+    /// So many.
+    Bytes(u64),
+    /// It counts for ever.
+    Never,
 }
 
 impl LocalAgent {
@@ -334,6 +347,7 @@ impl LocalAgent {
             started: AtomicU64::new(0),
             search_path: Mutex::default(),
             trees: None,
+            volumes: Mutex::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -366,6 +380,11 @@ impl LocalAgent {
     pub fn only_programs_of(&self, directory: &str) {
         let directory = self.path(directory).to_string_lossy().into_owned();
         *lock(&self.search_path) = Some(directory);
+    }
+
+    /// What it says of its volumes from now on.
+    pub fn count_volumes_as(&self, count: VolumeCount) {
+        *lock(&self.volumes) = count;
     }
 
     /// Commands that were really started, over all ids.
@@ -710,6 +729,15 @@ fn info(path: String, metadata: &std::fs::Metadata) -> FileInfo {
 impl AgentPort for LocalAgent {
     fn trees(&self) -> Option<Arc<dyn TreesPort>> {
         self.trees.clone()
+    }
+
+    async fn volume_bytes(&self) -> Result<Option<u64>, AgentError> {
+        let count = *lock(&self.volumes);
+        match count {
+            VolumeCount::Unknown => Ok(None),
+            VolumeCount::Bytes(bytes) => Ok(Some(bytes)),
+            VolumeCount::Never => std::future::pending().await,
+        }
     }
 
     async fn ping(&self) -> Result<(), AgentError> {

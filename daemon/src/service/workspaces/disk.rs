@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -128,22 +129,40 @@ impl Workspaces {
     ///
     /// Cancel safety: a look that is cut off is made again.
     pub async fn watch_disks(&self, stop: CancellationToken) {
-        let rounds = async {
-            loop {
-                let mut due = Vec::new();
-                for workspace in self.inner.index.all() {
-                    if workspace.definition.limits.disk_bytes == 0 {
-                        self.no_limit(&workspace).await;
-                    } else if workspace.desired == Desired::Running && self.is_due(&workspace.id) {
-                        due.push(self.look_at_disk(workspace.id.clone()));
-                    }
-                }
-                futures_util::future::join_all(due).await;
-                tokio::time::sleep(ROUND).await;
-            }
-        };
-        let both = async { tokio::join!(rounds, self.watch_roots()) };
+        let both = async { tokio::join!(self.watch_volumes(), self.watch_roots()) };
         stop.run_until_cancelled(both).await;
+    }
+
+    /// Looks at each workspace that is due. One whose look takes long keeps no
+    /// other waiting.
+    async fn watch_volumes(&self) {
+        let mut looks = FuturesUnordered::new();
+        let mut looked_at = HashSet::new();
+        loop {
+            for workspace in self.inner.index.all() {
+                if workspace.definition.limits.disk_bytes == 0 {
+                    self.no_limit(&workspace).await;
+                } else if workspace.desired == Desired::Running
+                    && self.is_due(&workspace.id)
+                    && looked_at.insert(workspace.id.clone())
+                {
+                    looks.push(self.look_in_turn(workspace.id.clone()));
+                }
+            }
+            let round = tokio::time::sleep(ROUND);
+            tokio::pin!(round);
+            loop {
+                tokio::select! {
+                    () = &mut round => break,
+                    Some(done) = looks.next() => looked_at.remove(&done),
+                };
+            }
+        }
+    }
+
+    async fn look_in_turn(&self, id: WorkspaceId) -> WorkspaceId {
+        self.look_at_disk(id.clone()).await;
+        id
     }
 
     async fn watch_roots(&self) {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     adapters::{
-        local_agent::LocalAgent,
+        local_agent::{LocalAgent, VolumeCount},
         memory::{ManualClock, MemoryLinks, MemoryRuntime, MemoryStore},
     },
     domain::{
@@ -632,4 +632,36 @@ async fn clean_workspaces_are_found_by_key_and_those_without_use_go() {
     workspaces.delete_clean_of("used").await.unwrap();
     assert!(workspaces.record(&used).is_err());
     assert_eq!(bench.runtime.volumes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workspace_whose_disk_is_never_counted_keeps_no_other_from_its_limit() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let limited = async |name| {
+        let mut wanted = create(name);
+        wanted.limits.disk_bytes = 1 << 20;
+        let view = workspaces.create(wanted).await.unwrap();
+        view.workspace.id.clone()
+    };
+    let (slow, other) = (limited("slow").await, limited("other").await);
+    bench.agent(&slow).count_volumes_as(VolumeCount::Never);
+    bench.agent(&other).count_volumes_as(VolumeCount::Bytes(0));
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn({
+        let (workspaces, stop) = (workspaces.clone(), stop.clone());
+        async move { workspaces.watch_disks(stop).await }
+    });
+    // It was looked at, and is due again, while the first look at the slow one
+    // goes on.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    bench
+        .agent(&other)
+        .count_volumes_as(VolumeCount::Bytes(2 << 20));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let view = workspaces.get(&other).await.unwrap();
+    let reason = view.reason.unwrap_or_default();
+    assert!(reason.contains("above its disk limit"), "{reason}");
+    stop.cancel();
+    watching.await.unwrap();
 }
