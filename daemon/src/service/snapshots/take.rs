@@ -43,6 +43,15 @@ const REMEMBERED_WORKSPACES: usize = 8;
 /// so this is for more than 20 GB that changed.
 const PAUSE_MAX: Duration = Duration::from_secs(120);
 
+/// The order in which volumes are read first. Each begins with writing out its
+/// file system, which is mostly the same one and the daemon's too: so the volume
+/// that most of a snapshot is made of comes last, and nobody waits for its chunks.
+pub(super) const READ_FIRST: [CapturedVolume; 3] = [
+    CapturedVolume::Home,
+    CapturedVolume::Browser,
+    CapturedVolume::Work,
+];
+
 /// Files with credentials that an error names.
 const FILES_NAMED: usize = 5;
 
@@ -205,7 +214,7 @@ impl Snapshots {
             }
             None => BTreeMap::new(),
         };
-        for volume in CapturedVolume::ALL {
+        for volume in READ_FIRST {
             let before = remembered.remove(&volume).unwrap_or_default();
             let before = before.only_stored(&mut *writer).await?;
             let write_out = WriteOut::First;

@@ -162,17 +162,18 @@ impl LinksPort for OneAgent {
 }
 
 async fn world(script: Script, layers_max: u32) -> (World, Arc<Script>) {
+    let options = SnapshotsOptions {
+        layers_max,
+        ..SnapshotsOptions::default()
+    };
+    world_with(script, options).await
+}
+
+async fn world_with(script: Script, options: SnapshotsOptions) -> (World, Arc<Script>) {
     let script = Arc::new(script);
     let agent = LocalAgent::with_trees(script.clone()).unwrap();
     let links = Arc::new(OneAgent(Arc::new(agent)));
-    let world = world_of(
-        links,
-        SnapshotsOptions {
-            layers_max,
-            ..SnapshotsOptions::default()
-        },
-    )
-    .await;
+    let world = world_of(links, options).await;
     world.snapshots.settle().await.unwrap();
     (world, script)
 }
@@ -245,6 +246,15 @@ async fn a_look_at_a_root_file_system_that_was_being_written_does_not_last() {
     }
     use ImageOrigin::{Committed, Shared};
     assert_eq!(origins, [Committed, Committed, Shared]);
+}
+
+#[test]
+fn every_volume_is_read_and_the_one_with_the_most_last() {
+    use super::take::READ_FIRST;
+    let mut volumes = READ_FIRST;
+    assert_eq!(volumes.last(), Some(&CapturedVolume::Work));
+    volumes.sort_unstable();
+    assert_eq!(volumes, CapturedVolume::ALL);
 }
 
 #[tokio::test]
