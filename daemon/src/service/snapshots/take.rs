@@ -20,7 +20,7 @@ use crate::{
         redaction::Redactor,
         snapshot::{
             CapturedState, CapturedVolume, ImageOrigin, LEFT_OUT_NAMED, MANIFEST_FORMAT, Snapshot,
-            SnapshotImage, SnapshotReason, SnapshotSizes,
+            SnapshotImage, SnapshotReason, SnapshotSizes, VolumeTree,
             journal::{ContainerRef, ImageRef, Operation, Progress, SnapshotStep},
         },
         workspace::Workspace,
@@ -28,9 +28,9 @@ use crate::{
     },
     metrics,
     ports::{
-        chunks::{ChunkPin, ChunkWriter},
+        chunks::{ChunkPin, ChunkWriter, StoredBatch},
         runtime::{ContainerState, ContainerStatus},
-        snapshot_runtime::helper_container,
+        snapshot_runtime::{CommittedImage, helper_container},
         trees::WriteOut,
     },
 };
@@ -66,6 +66,15 @@ pub(super) struct Taking<'a> {
     pub(super) last: Option<Snapshot>,
     label: Option<SnapshotLabel>,
     pub(super) reason: SnapshotReason,
+}
+
+/// What a manifest names, all of it durable.
+struct Durable {
+    image: CommittedImage,
+    /// Files with a credential that were left out of the image.
+    left_out: BTreeMap<String, String>,
+    volumes: BTreeMap<CapturedVolume, VolumeTree>,
+    stored: StoredBatch,
 }
 
 impl Snapshots {
@@ -235,28 +244,15 @@ impl Snapshots {
         let mut left_out = reader.trees.found();
         left_out.extend(root.left_out.clone());
         self.check_left_out(taking, &left_out)?;
-        let image = match (root.origin, root.left_out.is_empty()) {
-            (ImageOrigin::Shared, _) => root.image,
-            (ImageOrigin::Committed, true) => {
-                self.flatten_if_due(taking, operation, root.image).await?
-            }
-            (ImageOrigin::Committed, false) => {
-                let redactor = reader.trees.redactor();
-                let remade = self.without_credentials(taking, operation, &root, redactor);
-                let (image, found) = remade.await?;
-                left_out.extend(found);
-                image
-            }
+        let redactor = reader.trees.redactor();
+        let made = self.make_durable(taking, operation, &root, &seen, (writer, redactor.clone()));
+        let made = match left_out.is_empty() {
+            // Nobody asks the helper for anything any more.
+            true => self.without_reader(taking, made).await?,
+            false => made.await?,
         };
-        let mut volumes = BTreeMap::new();
-        let mut bytes = image.size_bytes;
-        for (volume, captured) in &seen {
-            let tree = listing::write(&captured.entries, &mut *writer).await?;
-            bytes += tree.bytes;
-            volumes.insert(*volume, tree);
-        }
-        let stored = writer.finish().await?;
-        self.remember(of, seen, reader.trees.redactor());
+        left_out.extend(made.left_out);
+        self.remember(of, seen, redactor);
         let manifest = Snapshot {
             format: MANIFEST_FORMAT,
             id: taking.snapshot.clone(),
@@ -268,16 +264,17 @@ impl Snapshots {
             workspace_state: taking.state,
             definition: of.definition.clone(),
             repositories: of.repositories.clone(),
+            sizes: SnapshotSizes {
+                bytes: made.image.size_bytes
+                    + made.volumes.values().map(|tree| tree.bytes).sum::<u64>(),
+                new_bytes: made.stored.stored_bytes + made.image.new_bytes,
+            },
             image: SnapshotImage {
-                id: image.id,
+                id: made.image.id,
                 origin: root.origin,
                 archived_id: None,
             },
-            volumes,
-            sizes: SnapshotSizes {
-                bytes,
-                new_bytes: stored.stored_bytes + image.new_bytes,
-            },
+            volumes: made.volumes,
             pause_ms,
             root: root.look,
             left_out: left_out.into_iter().take(LEFT_OUT_NAMED).collect(),
@@ -286,7 +283,52 @@ impl Snapshots {
             manifest: Box::new(manifest.clone()),
         };
         self.advance(operation, taking.progress(storing)).await?;
-        Ok((manifest, stored.pin))
+        Ok((manifest, made.stored.pin))
+    }
+
+    /// Everything that a manifest names, made durable.
+    async fn make_durable(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+        root: &HeldRoot,
+        seen: &BTreeMap<CapturedVolume, Captured>,
+        (mut writer, redactor): (Box<dyn ChunkWriter>, Arc<Redactor>),
+    ) -> Result<Durable, SnapshotsError> {
+        let (image, left_out) = match (root.origin, root.left_out.is_empty()) {
+            (ImageOrigin::Shared, _) => (root.image.clone(), BTreeMap::new()),
+            (ImageOrigin::Committed, true) => {
+                let image = root.image.clone();
+                let image = self.flatten_if_due(taking, operation, image).await?;
+                (image, BTreeMap::new())
+            }
+            (ImageOrigin::Committed, false) => {
+                (self.without_credentials(taking, operation, root, redactor)).await?
+            }
+        };
+        let mut volumes = BTreeMap::new();
+        for (volume, captured) in seen {
+            let tree = listing::write(&captured.entries, &mut *writer).await?;
+            volumes.insert(*volume, tree);
+        }
+        Ok(Durable {
+            image,
+            left_out,
+            volumes,
+            stored: writer.finish().await?,
+        })
+    }
+
+    /// Removes the helper while something is done that does not need it. One that
+    /// cannot be removed is left to who ends the operation.
+    async fn without_reader<T>(&self, taking: &Taking<'_>, work: impl Future<Output = T>) -> T {
+        let removed = async {
+            let helper = helper_container(&taking.helper);
+            if let Err(error) = self.remove_container(&helper).await {
+                tracing::debug!(helper = %helper.0, %error, "a helper is removed later");
+            }
+        };
+        tokio::join!(work, removed).0
     }
 
     /// Freezes the workspace for what changed in its volumes and for its root

@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 use super::tests::{World, world_of};
 use super::*;
 use crate::{
-    adapters::local_agent::LocalAgent,
+    adapters::{local_agent::LocalAgent, memory::MemoryRuntime},
     domain::{
         snapshot::{ImageOrigin, SnapshotReason, hash::Fingerprint, journal::ImageRef},
         stage::Stage,
@@ -255,6 +255,43 @@ fn every_volume_is_read_and_the_one_with_the_most_last() {
     assert_eq!(volumes.last(), Some(&CapturedVolume::Work));
     volumes.sort_unstable();
     assert_eq!(volumes, CapturedVolume::ALL);
+}
+
+#[cfg(feature = "test-util")]
+#[tokio::test]
+async fn the_helper_is_gone_by_the_time_the_manifest_is_journaled() {
+    use crate::domain::snapshot::point::Point;
+    let dir = tempfile::tempdir().unwrap();
+    let hold = dir.path().join("hold");
+    std::fs::write(&hold, "snapshot storing").unwrap();
+    let options = SnapshotsOptions {
+        hold_file: Some(hold.clone()),
+        ..SnapshotsOptions::default()
+    };
+    let (world, _) = world_with(Script::default(), options).await;
+    let storing = async {
+        let at = |operations: Vec<Operation>| operations.first().map(|o| o.progress.point());
+        while at(world.store.operations().await.unwrap()) != Some(Point::SnapshotStoring) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(world.runtime.helpers(), 0);
+        std::fs::remove_file(&hold).unwrap();
+    };
+    tokio::join!(world.take(), storing);
+}
+
+#[tokio::test]
+async fn a_helper_that_is_removed_beside_the_rest_and_stays_is_removed_later() {
+    let (world, _) = world(Script::default(), 40).await;
+    world.runtime.get_stuck(MemoryRuntime::HELPERS);
+    let id = &world.workspace.id;
+    let taken = world.snapshots.take(id, None, SnapshotReason::Manual).await;
+    assert!(matches!(taken, Err(SnapshotsError::FinishedLater(_))));
+    assert_eq!(world.store.snapshots(None).await.unwrap().len(), 2);
+    world.runtime.come_loose();
+    world.snapshots.keep_up().await;
+    assert_eq!(world.store.operations().await, Ok(vec![]));
+    assert_eq!(world.runtime.helpers(), 0);
 }
 
 #[tokio::test]
