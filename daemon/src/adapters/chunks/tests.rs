@@ -95,6 +95,45 @@ async fn what_a_batch_put_is_there_after_opening_again_and_an_open_batch_is_not(
     assert!(is_there(&chunks, &all[19]).await);
 }
 
+#[tokio::test]
+async fn full_packs_are_made_durable_beside_the_next_and_named_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let chunks = FileChunks::open_with(dir.path().to_owned(), 0, 40_000).unwrap();
+    let all: Vec<_> = (0..2_500).map(|n| chunk(n, 1_000)).collect();
+    let mut writer = chunks.writer().await.unwrap();
+    for chunk in &all {
+        writer.put(chunk.clone()).await.unwrap();
+    }
+    assert_eq!(packs(dir.path()).len(), 0, "none has a name yet");
+    let stored = writer.finish().await.unwrap();
+    assert_eq!(stored.chunks, 2_500);
+    assert!(packs(dir.path()).len() > 60);
+    assert_eq!(unfinished(dir.path()), 0);
+    let chunks = open(dir.path());
+    for chunk in &all {
+        assert!(is_there(&chunks, chunk).await);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_in_the_middle_gives_the_space_of_its_full_packs_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let chunks = FileChunks::open_with(dir.path().to_owned(), 0, 40_000).unwrap();
+    let mut writer = chunks.writer().await.unwrap();
+    for number in 0..2_000 {
+        writer.put(chunk(number, 1_000)).await.unwrap();
+    }
+    let wrong = Chunk {
+        hash: ChunkHash::of(b"other"),
+        ..chunk(1, 10)
+    };
+    writer.put(wrong).await.unwrap();
+    let refused = writer.finish().await.unwrap_err();
+    assert!(matches!(refused, ChunkError::Wrong { .. }), "{refused}");
+    assert_eq!(unfinished(dir.path()), 0);
+    assert_eq!(packs(dir.path()).len(), 0);
+}
+
 /// A small pack and where its records end.
 async fn small_pack(root: &Path) -> (PathBuf, Vec<(Chunk, usize)>) {
     let batch = [chunk(1, 40), chunk(2, 0), chunk(3, 60)];

@@ -1,7 +1,12 @@
 //! A batch: chunks verified and written on tokio's blocking threads, a group
-//! of them while the next one comes in.
+//! of them while the next one comes in, and packs that are full made durable
+//! beside them.
 
-use std::{collections::HashSet, mem, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
@@ -20,6 +25,8 @@ use crate::{
 const GROUP_BYTES: usize = 4 << 20;
 /// or are this many.
 const GROUP: usize = 1024;
+/// Full packs that are made durable at once, while chunks go on into the next.
+const SEALED_AT_ONCE: usize = 2;
 
 /// The async end of a batch.
 pub(super) struct FileChunkWriter {
@@ -30,6 +37,12 @@ pub(super) struct FileChunkWriter {
     waiting: Vec<Chunk>,
     waiting_bytes: usize,
     work: Work,
+    /// Full packs that wait to be made durable.
+    full: VecDeque<UnfinishedPack>,
+    /// Those that are being made durable, the oldest first.
+    sealing: VecDeque<JoinHandle<Result<SealedPack, ChunkError>>>,
+    /// Durable ones, which get their names together.
+    sealed: Vec<SealedPack>,
 }
 
 /// Who has the batch.
@@ -47,7 +60,7 @@ impl FileChunkWriter {
             store: store.clone(),
             pin: pin.clone(),
             open: None,
-            sealed: Vec::new(),
+            full: Vec::new(),
             chunks: 0,
             stored_bytes: 0,
         };
@@ -58,6 +71,9 @@ impl FileChunkWriter {
             waiting: Vec::new(),
             waiting_bytes: 0,
             work: Work::Idle(batch),
+            full: VecDeque::new(),
+            sealing: VecDeque::new(),
+            sealed: Vec::new(),
         }
     }
 
@@ -79,15 +95,72 @@ impl FileChunkWriter {
         }
     }
 
-    /// Gives what waits to the batch.
+    /// Gives what waits to the batch, and takes its full packs.
     async fn hand_over(&mut self) -> Result<(), ChunkError> {
         let mut batch = self.idle().await?;
+        self.full.extend(batch.full.drain(..));
         let chunks = mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         self.work = Work::Busy(tokio::task::spawn_blocking(move || {
             batch.add(chunks).map(|()| batch)
         }));
-        Ok(())
+        self.seal_down_to(SEALED_AT_ONCE).await
+    }
+
+    /// Waits for the batch and for all its packs to be durable.
+    async fn seal(&mut self) -> Result<Batch, ChunkError> {
+        let mut batch = self.idle().await?;
+        self.full.extend(batch.full.drain(..));
+        self.full.extend(batch.open.take());
+        self.seal_down_to(0).await?;
+        Ok(batch)
+    }
+
+    /// Has full packs made durable until so many are left that are not, and hears
+    /// what became of the others.
+    ///
+    /// Cancel safety: no pack is lost, the next call goes on.
+    async fn seal_down_to(&mut self, left: usize) -> Result<(), ChunkError> {
+        loop {
+            self.begin_to_seal();
+            let unsealed = self.full.len() + self.sealing.len();
+            let Some(oldest) = self.sealing.front_mut() else {
+                return Ok(());
+            };
+            if unsealed <= left && !oldest.is_finished() {
+                return Ok(());
+            }
+            let sealed = oldest.await;
+            self.sealing.pop_front();
+            self.sealed
+                .push(sealed.map_err(|error| broken(error.to_string()))??);
+        }
+    }
+
+    fn begin_to_seal(&mut self) {
+        while self.sealing.len() < SEALED_AT_ONCE
+            && let Some(pack) = self.full.pop_front()
+        {
+            let store = self.store.clone();
+            let sealing = tokio::task::spawn_blocking(move || {
+                let sealed = pack.seal();
+                sealed.map_err(|error| store.failure("end a pack".to_owned(), &error))
+            });
+            self.sealing.push_back(sealing);
+        }
+    }
+
+    /// Waits for all that is under way after something failed, and gives its space
+    /// back.
+    async fn give_up(&mut self) {
+        if let Work::Busy(handle) = mem::replace(&mut self.work, Work::Failed) {
+            drop(handle.await);
+        }
+        for sealing in self.sealing.drain(..) {
+            drop(sealing.await);
+        }
+        self.full.clear();
+        self.sealed.clear();
     }
 }
 
@@ -122,15 +195,30 @@ impl ChunkWriter for FileChunkWriter {
             self.waiting.push(chunk);
         }
         if self.waiting_bytes >= GROUP_BYTES || self.waiting.len() >= GROUP {
-            self.hand_over().await?;
+            let handed = self.hand_over().await;
+            if handed.is_err() {
+                self.give_up().await;
+            }
+            return handed;
         }
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<StoredBatch, ChunkError> {
-        self.hand_over().await?;
-        let batch = self.idle().await?;
-        blocking(move || batch.finish()).await
+        let sealed = match self.hand_over().await {
+            Ok(()) => self.seal().await,
+            Err(error) => Err(error),
+        };
+        match sealed {
+            Ok(batch) => {
+                let packs = mem::take(&mut self.sealed);
+                blocking(move || batch.publish(packs)).await
+            }
+            Err(error) => {
+                self.give_up().await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -139,7 +227,8 @@ struct Batch {
     store: Arc<Store>,
     pin: Arc<Pin>,
     open: Option<UnfinishedPack>,
-    sealed: Vec<SealedPack>,
+    /// Packs that nothing more goes into; whoever hands over chunks takes them.
+    full: Vec<UnfinishedPack>,
     chunks: u64,
     stored_bytes: u64,
 }
@@ -171,25 +260,16 @@ impl Batch {
         self.chunks += 1;
         self.stored_bytes += chunk.data.len() as u64;
         if pack.bytes() >= self.store.pack_bytes {
-            self.seal(pack)
+            self.full.push(pack);
         } else {
             self.open = Some(pack);
-            Ok(())
         }
-    }
-
-    fn seal(&mut self, pack: UnfinishedPack) -> Result<(), ChunkError> {
-        let sealed =
-            (pack.seal()).map_err(|error| self.store.failure("end a pack".to_owned(), &error))?;
-        self.sealed.push(sealed);
         Ok(())
     }
 
-    fn finish(mut self) -> Result<StoredBatch, ChunkError> {
-        if let Some(pack) = self.open.take() {
-            self.seal(pack)?;
-        }
-        self.store.publish(self.sealed, Elsewhere::Stay)?;
+    /// Gives the packs of the batch their names. All of them are durable.
+    fn publish(self, packs: Vec<SealedPack>) -> Result<StoredBatch, ChunkError> {
+        self.store.publish(packs, Elsewhere::Stay)?;
         Ok(StoredBatch {
             chunks: self.chunks,
             stored_bytes: self.stored_bytes,
