@@ -27,6 +27,9 @@ pub const FEATURE_SSH_AGENT: &str = "ssh-agent";
 
 /// Bytes one stream may have in flight, on both ends.
 pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same on the link of a helper, whose few streams carry whole volumes: with
+/// less, who reads files waits for who writes them.
+pub const HELPER_STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Bytes one connection may have in flight, on both ends: room for more than
 /// two hundred stalled streams before anybody else waits.
 pub const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;

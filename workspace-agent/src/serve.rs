@@ -47,22 +47,69 @@ const TRIM_PERIOD: Duration = Duration::from_secs(5);
 const TRIM_PERIOD_IDLE: Duration = Duration::from_secs(80);
 /// Change of the resident memory that makes a trim worth its millisecond.
 const TRIM_THRESHOLD_BYTES: u64 = 128 * 1024;
+/// What a helper keeps at the end of a heap before it gives it back, and the
+/// largest piece that comes from a heap: glibc takes up to 32 MiB there.
+#[cfg(target_env = "gnu")]
+const HELPER_KEEPS_BYTES: libc::c_int = 32 << 20;
 /// Threads that may wait for disks and slow peers. They are made when needed
 /// and end when idle.
 const BLOCKING_THREADS: usize = 256;
 const BLOCKING_STACK_BYTES: usize = 512 * 1024;
 const BLOCKING_IDLE: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(options: Options) -> ExitCode {
-    // SAFETY: mallopt has no preconditions; no other thread runs yet.
-    #[allow(unsafe_code)]
-    #[cfg(target_env = "gnu")]
-    unsafe {
+/// What an agent is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Serves {
+    /// A workspace, for days, in little memory.
+    Workspace,
+    /// Volumes, for seconds, as fast as it can.
+    Volumes,
+}
+
+impl Serves {
+    /// One with roots of its own serves volumes.
+    fn of(options: &Options) -> Self {
+        match options.roots.is_empty() {
+            true => Self::Workspace,
+            false => Self::Volumes,
+        }
+    }
+
+    fn stream_window_bytes(self) -> u32 {
+        match self {
+            Self::Workspace => link::STREAM_WINDOW_BYTES,
+            Self::Volumes => link::HELPER_STREAM_WINDOW_BYTES,
+        }
+    }
+}
+
+/// How the allocator is to keep memory; to be called before there are threads.
+#[cfg(target_env = "gnu")]
+fn set_up_heap(serves: Serves) {
+    let settings: &[_] = match serves {
         // A heap for each blocking thread would hold 300 KiB for as long as
         // anything made by that thread lives.
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        Serves::Workspace => &[(libc::M_ARENA_MAX, 1)],
+        // Chunks and messages come and go by the thousand: their pages are kept,
+        // and each thread has a heap of its own.
+        Serves::Volumes => &[
+            (libc::M_MMAP_THRESHOLD, HELPER_KEEPS_BYTES),
+            (libc::M_TRIM_THRESHOLD, HELPER_KEEPS_BYTES),
+        ],
+    };
+    for (setting, value) in settings {
+        // SAFETY: mallopt has no preconditions; no other thread runs yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(*setting, *value);
+        }
     }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(options: Options) -> ExitCode {
+    #[cfg(target_env = "gnu")]
+    set_up_heap(Serves::of(&options));
     // One thread drives everything: the work is short, and handing it from
     // core to core would cost more than it takes.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -104,6 +151,7 @@ enum StartError {
 
 async fn serve(options: Options) -> Result<(), StartError> {
     let is_init = std::process::id() == 1;
+    let serves = Serves::of(&options);
     nix::sys::prctl::set_dumpable(false).map_err(|errno| StartError::Process(errno.into()))?;
     // Orphans come here also when this is not the init of a container.
     nix::sys::prctl::set_child_subreaper(true)
@@ -114,8 +162,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let accounts = Accounts::default();
     let user = default_user(&accounts, &options.user)?;
     let roots = roots(&options.roots, &user);
-    // With roots of its own it serves volumes, not a workspace.
-    if is_init && Uid::effective().is_root() && options.roots.is_empty() {
+    if is_init && Uid::effective().is_root() && serves == Serves::Workspace {
         first_use::prepare(&user, &roots[0]);
         machine::prepare(&options.workspace_id, Path::new("/"));
     }
@@ -152,7 +199,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         tracker.clone(),
         shutdown.clone(),
     );
-    tracker.spawn(trim_heap(stop_reaping.clone()));
+    tracker.spawn(trim_heap(serves, stop_reaping.clone()));
 
     let desk = Desk::new(tracker.clone(), shutdown.clone());
     let proxy_port = proxy_port(options.proxy, &desk).await;
@@ -180,7 +227,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         options.link.display()
     );
     let server = Server::builder()
-        .initial_stream_window_size(link::STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(serves.stream_window_bytes())
         .initial_connection_window_size(link::CONNECTION_WINDOW_BYTES)
         .max_frame_size(link::FRAME_BYTES)
         .max_concurrent_streams(link::MAX_STREAMS)
@@ -269,8 +316,11 @@ fn inherited_environment() -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Gives memory back to the container after a burst: the allocator alone keeps
-/// what a flood of output has used.
-async fn trim_heap(stop: CancellationToken) {
+/// what a flood of output has used. A helper ends before that would be of use.
+async fn trim_heap(serves: Serves, stop: CancellationToken) {
+    if serves == Serves::Volumes {
+        return stop.cancelled().await;
+    }
     let mut after_last = resident_bytes();
     let mut period = TRIM_PERIOD;
     loop {

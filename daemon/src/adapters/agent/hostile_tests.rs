@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::net::UnixStream;
 use tonic::{body::Body, server::NamedService, transport::Server};
 
-use super::link::{AgentLink, LinkContext};
+use super::link::{AgentLink, LinkContext, Serves};
 use crate::{
     domain::{
         exec::{ExecSpec, OutputOffsets, Reading, SignalTarget, SpoolLimits},
@@ -139,6 +139,7 @@ impl Hostile {
             spool: SpoolLimits::default(),
             network: NetworkMode::None,
             secrets: None,
+            serves: Serves::Workspace,
         };
         let link = AgentLink::establish(ours, &workspace, context).await;
         Self {

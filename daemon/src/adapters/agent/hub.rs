@@ -28,7 +28,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AgentLink, admission, link::LinkContext};
+use super::{
+    AgentLink, admission,
+    link::{LinkContext, Serves},
+};
 use crate::{
     domain::{exec::SpoolLimits, ids::WorkspaceId, workspace::NetworkMode},
     ports::{
@@ -316,6 +319,11 @@ impl Reception {
             secrets: self.inner.options.secrets.clone(),
             spool: self.inner.options.spool,
             network: definition.map_or(NetworkMode::None, |definition| definition.network),
+            // A helper is of no definition.
+            serves: match definition {
+                Some(_) => Serves::Workspace,
+                None => Serves::Volumes,
+            },
         };
         let link = AgentLink::establish(stream, &self.workspace, context).await?;
         tracing::info!(

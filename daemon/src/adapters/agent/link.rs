@@ -111,6 +111,26 @@ pub(super) struct LinkContext {
     pub(super) spool: SpoolLimits,
     /// Network of the workspace: one without is given its proxy.
     pub(super) network: NetworkMode,
+    /// Whom it serves.
+    pub(super) serves: Serves,
+}
+
+/// What an agent is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// The commands and files of a workspace, many at a time.
+    Workspace,
+    /// The volumes that a snapshot reads or fills.
+    Volumes,
+}
+
+impl Serves {
+    fn stream_window_bytes(self) -> u32 {
+        match self {
+            Self::Workspace => link::STREAM_WINDOW_BYTES,
+            Self::Volumes => link::HELPER_STREAM_WINDOW_BYTES,
+        }
+    }
 }
 
 /// A version of the agent's protocol.
@@ -163,7 +183,9 @@ impl AgentLink {
             stream,
             _ended: ended.clone().drop_guard(),
         };
-        let channel = channel(stream).await.map_err(|error| error.to_string())?;
+        let channel = channel(stream, context.serves)
+            .await
+            .map_err(|error| error.to_string())?;
         let mut client = AgentClient::new(channel.clone())
             .max_decoding_message_size(link::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(link::MAX_MESSAGE_BYTES);
@@ -646,7 +668,7 @@ impl Stream for UploadRequests {
 }
 
 /// gRPC over one connection that is never made again: a new one is a new link.
-async fn channel(stream: Watched) -> Result<Channel, tonic::transport::Error> {
+async fn channel(stream: Watched, serves: Serves) -> Result<Channel, tonic::transport::Error> {
     let stream = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
     let connector = tower::service_fn(move |_: Uri| {
         let taken = stream
@@ -658,7 +680,7 @@ async fn channel(stream: Watched) -> Result<Channel, tonic::transport::Error> {
         }
     });
     Endpoint::from_static("http://agent.compy")
-        .initial_stream_window_size(link::STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(serves.stream_window_bytes())
         .initial_connection_window_size(link::CONNECTION_WINDOW_BYTES)
         .max_frame_size(link::FRAME_BYTES)
         .http2_max_local_error_reset_streams(None)
