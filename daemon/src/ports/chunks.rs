@@ -87,23 +87,79 @@ impl Chunk {
     /// # Errors
     /// [`ChunkError::Wrong`]: the data are not what they should be.
     pub fn decode(&self) -> Result<Bytes, ChunkError> {
-        let raw_bytes = self.raw_bytes as usize;
-        if raw_bytes > CHUNK_BYTES_MAX || self.data.len() > CHUNK_BYTES_MAX {
-            return Err(wrong(self.hash, "it has more than 1 MiB"));
-        }
+        let raw_bytes = self.raw_bytes_in_range()?;
         let raw = match self.encoding {
             ChunkEncoding::Raw => self.data.clone(),
             ChunkEncoding::Zstd => zstd::bulk::decompress(&self.data, raw_bytes)
                 .map_err(|_| wrong(self.hash, "it cannot be decompressed"))?
                 .into(),
         };
-        if raw.len() != raw_bytes {
+        self.compare(&raw)?;
+        Ok(raw)
+    }
+
+    fn raw_bytes_in_range(&self) -> Result<usize, ChunkError> {
+        let raw_bytes = self.raw_bytes as usize;
+        if raw_bytes > CHUNK_BYTES_MAX || self.data.len() > CHUNK_BYTES_MAX {
+            return Err(wrong(self.hash, "it has more than 1 MiB"));
+        }
+        Ok(raw_bytes)
+    }
+
+    /// Whether these are the chunk's bytes.
+    fn compare(&self, raw: &[u8]) -> Result<(), ChunkError> {
+        if raw.len() != self.raw_bytes as usize {
             return Err(wrong(self.hash, "its length is another"));
         }
-        if ChunkHash::of(&raw) != self.hash {
+        if ChunkHash::of(raw) != self.hash {
             return Err(wrong(self.hash, "its bytes have another hash"));
         }
-        Ok(raw)
+        Ok(())
+    }
+}
+
+/// Checks many chunks, one after the other, with what it made for the first.
+pub struct ChunkCheck {
+    unpacker: zstd::bulk::Decompressor<'static>,
+    /// The raw bytes of the last chunk.
+    raw: Vec<u8>,
+}
+
+impl ChunkCheck {
+    /// One that has checked nothing yet.
+    ///
+    /// # Errors
+    /// [`ChunkError::Io`]: there is no memory for it.
+    pub fn new() -> Result<Self, ChunkError> {
+        let unpacker = zstd::bulk::Decompressor::new().map_err(|error| ChunkError::Io {
+            action: "make a decompressor".to_owned(),
+            message: error.to_string(),
+        })?;
+        let raw = Vec::with_capacity(CHUNK_BYTES_MAX);
+        Ok(Self { unpacker, raw })
+    }
+
+    /// What [`Chunk::decode`] says of a chunk, without its bytes.
+    ///
+    /// # Errors
+    /// [`ChunkError::Wrong`]: the data are not what they should be.
+    pub fn check(&mut self, chunk: &Chunk) -> Result<(), ChunkError> {
+        chunk.raw_bytes_in_range()?;
+        match chunk.encoding {
+            ChunkEncoding::Raw => chunk.compare(&chunk.data),
+            ChunkEncoding::Zstd => {
+                self.raw.clear();
+                let unpacked = (self.unpacker).decompress_to_buffer(&chunk.data[..], &mut self.raw);
+                unpacked.map_err(|_| wrong(chunk.hash, "it cannot be decompressed"))?;
+                chunk.compare(&self.raw)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ChunkCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunkCheck").finish_non_exhaustive()
     }
 }
 
@@ -272,6 +328,7 @@ mod tests {
         let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
             .take(4_096)
             .collect();
+        let mut check = ChunkCheck::new().unwrap();
         for (raw, encoding) in [
             (Bytes::new(), ChunkEncoding::Raw),
             (Bytes::from(noise), ChunkEncoding::Raw),
@@ -280,6 +337,7 @@ mod tests {
             let chunk = Chunk::of(raw.clone()).unwrap();
             assert_eq!(chunk.encoding, encoding);
             assert_eq!(chunk.decode(), Ok(raw));
+            assert_eq!(check.check(&chunk), Ok(()));
         }
         let large = Bytes::from(vec![7; CHUNK_BYTES_MAX + 1]);
         assert!(matches!(Chunk::of(large), Err(ChunkError::Wrong { .. })));
@@ -290,6 +348,7 @@ mod tests {
         let sound = Chunk::of(Bytes::from(vec![7; 10_000])).unwrap();
         assert_eq!(sound.encoding, ChunkEncoding::Zstd);
         let noise = Bytes::from_static(b"no frame");
+        let mut check = ChunkCheck::new().unwrap();
         for broken in [
             Chunk {
                 hash: ChunkHash::of(b"other"),
@@ -317,11 +376,14 @@ mod tests {
             },
             Chunk {
                 data: sound.data.slice(1..),
-                ..sound
+                ..sound.clone()
             },
         ] {
             let error = broken.decode().unwrap_err();
             assert!(matches!(error, ChunkError::Wrong { .. }), "{error}");
+            let error = check.check(&broken).unwrap_err();
+            assert!(matches!(error, ChunkError::Wrong { .. }), "{error}");
         }
+        assert_eq!(check.check(&sound), Ok(()), "after what was wrong");
     }
 }

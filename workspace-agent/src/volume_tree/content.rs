@@ -103,17 +103,15 @@ fn read_run<E: From<io::Error>>(
     take: &mut impl FnMut(Piece) -> Result<(), E>,
 ) -> Result<u64, E> {
     let length = range.end - range.start;
-    let mut run = Run { file, range };
     if length <= WHOLE_BYTES {
-        let mut data = Vec::new();
-        data.reserve_exact(usize::try_from(length).unwrap_or(usize::MAX));
-        run.read_to_end(&mut data)?;
+        let data = read_at_once(file, range.start, length as usize)?;
         let read = data.len() as u64;
         if read > 0 {
             take(Piece::Data(data))?;
         }
         return Ok(read);
     }
+    let run = Run { file, range };
     let mut read = 0;
     for chunk in StreamCDC::new(run, sizes.least, sizes.usual, sizes.most) {
         let data = chunk.map_err(io::Error::from)?.data;
@@ -121,6 +119,22 @@ fn read_run<E: From<io::Error>>(
         take(Piece::Data(data))?;
     }
     Ok(read)
+}
+
+/// So many bytes of a file, or as many as there are.
+fn read_at_once(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match file.read_at(&mut data[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    data.truncate(read);
+    Ok(data)
 }
 
 /// A range of a file as a reader.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::snapshot::hash::ChunkHash,
-    ports::chunks::{Chunk, ChunkError, ChunkPin, ChunkWriter, StoredBatch},
+    ports::chunks::{Chunk, ChunkCheck, ChunkError, ChunkPin, ChunkWriter, StoredBatch},
 };
 
 /// Chunks handed over together have about this many bytes,
@@ -59,6 +59,7 @@ impl FileChunkWriter {
         let batch = Batch {
             store: store.clone(),
             pin: pin.clone(),
+            check: None,
             open: None,
             full: Vec::new(),
             chunks: 0,
@@ -226,6 +227,8 @@ impl ChunkWriter for FileChunkWriter {
 struct Batch {
     store: Arc<Store>,
     pin: Arc<Pin>,
+    /// Made for the first chunk that is written.
+    check: Option<ChunkCheck>,
     open: Option<UnfinishedPack>,
     /// Packs that nothing more goes into; whoever hands over chunks takes them.
     full: Vec<UnfinishedPack>,
@@ -243,11 +246,19 @@ impl Batch {
         self.store.require_room()?;
         for (chunk, there) in chunks.into_iter().zip(there) {
             if !there {
-                chunk.decode()?;
+                self.check(&chunk)?;
                 self.write(&chunk)?;
             }
         }
         Ok(())
+    }
+
+    fn check(&mut self, chunk: &Chunk) -> Result<(), ChunkError> {
+        let check = match &mut self.check {
+            Some(check) => check,
+            None => self.check.insert(ChunkCheck::new()?),
+        };
+        check.check(chunk)
     }
 
     fn write(&mut self, chunk: &Chunk) -> Result<(), ChunkError> {
