@@ -293,30 +293,41 @@ impl Snapshots {
         operation: &mut Operation,
         root: &HeldRoot,
         seen: &BTreeMap<CapturedVolume, Captured>,
-        (mut writer, redactor): (Box<dyn ChunkWriter>, Arc<Redactor>),
+        (writer, redactor): (Box<dyn ChunkWriter>, Arc<Redactor>),
     ) -> Result<Durable, SnapshotsError> {
-        let (image, left_out) = match (root.origin, root.left_out.is_empty()) {
-            (ImageOrigin::Shared, _) => (root.image.clone(), BTreeMap::new()),
-            (ImageOrigin::Committed, true) => {
-                let image = root.image.clone();
-                let image = self.flatten_if_due(taking, operation, image).await?;
-                (image, BTreeMap::new())
-            }
-            (ImageOrigin::Committed, false) => {
-                (self.without_credentials(taking, operation, root, redactor)).await?
-            }
-        };
-        let mut volumes = BTreeMap::new();
-        for (volume, captured) in seen {
-            let tree = listing::write(&captured.entries, &mut *writer).await?;
-            volumes.insert(*volume, tree);
-        }
+        // The engine is asked about layers while packs are written out.
+        let (image, stored) = tokio::join!(
+            self.final_image(taking, operation, root, redactor),
+            store_trees(seen, writer)
+        );
+        let ((image, left_out), (volumes, stored)) = (image?, stored?);
         Ok(Durable {
             image,
             left_out,
             volumes,
-            stored: writer.finish().await?,
+            stored,
         })
+    }
+
+    /// The image that a snapshot names, and the files that were left out of it.
+    async fn final_image(
+        &self,
+        taking: &Taking<'_>,
+        operation: &mut Operation,
+        root: &HeldRoot,
+        redactor: Arc<Redactor>,
+    ) -> Result<(CommittedImage, BTreeMap<String, String>), SnapshotsError> {
+        let image = root.image.clone();
+        match (root.origin, root.left_out.is_empty()) {
+            (ImageOrigin::Shared, _) => Ok((image, BTreeMap::new())),
+            (ImageOrigin::Committed, true) => {
+                let image = self.flatten_if_due(taking, operation, image).await?;
+                Ok((image, BTreeMap::new()))
+            }
+            (ImageOrigin::Committed, false) => {
+                (self.without_credentials(taking, operation, root, redactor)).await
+            }
+        }
     }
 
     /// Removes the helper while something is done that does not need it. One that
@@ -448,6 +459,19 @@ impl Snapshots {
             },
         );
     }
+}
+
+/// Stores the listings of volumes, and makes the batch durable.
+async fn store_trees(
+    seen: &BTreeMap<CapturedVolume, Captured>,
+    mut writer: Box<dyn ChunkWriter>,
+) -> Result<(BTreeMap<CapturedVolume, VolumeTree>, StoredBatch), SnapshotsError> {
+    let mut volumes = BTreeMap::new();
+    for (volume, captured) in seen {
+        let tree = listing::write(&captured.entries, &mut *writer).await?;
+        volumes.insert(*volume, tree);
+    }
+    Ok((volumes, writer.finish().await?))
 }
 
 impl Taking<'_> {
