@@ -48,7 +48,8 @@ use crate::{
         snapshot::{SnapshotReason, journal::Generation},
         upkeep::Upkeep,
         workspace::{
-            Desired, Limits, NetworkMode, Purpose, Repository, Workspace, WorkspaceDefinition,
+            Desired, Limits, NetworkMode, Provenance, Purpose, Repository, Workspace,
+            WorkspaceDefinition,
         },
     },
     ports::{
@@ -129,6 +130,7 @@ impl WorkspacesPort for LocalMachine {
                     source: "local".to_owned(),
                     commit: String::new(),
                     branch: String::new(),
+                    provenance: Provenance::Claimed,
                 });
             }
         }

@@ -139,7 +139,7 @@ pub struct SetupIngredients<'a> {
     pub user: Option<&'a str>,
     /// Where the repository came from. Another source with equal inputs has
     /// other files, which `initialize` may run.
-    pub source: &'a str,
+    pub source: SetupSource<'a>,
     /// Its directory.
     pub repository: &'a RepositoryName,
     /// The commands.
@@ -149,9 +149,19 @@ pub struct SetupIngredients<'a> {
     pub inputs: &'a [(String, String)],
 }
 
+/// What makes the files of one repository other than those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetupSource<'a> {
+    /// A source that the daemon vouches for.
+    Vouched(&'a str),
+    /// The commit that has the setup file, in hex. Whoever brings a repository
+    /// can say anything of its source, but not bring other files under its hash.
+    Commit(&'a str),
+}
+
 impl SetupKey {
     /// Goes up when equal ingredients no longer give an equal result.
-    const FORMAT: &'static str = "compy setup 1";
+    const FORMAT: &'static str = "compy setup 2";
 
     /// The key of these ingredients.
     #[must_use]
@@ -165,7 +175,12 @@ impl SetupKey {
         part(Self::FORMAT);
         part(ingredients.image_id);
         part(ingredients.user.unwrap_or_default());
-        part(ingredients.source);
+        let (kind, source) = match ingredients.source {
+            SetupSource::Vouched(source) => ("source", source),
+            SetupSource::Commit(commit) => ("commit", commit),
+        };
+        part(kind);
+        part(source);
         part(ingredients.repository.as_str());
         part(&ingredients.initialize.len().to_string());
         for command in ingredients.initialize {
@@ -209,7 +224,7 @@ mod tests {
         let first = SetupIngredients {
             image_id: "sha256:1",
             user: None,
-            source: "https://host/app",
+            source: SetupSource::Vouched("https://host/app"),
             repository: &name,
             initialize: &one,
             inputs: &file,
@@ -225,7 +240,15 @@ mod tests {
                 ..first
             },
             SetupIngredients {
-                source: "https://host/fork",
+                source: SetupSource::Vouched("https://host/fork"),
+                ..first
+            },
+            SetupIngredients {
+                source: SetupSource::Commit("https://host/app"),
+                ..first
+            },
+            SetupIngredients {
+                source: SetupSource::Commit("5e7f"),
                 ..first
             },
             SetupIngredients {

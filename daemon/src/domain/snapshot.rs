@@ -30,7 +30,7 @@ use self::{
 use super::{
     ids::{SessionId, SnapshotId, SnapshotLabel, WorkspaceId},
     stage::Stage,
-    workspace::{Repository, WorkspaceDefinition},
+    workspace::{Provenance, Repository, WorkspaceDefinition},
 };
 
 /// The format of manifests that this daemon writes, and the newest it reads.
@@ -209,6 +209,27 @@ pub enum ManifestError {
 }
 
 impl Snapshot {
+    /// Its repositories for a workspace that is put to it and has these now. What a
+    /// manifest of an older daemon does not say of a source, a repository of the
+    /// same name and source may, or nobody.
+    #[must_use]
+    pub fn repositories_over(&self, now: &[Repository]) -> Vec<Repository> {
+        let provenance = |of: &Repository| match of.provenance {
+            Provenance::Unrecorded => {
+                let is_same =
+                    |other: &&Repository| (&other.name, &other.source) == (&of.name, &of.source);
+                (now.iter().find(is_same)).map_or(Provenance::Claimed, |same| same.provenance)
+            }
+            known @ (Provenance::Claimed | Provenance::Fetched | Provenance::Declared) => known,
+        };
+        let all = self.repositories.iter();
+        all.map(|of| Repository {
+            provenance: provenance(of),
+            ..of.clone()
+        })
+        .collect()
+    }
+
     /// The manifest as it is stored and exported: JSON.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
@@ -243,6 +264,34 @@ mod tests {
     fn a_manifest_reads_back_whole() {
         let snapshot = snapshot(1, 2);
         assert_eq!(Snapshot::from_json(&snapshot.to_json()), Ok(snapshot));
+    }
+
+    #[test]
+    fn an_older_manifest_says_nothing_of_sources_and_the_workspace_may() {
+        let repository = |name: &str, provenance| Repository {
+            name: name.parse().unwrap(),
+            source: "https://git.example/api".to_owned(),
+            commit: String::new(),
+            branch: String::new(),
+            provenance,
+        };
+        let mut old = snapshot(1, 2);
+        old.repositories = vec![
+            repository("api", Provenance::Unrecorded),
+            repository("other", Provenance::Unrecorded),
+            repository("fetched", Provenance::Fetched),
+        ];
+        let now = [
+            repository("api", Provenance::Declared),
+            repository("fetched", Provenance::Claimed),
+        ];
+        let over = |now| {
+            let all = old.repositories_over(now).into_iter();
+            all.map(|of| of.provenance).collect::<Vec<_>>()
+        };
+        let (declared, claimed) = (Provenance::Declared, Provenance::Claimed);
+        assert_eq!(over(&now), [declared, claimed, Provenance::Fetched]);
+        assert_eq!(over(&[]), [claimed, claimed, Provenance::Fetched]);
     }
 
     #[test]

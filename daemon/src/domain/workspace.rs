@@ -224,12 +224,52 @@ pub enum NetworkMode {
 pub struct Repository {
     /// Directory below `/workspace`.
     pub name: RepositoryName,
-    /// Where it came from, without credentials: a URL or a client's path.
+    /// Where it came from, without credentials: a URL or a client's path. As far
+    /// as credentials go, [`vouched_source`](Self::vouched_source) counts.
     pub source: String,
     /// Commit that was checked out, in hex.
     pub commit: String,
     /// Branch that was checked out.
     pub branch: String,
+    /// Who says that it came from there.
+    #[serde(default)]
+    pub provenance: Provenance,
+}
+
+/// Who says that a repository came from its source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provenance {
+    /// An older daemon did not write it down. It counts as nobody's word.
+    #[default]
+    Unrecorded,
+    /// Whoever brought it, the files of its workspace, or an archive.
+    Claimed,
+    /// The daemon fetched it from there.
+    Fetched,
+    /// Somebody who may set the credentials of every project brought it.
+    Declared,
+}
+
+impl Repository {
+    /// Where it came from, if the daemon vouches for that: what it may have of a
+    /// project, and what it shares with other workspaces, hangs on this alone.
+    #[must_use]
+    pub fn vouched_source(&self) -> Option<&str> {
+        match self.provenance {
+            Provenance::Fetched | Provenance::Declared => Some(&self.source),
+            Provenance::Unrecorded | Provenance::Claimed => None,
+        }
+    }
+
+    /// The same from elsewhere, where what is said of its source is nobody's word.
+    #[must_use]
+    pub fn claimed(self) -> Self {
+        Self {
+            provenance: Provenance::Claimed,
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]

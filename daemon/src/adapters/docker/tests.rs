@@ -36,8 +36,8 @@ use crate::{
     },
     service::egress::{Egress, EgressOptions},
     service::workspaces::{
-        AddRepository, CreateWorkspace, Follow, RepositoryOrigin, SetupChoice, WorkspacePorts,
-        Workspaces, WorkspacesError, WorkspacesOptions,
+        AddRepository, Asker, CreateWorkspace, Follow, RepositoryOrigin, SetupChoice,
+        WorkspacePorts, Workspaces, WorkspacesError, WorkspacesOptions,
     },
 };
 
@@ -650,6 +650,7 @@ async fn a_repository_is_checked_out_by_the_workspaces_own_user() {
     let id = machine.create("repos").await;
     let add = |name: Option<&str>, origin| AddRepository {
         key: uuid::Uuid::now_v7().to_string(),
+        asker: Asker::Admin,
         name: name.map(|name| name.parse().unwrap()),
         reference: None,
         setup: SetupChoice::OwnFile,

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    access::scope_of,
+    access::{asker_of, scope_of},
     convert::{exec, workspace as convert, workspace_error},
     requests::{Begun, Requests},
     shutdown::until,
@@ -279,6 +279,7 @@ impl WorkspaceService for WorkspaceApi {
         &self,
         request: Request<Streaming<wire::AddRepositoryRequest>>,
     ) -> Result<Response<wire::AddRepositoryResponse>, Status> {
+        let asker = asker_of(&request);
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|message| message.part);
         let Some(AddPart::Start(start)) = first else {
@@ -301,6 +302,7 @@ impl WorkspaceService for WorkspaceApi {
         };
         let add = AddRepository {
             key: start.request_id.clone(),
+            asker,
             name,
             reference: (!start.reference.is_empty()).then(|| start.reference.clone()),
             setup: match start.no_setup {

@@ -20,7 +20,7 @@ use super::{
     ids::{CredentialName, WorkspaceId},
     redaction::forms::{self, IndistinctError},
     ssh::{self, HostKey, HostKeyError, SshKey, SshKeyError},
-    workspace::Workspace,
+    workspace::{Repository, Workspace},
 };
 
 /// Bytes that a value may have: keys and configuration files are far smaller.
@@ -51,7 +51,8 @@ const RESERVED: [&str; 9] = [
 pub enum CredentialScope {
     /// In every workspace.
     Global,
-    /// In workspaces that have the repository of this URL.
+    /// In workspaces that have the repository of this URL, or of this path, by the
+    /// daemon's own knowledge of where it came from.
     Project(String),
     /// In one workspace.
     Workspace(WorkspaceId),
@@ -326,7 +327,9 @@ impl Credential {
             CredentialScope::Global => true,
             CredentialScope::Workspace(id) => *id == workspace.id,
             CredentialScope::Project(url) => {
-                (workspace.repositories.iter()).any(|repository| project(&repository.source) == url)
+                let mut vouched =
+                    (workspace.repositories.iter()).filter_map(Repository::vouched_source);
+                vouched.any(|source| project(source) == url)
             }
         }
     }

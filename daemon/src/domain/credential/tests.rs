@@ -7,7 +7,7 @@ use super::{
 use crate::{
     domain::{
         ssh::tests::{ED25519_KEY, ED25519_PUBLIC},
-        workspace::Repository,
+        workspace::{Provenance, Repository},
     },
     ports::contract::store::workspace,
 };
@@ -188,6 +188,7 @@ fn a_scope_covers_what_it_names() {
         source: "https://git.example/api.git".to_owned(),
         commit: String::new(),
         branch: String::new(),
+        provenance: Provenance::Fetched,
     }];
     let there = workspace(2, "there");
     let project = CredentialScope::Project("https://git.example/api/".to_owned());
@@ -197,6 +198,35 @@ fn a_scope_covers_what_it_names() {
     assert!(own.covers(&here) && !own.covers(&there));
     let global = accepted("a", CredentialScope::Global);
     assert!(global.covers(&here) && global.covers(&there));
+}
+
+#[test]
+fn a_project_has_the_repositories_whose_source_the_daemon_vouches_for() {
+    let mut here = workspace(1, "here");
+    for (source, named) in [
+        ("https://git.example/api", "https://git.example/api"),
+        ("/home/me/api", "/home/me/api"),
+    ] {
+        let project = accepted("a", CredentialScope::Project(named.to_owned()));
+        for (provenance, expected) in [
+            (Provenance::Unrecorded, false),
+            (Provenance::Claimed, false),
+            (Provenance::Fetched, true),
+            (Provenance::Declared, true),
+        ] {
+            here.repositories = vec![Repository {
+                name: "api".parse().unwrap(),
+                source: source.to_owned(),
+                commit: String::new(),
+                branch: String::new(),
+                provenance,
+            }];
+            assert_eq!(project.covers(&here), expected, "{provenance:?}");
+        }
+    }
+    let old = r#"{"name":"api","source":"https://git.example/api","commit":"","branch":""}"#;
+    let old: Repository = serde_json::from_str(old).unwrap();
+    assert_eq!(old.vouched_source(), None);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, WorkspaceId, WorkspaceName,
         },
-        setup::{SetupIngredients, SetupKey, WorkspaceSetup},
+        setup::{SetupIngredients, SetupKey, SetupSource, WorkspaceSetup},
         snapshot::{
             CapturedState, CapturedVolume, ImageOrigin, MANIFEST_FORMAT, Snapshot, SnapshotImage,
             SnapshotReason, SnapshotSizes, VolumeTree,
@@ -401,7 +401,7 @@ async fn baked_setups(store: &dyn StorePort) {
         SetupKey::of(&SetupIngredients {
             image_id,
             user: None,
-            source: "https://host/app",
+            source: SetupSource::Vouched("https://host/app"),
             repository: &"app".parse().unwrap(),
             initialize: &[],
             inputs: &[],

@@ -87,7 +87,7 @@ impl Snapshots {
             id: what.id,
             definition,
             desired: Desired::Running,
-            repositories: manifest.repositories.clone(),
+            repositories: manifest.repositories_over(&[]),
             created_at_ms: self.inner.workspaces.now_ms(),
             egress: what.egress,
             generation: Generation::FIRST,

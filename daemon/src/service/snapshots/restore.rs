@@ -224,7 +224,7 @@ impl Snapshots {
         record.base = Some(ImageRef::of(&manifest.id));
         record.snapshot = Some(manifest.id.clone());
         record.upkeep = upkeep;
-        record.repositories = manifest.repositories.clone();
+        record.repositories = manifest.repositories_over(&old.repositories);
         record.definition.image = manifest.definition.image.clone();
         record.definition.user = manifest.definition.user.clone();
 

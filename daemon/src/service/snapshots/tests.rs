@@ -15,7 +15,7 @@ use crate::{
     domain::{
         audit::{Entry, Kind},
         idle::IdleStop,
-        setup::{SetupIngredients, SetupKey},
+        setup::{SetupIngredients, SetupKey, SetupSource},
         snapshot::{
             Snapshot, SnapshotReason, VolumeTree,
             copies::TreeCopy,
@@ -439,7 +439,7 @@ async fn a_setup_whose_snapshot_a_kill_kept_from_its_entry_is_kept_by_that_one()
     let key = SetupKey::of(&SetupIngredients {
         image_id: "image",
         user: None,
-        source: "https://host/app",
+        source: SetupSource::Vouched("https://host/app"),
         repository: &"app".parse().unwrap(),
         initialize: &[],
         inputs: &[],

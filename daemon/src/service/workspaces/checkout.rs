@@ -16,7 +16,7 @@ use crate::{
         exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputStream},
         files::FileKind,
         ids::{ExecId, RepositoryName},
-        workspace::Repository,
+        workspace::{Provenance, Repository},
     },
     ports::agent::{AgentError, AgentPort},
 };
@@ -169,6 +169,8 @@ impl Checkouts<'_> {
                 source: without_credentials(&source.unwrap_or_default()),
                 commit: commit.unwrap_or_default().trim().to_owned(),
                 branch: branch.unwrap_or_default().trim().to_owned(),
+                // Whoever is inside can have written that.
+                provenance: Provenance::Claimed,
             },
             import: setting(IMPORT),
         }))

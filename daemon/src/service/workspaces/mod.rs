@@ -71,7 +71,7 @@ pub use self::{
     idle::UpdateWorkspace,
     port::{CleanCopies, CleanFork},
     rebuild::Salvage,
-    repositories::{AddRepository, AddedRepository, RepositoryOrigin},
+    repositories::{AddRepository, AddedRepository, Asker, RepositoryOrigin},
     setup::{Again, BakedSetups, SetupChoice},
     view::WorkspaceView,
     watch::Change,
@@ -284,7 +284,8 @@ impl Workspaces {
         ports: WorkspacePorts,
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
-        let index = Index::new(ports.store.workspaces().await?);
+        let known = ports.store.workspaces().await?;
+        let index = Index::new(repositories::with_provenance(&*ports.store, known).await?);
         let last_uses = ports.store.last_uses().await?;
         let activity = Activity::new(ports.clock.clone(), last_uses);
         let events = Events::open(

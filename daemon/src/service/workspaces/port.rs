@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{AddRepository, RepositoryOrigin, SetupChoice, Workspaces, WorkspacesError};
+use super::{AddRepository, Asker, RepositoryOrigin, SetupChoice, Workspaces, WorkspacesError};
 use crate::{
     domain::{
         egress::Policy,
@@ -230,7 +230,7 @@ impl Workspaces {
         let (repository, bundle) = (wanted.name, wanted.bundle);
         let source = self.record(like)?;
         let source = (source.repositories.iter()).find(|known| known.name == *repository);
-        let source = source.map_or_else(String::new, |known| known.source.clone());
+        let source = source.and_then(|known| known.vouched_source().map(str::to_owned));
         let clean = match self.clean_named(&name).await? {
             Some(found) => found,
             None => {
@@ -248,6 +248,7 @@ impl Workspaces {
         };
         let request = AddRepository {
             key: name,
+            asker: Asker::Other,
             name: Some(repository.clone()),
             reference: Some(wanted.branch.to_owned()),
             setup: SetupChoice::FileOf {

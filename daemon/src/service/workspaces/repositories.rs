@@ -20,9 +20,13 @@ use super::{
 use crate::{
     domain::{
         ids::{RepositoryName, WorkspaceId},
-        workspace::{Repository, Workspace},
+        setup::SetupSource,
+        workspace::{Provenance, Repository, Workspace},
     },
-    ports::agent::AgentPort,
+    ports::{
+        agent::AgentPort,
+        store::{StoreError, StorePort},
+    },
 };
 
 /// A repository to put into a workspace.
@@ -30,6 +34,8 @@ pub struct AddRepository {
     /// Who asks, such as a request's id: the same key again, after a kill,
     /// finds what was added for it.
     pub key: String,
+    /// Whose word and whose rights it is added with.
+    pub asker: Asker,
     /// Directory below `/workspace`; `None` means the source's last component.
     pub name: Option<RepositoryName>,
     /// Branch, tag or commit; `None` means the source's HEAD.
@@ -40,13 +46,23 @@ pub struct AddRepository {
     pub origin: RepositoryOrigin,
 }
 
+/// Whose word and whose rights a repository is added with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Somebody who may set the credentials of every project: what they say of a
+    /// bundle's source counts.
+    Admin,
+    /// Anybody else.
+    Other,
+}
+
 /// Where a repository comes from.
 pub enum RepositoryOrigin {
     /// The daemon fetches it.
     Url(String),
     /// A client streams a bundle. The stream ends at the first error.
     Stream {
-        /// The client's path, for people.
+        /// The client's path, for people; an admin's word where it came from.
         source: String,
         /// The bundle.
         bundle: BoxStream<'static, Result<Bytes, String>>,
@@ -92,6 +108,7 @@ impl Workspaces {
                 (source.clone(), None)
             }
         };
+        let provenance = provenance_of(&request.origin, request.asker);
         let name = match request.name {
             Some(name) => name,
             None => name_of(&source)?,
@@ -105,7 +122,25 @@ impl Workspaces {
         if there {
             match checkouts.look(&name).await? {
                 Some(found) if found.import.as_ref() == Some(&request.key) => {
-                    let repository = found.repository;
+                    let known = self.record(id)?;
+                    let known = known.repositories.iter().find(|known| known.name == name);
+                    let repository = match known {
+                        Some(known) => Repository {
+                            source: known.source.clone(),
+                            provenance: known.provenance,
+                            ..found.repository
+                        },
+                        // Nothing but the workspace's own files says that it was
+                        // brought for this request.
+                        None => Repository {
+                            source,
+                            provenance: match request.asker {
+                                Asker::Admin => provenance,
+                                Asker::Other => Provenance::Claimed,
+                            },
+                            ..found.repository
+                        },
+                    };
                     self.record_repository(id, repository.clone()).await?;
                     let notes = self.finish_setup(id, &name).await?;
                     return Ok(AddedRepository { repository, notes });
@@ -137,8 +172,20 @@ impl Workspaces {
             name: &name,
             key: &request.key,
             source: match &request.setup {
-                SetupChoice::FileOf { source, .. } => source,
-                SetupChoice::OwnFile | SetupChoice::Skip => &source,
+                SetupChoice::FileOf {
+                    source: Some(source),
+                    ..
+                } => SetupSource::Vouched(source),
+                SetupChoice::FileOf {
+                    commit,
+                    source: None,
+                } => SetupSource::Commit(commit),
+                SetupChoice::OwnFile | SetupChoice::Skip => match provenance {
+                    Provenance::Fetched | Provenance::Declared => SetupSource::Vouched(&source),
+                    Provenance::Claimed | Provenance::Unrecorded => {
+                        SetupSource::Commit(&fetched.commit)
+                    }
+                },
             },
             fetched: &fetched.setup,
             half_way,
@@ -149,6 +196,7 @@ impl Workspaces {
             source,
             commit: fetched.commit.clone(),
             branch: fetched.branch.clone(),
+            provenance,
         };
         self.record_repository(id, repository.clone()).await?;
         if fetched.has_submodules {
@@ -317,6 +365,51 @@ impl Adding {
         places.insert(id.clone(), Arc::downgrade(&lock));
         lock
     }
+}
+
+/// Who says that a repository comes from its source.
+fn provenance_of(origin: &RepositoryOrigin, asker: Asker) -> Provenance {
+    match (origin, asker) {
+        (RepositoryOrigin::Url(_), Asker::Admin | Asker::Other) => Provenance::Fetched,
+        (RepositoryOrigin::Stream { .. } | RepositoryOrigin::File { .. }, Asker::Admin) => {
+            Provenance::Declared
+        }
+        (RepositoryOrigin::Stream { .. } | RepositoryOrigin::File { .. }, Asker::Other) => {
+            Provenance::Claimed
+        }
+    }
+}
+
+/// Records of older daemons with what they did not say: who vouches for the
+/// sources of repositories. Where there is no token, nobody but the local user can
+/// have brought them; elsewhere anybody can.
+pub(super) async fn with_provenance(
+    store: &dyn StorePort,
+    mut workspaces: Vec<Workspace>,
+) -> Result<Vec<Workspace>, StoreError> {
+    let is_old = |repository: &Repository| repository.provenance == Provenance::Unrecorded;
+    let provenance = match store.tokens().await?.is_empty() {
+        true => Provenance::Declared,
+        false => Provenance::Claimed,
+    };
+    for workspace in &mut workspaces {
+        if !workspace.repositories.iter().any(is_old) {
+            continue;
+        }
+        let id = workspace.id.clone();
+        for repository in &mut workspace.repositories {
+            if is_old(repository) {
+                tracing::info!(workspace_id = %id, repository = %repository.name, ?provenance,
+                    "an older daemon did not say who vouches for a repository's source");
+                repository.provenance = provenance;
+            }
+        }
+        // A daemon with a full disk starts; the next one asks again.
+        if let Err(error) = store.update_workspace(workspace).await {
+            tracing::warn!(workspace_id = %id, %error, "who vouches for its repositories is not kept");
+        }
+    }
+    Ok(workspaces)
 }
 
 /// The last component of a URL or path, as a directory's name.

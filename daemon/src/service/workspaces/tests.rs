@@ -18,7 +18,7 @@ use crate::{
     domain::{
         setup::WorkspaceSetup,
         upkeep::Notice,
-        workspace::{Desired, Observed, Purpose, Repository},
+        workspace::{Desired, Observed, Provenance, Purpose, Repository},
     },
     ports::runtime::{ContainerStatus, RuntimeError},
     service::testing::host_git,
@@ -74,6 +74,7 @@ impl Bench {
     fn add(&self, name: &str) -> AddRepository {
         AddRepository {
             key: uuid::Uuid::now_v7().to_string(),
+            asker: Asker::Admin,
             name: Some(name.parse().unwrap()),
             reference: None,
             setup: SetupChoice::OwnFile,
@@ -90,6 +91,7 @@ impl Bench {
             source: "~/source".to_owned(),
             commit: host_git(self.source.path(), &["rev-parse", "trunk"]),
             branch: "trunk".to_owned(),
+            provenance: Provenance::Declared,
         }
     }
 
@@ -533,10 +535,12 @@ async fn an_adopted_workspace_shows_the_repositories_in_it() {
     let next = lost.daemon().await;
     next.reconcile().await.unwrap();
     let repositories = |name: &str| next.resolve(name).unwrap().repositories.clone();
-    assert_eq!(repositories("running"), [lost.repository("repo")]);
+    // The workspace itself says where it came from: that is nobody's word.
+    let found = lost.repository("repo").claimed();
+    assert_eq!(repositories("running"), [found.clone()]);
     assert_eq!(repositories("stopped"), []);
     next.start(&stopped).await.unwrap();
-    assert_eq!(repositories("stopped"), [lost.repository("repo")]);
+    assert_eq!(repositories("stopped"), [found]);
 }
 
 #[tokio::test]
@@ -557,10 +561,83 @@ async fn a_repository_that_was_cloned_inside_is_found_without_its_password() {
     let found = workspaces.find_repositories(&id).await.unwrap();
     let inside = Repository {
         source: "https://host/inside".to_owned(),
-        ..bench.repository("inside")
+        ..bench.repository("inside").claimed()
     };
     assert_eq!(found.repositories, [inside, bench.repository("known")]);
     assert_eq!(workspaces.resolve("a").unwrap(), found);
+}
+
+#[tokio::test]
+async fn who_brings_a_bundle_decides_what_its_source_is_worth() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let add = |name: &str, asker| AddRepository {
+        key: "request-1".to_owned(),
+        asker,
+        origin: RepositoryOrigin::File {
+            source: "https://git.example/api".to_owned(),
+            bundle: bench.source.path().join("x.bundle"),
+        },
+        ..bench.add(name)
+    };
+    let of = async |name, asker| {
+        let added = workspaces.add_repository(&id, add(name, asker)).await;
+        added.unwrap().repository
+    };
+    let claimed = of("claimed", Asker::Other).await;
+    assert_eq!(claimed.source, "https://git.example/api");
+    assert_eq!(claimed.vouched_source(), None);
+    // The same request again is answered from the record, whoever sends it.
+    assert_eq!(of("claimed", Asker::Admin).await, claimed);
+    let declared = of("declared", Asker::Admin).await;
+    assert_eq!(declared.vouched_source(), Some("https://git.example/api"));
+    assert_eq!(of("declared", Asker::Other).await, declared);
+    // What is inside says that it was brought for a request: nobody else does.
+    let inside = bench.inside(&id, "declared");
+    let other = bench.inside(&id, "faked");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&inside, &other])
+        .status();
+    assert!(copied.unwrap().success());
+    assert_eq!(of("faked", Asker::Other).await.vouched_source(), None);
+}
+
+#[tokio::test]
+async fn what_an_older_daemon_did_not_say_is_the_local_users_word_where_nobody_else_got_in() {
+    use crate::domain::access::{Role, Token};
+    let token = Token {
+        name: "ci".parse().unwrap(),
+        key: "0".repeat(12),
+        hash: [0; 32],
+        role: Role::Author,
+        workspaces: Vec::new(),
+        created_at_ms: 0,
+        expires_at_ms: None,
+        last_used_at_ms: None,
+    };
+    for (tokens, expected) in [
+        (vec![], Provenance::Declared),
+        (vec![token], Provenance::Claimed),
+    ] {
+        let bench = Bench::new();
+        let workspaces = bench.daemon().await;
+        let id = made(&workspaces, "a").await;
+        let added = workspaces.add_repository(&id, bench.add("repo")).await;
+        let mut old = Workspace::clone(&*workspaces.resolve("a").unwrap());
+        old.repositories = vec![Repository {
+            provenance: Provenance::Unrecorded,
+            ..added.unwrap().repository
+        }];
+        bench.store.update_workspace(&old).await.unwrap();
+        bench.store.put_tokens(&tokens).await.unwrap();
+        let next = bench.daemon().await;
+        let now = next.resolve("a").unwrap();
+        assert_eq!(now.repositories[0].provenance, expected);
+        let stored = bench.store.workspace(&id).await.unwrap().unwrap();
+        assert_eq!(stored.repositories, now.repositories);
+    }
 }
 
 #[tokio::test]

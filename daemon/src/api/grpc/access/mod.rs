@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use self::limits::CallerLimits;
 use crate::{
     domain::access::{Role, Scope},
-    service::access::Held,
+    service::{access::Held, workspaces::Asker},
 };
 
 /// Who makes a call; every request has one once it is admitted.
@@ -94,6 +94,18 @@ impl Caller {
 /// The name of the caller of a request, as the audit log has it.
 pub(super) fn name_of<T>(request: &tonic::Request<T>) -> Option<String> {
     Caller::of(request.extensions()).map(Caller::name)
+}
+
+/// Whose word and whose rights the caller of a request has: an admin's are those of
+/// whoever may set the credentials of every project.
+pub(super) fn asker_of<T>(request: &tonic::Request<T>) -> Asker {
+    let caller = Caller::of(request.extensions());
+    match caller.map(|caller| (caller.role(), caller.scope())) {
+        Some((Role::Admin, Scope::All)) => Asker::Admin,
+        Some((Role::Admin | Role::Author | Role::Reviewer | Role::Reader, _)) | None => {
+            Asker::Other
+        }
+    }
 }
 
 /// The workspaces that the caller of a request may touch.

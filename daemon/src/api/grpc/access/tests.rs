@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::{Code, Status, body::Body, transport::server::UdsConnectInfo};
 use tower::{Layer as _, Service, ServiceExt as _};
 
-use super::{CallerLimits, admit::Admit, guard::Guard, scope_of};
+use super::{Caller, CallerLimits, admit::Admit, asker_of, guard::Guard, scope_of};
 use crate::{
     adapters::memory::{ManualClock, MemoryAudit, MemoryStore},
     api::grpc::{
@@ -27,7 +27,7 @@ use crate::{
         status::reason,
     },
     domain::{
-        access::{Role, Scope},
+        access::{Presented, Role, Scope},
         audit::{Kind, Outcome},
         ids::WorkspaceId,
         secret::Secret,
@@ -39,6 +39,7 @@ use crate::{
         },
         audit::Audit,
         redaction::Redactions,
+        workspaces::Asker,
     },
 };
 
@@ -273,6 +274,39 @@ async fn the_owner_on_the_unix_socket_needs_no_token_and_who_comes_from_nowhere_
     let nowhere = Request::new(Body::empty());
     let refused = world.serve(nowhere).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn only_an_admin_of_everything_can_say_where_a_bundle_comes_from() {
+    let world = World::new(WIDE).await;
+    let asker = |caller: Option<Caller>| {
+        let mut request = tonic::Request::new(());
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        asker_of(&request)
+    };
+    let owner = Caller::Owner {
+        uid: Some(1_000),
+        pid: None,
+    };
+    assert_eq!(asker(Some(owner)), Asker::Admin);
+    assert_eq!(asker(None), Asker::Other);
+    for role in Role::ALL {
+        for (name, workspaces, is_admin) in [
+            (role.name().to_owned(), Vec::new(), role == Role::Admin),
+            (format!("{role}-of-one"), vec![workspace(1)], false),
+        ] {
+            let token = world.token(&name, role, workspaces).await;
+            let presented = Presented::parse(token.expose()).unwrap();
+            let caller = Caller::Token {
+                held: world.tokens.know(&presented).unwrap(),
+                address: world.peer.address,
+            };
+            let expected = if is_admin { Asker::Admin } else { Asker::Other };
+            assert_eq!(asker(Some(caller)), expected, "{name}");
+        }
+    }
 }
 
 #[tokio::test]

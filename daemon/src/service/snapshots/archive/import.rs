@@ -20,10 +20,11 @@ use crate::{
     domain::{
         ids::SnapshotId,
         snapshot::{
-            CapturedVolume, ManifestError, Snapshot,
+            CapturedVolume, ManifestError, Snapshot, SnapshotReason,
             hash::ChunkHash,
             journal::{ImageRef, ImportStep, Operation, Progress},
         },
+        workspace::Repository,
     },
     ports::{
         chunks::{Chunk, ChunkPin, ChunkWriter},
@@ -246,10 +247,22 @@ fn manifest(head: &[u8]) -> Result<Snapshot, ArchiveError> {
     }
     let head: Head = serde_json::from_slice(head).map_err(unreadable)?;
     let manifest = serde_json::to_vec(&head.manifest).map_err(unreadable)?;
-    Snapshot::from_json(&manifest).map_err(|error| match error {
+    let manifest = Snapshot::from_json(&manifest).map_err(|error| match error {
         ManifestError::NewerFormat { .. } => ArchiveError::NewerManifest(error),
         ManifestError::Unreadable(why) => ArchiveError::Broken(why),
-    })
+    })?;
+    Ok(from_elsewhere(manifest))
+}
+
+/// A manifest without what only this daemon can say: where repositories came from,
+/// and that a snapshot is the result of a setup, which other workspaces start from.
+fn from_elsewhere(mut manifest: Snapshot) -> Snapshot {
+    let repositories = manifest.repositories.into_iter();
+    manifest.repositories = repositories.map(Repository::claimed).collect();
+    if manifest.reason == SnapshotReason::Setup {
+        manifest.reason = SnapshotReason::Manual;
+    }
+    manifest
 }
 
 /// Which chunks are waited for: first those of the listings, then those of the

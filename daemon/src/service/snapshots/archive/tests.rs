@@ -19,10 +19,13 @@ use super::{
 };
 use crate::{
     adapters::memory::MemoryImages,
-    domain::snapshot::{
-        CapturedVolume, MANIFEST_FORMAT, Snapshot, VolumeTree,
-        hash::{ChunkHash, TreeHash},
-        journal::{ImageRef, ImportStep, Progress},
+    domain::{
+        snapshot::{
+            CapturedVolume, MANIFEST_FORMAT, Snapshot, SnapshotReason, VolumeTree,
+            hash::{ChunkHash, TreeHash},
+            journal::{ImageRef, ImportStep, Progress},
+        },
+        workspace::{Provenance, Repository},
     },
     ports::{
         chunks::{CHUNK_BYTES_MAX, Chunk, ChunkPort as _, PruneMode},
@@ -247,6 +250,27 @@ async fn what_is_exported_comes_in_elsewhere_and_once() {
         members(&there.export(&manifest).await)[1..6],
         members(&archive)[1..6]
     );
+}
+
+#[tokio::test]
+async fn an_archive_vouches_for_no_source_and_is_no_result_of_a_setup() {
+    let here = place().await;
+    let mut manifest = here.stored(&tree()).await;
+    manifest.repositories = vec![Repository {
+        name: "api".parse().unwrap(),
+        source: "https://git.example/api".to_owned(),
+        commit: String::new(),
+        branch: String::new(),
+        provenance: Provenance::Fetched,
+    }];
+    manifest.reason = SnapshotReason::Setup;
+    here.world.store.put_snapshot(&manifest).await.unwrap();
+    let archive = here.export(&manifest).await;
+    let there = place().await;
+    let imported = there.import(&archive).await.unwrap().snapshot;
+    assert_eq!(imported.reason, SnapshotReason::Manual);
+    let repository = manifest.repositories.remove(0);
+    assert_eq!(imported.repositories, [repository.claimed()]);
 }
 
 #[tokio::test]

@@ -33,7 +33,8 @@ use crate::{
         exec::Leftovers,
         ids::{RepositoryName, SnapshotId, WorkspaceId},
         setup::{
-            RepositorySetup, SetupIngredients, SetupKey, SetupResult, SetupState, WorkspaceSetup,
+            RepositorySetup, SetupIngredients, SetupKey, SetupResult, SetupSource, SetupState,
+            WorkspaceSetup,
         },
         setup_file::{SETUP_FILE, SetupFile},
         workspace::{Desired, Purpose, Workspace},
@@ -72,8 +73,9 @@ pub enum SetupChoice {
     FileOf {
         /// The commit, in hex.
         commit: String,
-        /// Source of the repository in the workspace whose setup this is like.
-        source: String,
+        /// Source of the repository in the workspace whose setup this is like;
+        /// `None` where the daemon does not vouch for it.
+        source: Option<String>,
     },
     /// None.
     Skip,
@@ -97,7 +99,7 @@ pub(super) struct Planned<'a> {
     /// Who asks.
     pub(super) key: &'a str,
     /// Where the repository comes from, as far as its setup goes.
-    pub(super) source: &'a str,
+    pub(super) source: SetupSource<'a>,
     pub(super) fetched: &'a FetchedSetup,
     /// Whether the directory is there, from a snapshot that was put in place for
     /// a request that a kill cut off.

@@ -240,6 +240,35 @@ async fn nothing_that_came_after_the_wanted_commit_is_left() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_only_claimed_shares_no_setup_with_it() {
+    let setups = Setups::new(COUNTING);
+    let daemon = setups.daemon().await;
+    let add = |asker| AddRepository {
+        asker,
+        ..setups.bench.add("repo")
+    };
+    let added = async |name: &str, asker| {
+        let id = made(&daemon, name).await;
+        let added = daemon.add_repository(&id, add(asker)).await.unwrap();
+        added.notes[0].clone()
+    };
+    // Faked: other files under the same source, with the same inputs.
+    setups.commit(&[("file", "harm\n")]);
+    let faked = added("faked", Asker::Other).await;
+    assert!(faked.contains("is kept as sn-"), "{faked}");
+    setups.commit(&[("file", "hello\n")]);
+    let owner = added("owner", Asker::Admin).await;
+    assert!(owner.contains("its setup was run"), "{owner}");
+    let again = added("again", Asker::Admin).await;
+    assert!(again.contains("started from sn-"), "{again}");
+    // Nobody's word is nobody's root: only the very same files share one.
+    let claimed = added("claimed", Asker::Other).await;
+    assert!(claimed.contains("its setup was run"), "{claimed}");
+    let same = added("same", Asker::Other).await;
+    assert!(same.contains("started from sn-"), "{same}");
+}
+
+#[tokio::test]
 async fn changed_inputs_and_commands_are_run_anew() {
     let setups = Setups::new(COUNTING);
     let daemon = setups.daemon().await;
