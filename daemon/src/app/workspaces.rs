@@ -64,6 +64,7 @@ fn egress(
         parts.tasks.clone(),
     );
     egress.set_audit(parts.audit.clone());
+    workspaces.set_fetches(Arc::new(egress.clone()));
     let extra_ca_file = settings.workspace.extra_ca_file.as_deref();
     egress.set_hosts(HostAccess {
         credentials: Arc::new(parts.credentials.clone()),

@@ -12,6 +12,7 @@
 //! that no connection outlives rules that refuse it.
 
 mod carry;
+mod fetches;
 mod stand_in;
 mod totals;
 
@@ -309,15 +310,9 @@ impl Egress {
         workspace: &WorkspaceId,
         target: &Target,
     ) -> Result<(SocketAddr, BoxedBytes), Refusal> {
-        let denied = |denial| self.refusal(workspace, denial);
         let policy = self.inner.policy(workspace);
-        policy.admit(target).map_err(denied)?;
-        let found = match &target.host {
-            Host::Address(address) => vec![*address],
-            Host::Name(name) => (self.inner.world.resolve(name).await).map_err(Refusal::Failed)?,
-        };
-        let chosen = self.inner.address_rules().choose(target, &found);
-        let chosen: Vec<IpAddr> = chosen.map_err(denied)?;
+        (policy.admit(target)).map_err(|denial| self.refusal(workspace, denial))?;
+        let chosen = self.addresses(workspace, target).await?;
         let mut last = WorldError::Unresolved {
             name: target.host.to_string(),
             message: "it has no address".to_owned(),
@@ -330,6 +325,21 @@ impl Egress {
             }
         }
         Err(Refusal::Failed(last))
+    }
+
+    /// The addresses of a target that may be dialled, at least one unless it has
+    /// none.
+    async fn addresses(
+        &self,
+        workspace: &WorkspaceId,
+        target: &Target,
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        let found = match &target.host {
+            Host::Address(address) => vec![*address],
+            Host::Name(name) => (self.inner.world.resolve(name).await).map_err(Refusal::Failed)?,
+        };
+        let chosen = self.inner.address_rules().choose(target, &found);
+        chosen.map_err(|denial| self.refusal(workspace, denial))
     }
 
     fn refusal(&self, workspace: &WorkspaceId, denial: Denial) -> Refusal {

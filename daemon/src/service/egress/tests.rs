@@ -572,3 +572,52 @@ async fn an_ssh_client_is_answered_and_what_is_unsound_ends_it() {
     }
     assert_eq!(bench.dialled(), [""; 0]);
 }
+
+#[tokio::test]
+async fn a_fetch_for_others_goes_to_public_addresses_and_is_on_record() {
+    use crate::{
+        adapters::memory::MemoryAudit,
+        domain::audit::{Kind, Outcome},
+        service::{redaction::Redactions, workspaces::Fetches as _},
+    };
+    let bench = Bench::with(EgressOptions {
+        allow_networks: vec!["10.1.0.0/16".parse().unwrap()],
+        ..EgressOptions::default()
+    });
+    let log = Arc::new(MemoryAudit::default());
+    let clock = Arc::new(ManualClock::at(7));
+    (bench.egress).set_audit(Audit::new(log.clone(), clock, Redactions::default()));
+    let workspace = WorkspaceId::from_uuid(Uuid::from_u128(1));
+    let admit = async |host: &str| {
+        let target = Target {
+            host: Host::parse(host).unwrap(),
+            port: 443,
+        };
+        bench.egress.admit(&workspace, &target).await
+    };
+    // What the workspace may reach is another matter: this one reaches nothing.
+    let (public, named) = ([93, 184, 216, 34], [10, 1, 2, 3]);
+    assert_eq!(admit("a.example").await, Ok(vec![IpAddr::from(public)]));
+    assert_eq!(admit("10.1.2.3").await, Ok(vec![IpAddr::from(named)]));
+    for host in [
+        "rebound.example",
+        "host.example",
+        "127.0.0.1",
+        "[::1]",
+        "10.0.0.1",
+        "169.254.169.254",
+        "unknown.example",
+    ] {
+        assert!(admit(host).await.is_err(), "{host}");
+    }
+    bench.egress.with_account(&workspace, "ssh://git@box/a");
+    let entries = log.entries();
+    assert!(entries.iter().all(|entry| entry.kind == Kind::Network));
+    let outcomes: Vec<_> = entries.iter().filter_map(|entry| entry.outcome).collect();
+    let mut expected = vec![Outcome::Ok; 2];
+    expected.extend([Outcome::Denied; 6]);
+    expected.extend([Outcome::Failed, Outcome::Ok]);
+    assert_eq!(outcomes, expected);
+    assert_eq!(entries[2].detail["target"], "rebound.example:443");
+    assert_eq!(entries[9].detail["rights"], "the daemon's account");
+}

@@ -3,6 +3,7 @@
 //! every object checked, bounded in time and size. Foreign code is never
 //! checked out on the host: what comes out is a bundle of one branch.
 
+use core::net::IpAddr;
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -16,6 +17,7 @@ use super::{
     git_login::Login,
     git_setup::{self, FetchedSetup},
 };
+use crate::domain::egress::{Host, Target};
 
 /// How repositories are fetched.
 #[derive(Debug, Clone)]
@@ -52,6 +54,14 @@ pub enum GitSourceError {
         url: String,
         /// Why not.
         why: &'static str,
+    },
+    /// Not for whoever asks.
+    #[error("the repository {source_name} is not fetched for you: {why}")]
+    Forbidden {
+        /// Where from, without credentials.
+        source_name: String,
+        /// Why not.
+        why: String,
     },
     /// Not there, or the network is not.
     #[error("the repository {source_name} cannot be fetched: {message}")]
@@ -138,6 +148,66 @@ impl SourceUrl {
     /// Without user and password.
     pub(super) fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// The host and port that nobody's rights are enough for. Other protocols than
+    /// HTTP go by the account's keys, or cannot be held to addresses.
+    pub(super) fn target(&self) -> Result<Target, GitSourceError> {
+        let forbidden = |why: &str| GitSourceError::Forbidden {
+            source_name: self.shown.clone(),
+            why: why.to_owned(),
+        };
+        let (port, rest) = match self.shown.split_once("://") {
+            Some(("https", rest)) => (443, rest),
+            Some(("http", rest)) => (80, rest),
+            Some(_) | None => {
+                return Err(forbidden(
+                    "only an admin may name other URLs than https and http",
+                ));
+            }
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (host, port) = match authority.rsplit_once(':') {
+            // The colon is one of an address of version 6.
+            Some((_, after)) if after.ends_with(']') => (authority, Some(port)),
+            Some((host, after)) => (host, after.parse::<u16>().ok().filter(|port| *port > 0)),
+            None => (authority, Some(port)),
+        };
+        let port = port.ok_or_else(|| forbidden("its port is none"))?;
+        let known = Host::parse(host).map_err(|error| forbidden(&error.to_string()))?;
+        // What is decided on is what git is given: no second spelling.
+        if known.to_string() != host.to_ascii_lowercase() {
+            return Err(forbidden("write its host in the usual form"));
+        }
+        Ok(Target { host: known, port })
+    }
+}
+
+/// With whose rights a URL is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FetchRights {
+    /// Those of the daemon's account: its home, its keys, its way to the world.
+    Account,
+    /// Nobody's: a login comes with the URL or not at all, and the target is at
+    /// these addresses whatever a name server says next.
+    Nobody(Target, Vec<IpAddr>),
+}
+
+impl FetchRights {
+    /// The setting that holds git to the addresses; `None` for one that is an
+    /// address itself.
+    fn resolved(&self) -> Option<String> {
+        match self {
+            Self::Nobody(target, addresses) if matches!(target.host, Host::Name(_)) => {
+                let addresses = addresses.iter().map(|address| match address {
+                    IpAddr::V4(address) => address.to_string(),
+                    IpAddr::V6(address) => format!("[{address}]"),
+                });
+                let addresses = addresses.collect::<Vec<_>>().join(",");
+                Some(format!("http.curloptResolve={target}:{addresses}"))
+            }
+            Self::Nobody(..) | Self::Account => None,
+        }
     }
 }
 
@@ -229,17 +299,22 @@ impl GitSource {
         &self,
         url: &SourceUrl,
         wanted: Wanted<'_>,
+        rights: &FetchRights,
     ) -> Result<FetchedBundle, GitSourceError> {
-        let protocols = if self.options.allow_file_urls {
-            "https:http:git:ssh:file"
-        } else {
-            "https:http:git:ssh"
+        let protocols = match rights {
+            FetchRights::Nobody(..) => {
+                holds_to_addresses(&url.shown).await?;
+                "https:http"
+            }
+            FetchRights::Account if self.options.allow_file_urls => "https:http:git:ssh:file",
+            FetchRights::Account => "https:http:git:ssh",
         };
         let fetch = Fetch {
             source: &url.shown,
             shown: &url.shown,
             login: url.login.as_ref(),
             protocols,
+            rights,
         };
         self.fetch(&fetch, wanted).await
     }
@@ -256,6 +331,7 @@ impl GitSource {
             dir: None,
             login: None,
             protocols: "file",
+            nobody: None,
         };
         let heads = git.run(&["bundle", "list-heads", &path]).await?;
         if !heads.status.success() {
@@ -269,6 +345,7 @@ impl GitSource {
             shown,
             login: None,
             protocols: "file",
+            rights: &FetchRights::Account,
         };
         match self.fetch(&fetch, wanted).await {
             Err(GitSourceError::Unreachable { message, .. }) => {
@@ -290,6 +367,7 @@ impl GitSource {
             dir: Some(&bare),
             login: None,
             protocols: fetch.protocols,
+            nobody: None,
         };
         let (commit, branch) = resolve(&git, fetch, wanted.reference).await?;
         let modules = format!("{commit}:.gitmodules");
@@ -335,6 +413,13 @@ impl GitSource {
             dir: None,
             login: fetch.login,
             protocols: fetch.protocols,
+            nobody: match fetch.rights {
+                FetchRights::Account => None,
+                FetchRights::Nobody(..) => Some(Nobody {
+                    home: bare.with_file_name("home"),
+                    resolved: fetch.rights.resolved(),
+                }),
+            },
         };
         let arguments = [
             "clone",
@@ -374,6 +459,7 @@ struct Fetch<'a> {
     shown: &'a str,
     login: Option<&'a Login>,
     protocols: &'static str,
+    rights: &'a FetchRights,
 }
 
 /// The commit and the branch to check out.
@@ -497,20 +583,39 @@ pub(super) struct Git<'a> {
     dir: Option<&'a Path>,
     login: Option<&'a Login>,
     protocols: &'static str,
+    /// Set when it goes to the network without the account's rights.
+    nobody: Option<Nobody>,
+}
+
+/// Git that goes to the network without the account's rights.
+struct Nobody {
+    /// A home where nothing is: without one, libraries look the account's up.
+    home: PathBuf,
+    /// The setting that holds it to addresses.
+    resolved: Option<String>,
 }
 
 impl Git<'_> {
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<Output, GitSourceError> {
-        /// What a host's administrator says about its network; the rest of the
+        let output = self.command(arguments).output().await;
+        output.map_err(|error| GitSourceError::Host(format!("{error}; install git")))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        /// What a host's administrator says about its trust; the rest of the
         /// environment stays out.
-        const PASSED: [&str; 14] = [
+        const PASSED: [&str; 5] = [
             "PATH",
-            "HOME",
-            "SSH_AUTH_SOCK",
             "SSL_CERT_FILE",
             "SSL_CERT_DIR",
             "GIT_SSL_CAINFO",
             "CURL_CA_BUNDLE",
+        ];
+        /// Who the account is, and its way to the network. A proxy would look names
+        /// up for itself.
+        const OF_THE_ACCOUNT: [&str; 9] = [
+            "HOME",
+            "SSH_AUTH_SOCK",
             "http_proxy",
             "https_proxy",
             "no_proxy",
@@ -530,12 +635,18 @@ impl Git<'_> {
             "http.lowSpeedTime=60",
             "gc.auto=0",
         ];
+        /// No second host by a redirect or an alternate, and none of the account's
+        /// tickets.
+        const OF_NOBODY: [&str; 2] = ["http.followRedirects=false", "http.emptyAuth=false"];
+        let of_the_account: &[&str] = match self.nobody {
+            None => &OF_THE_ACCOUNT,
+            Some(_) => &[],
+        };
         let mut command = Command::new("git");
         command
             .env_clear()
             .envs(
-                PASSED
-                    .iter()
+                (PASSED.iter().chain(of_the_account))
                     .filter_map(|name| Some((name, std::env::var_os(name)?))),
             )
             .env("LC_ALL", "C")
@@ -554,11 +665,18 @@ impl Git<'_> {
         for setting in CONFIGURATION {
             command.args(["-c", setting]);
         }
+        if let Some(nobody) = &self.nobody {
+            command.env("HOME", &nobody.home);
+            let resolved = nobody.resolved.as_deref();
+            for setting in OF_NOBODY.into_iter().chain(resolved) {
+                command.args(["-c", setting]);
+            }
+        }
         if let Some(login) = self.login {
             login.offer(&mut command);
         }
-        let output = command.args(arguments).output().await;
-        output.map_err(|error| GitSourceError::Host(format!("{error}; install git")))
+        command.args(arguments);
+        command
     }
 
     /// A command that only this daemon's trouble can fail.
@@ -568,6 +686,29 @@ impl Git<'_> {
             return Err(GitSourceError::Host(said(&output)));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Whether the host's git can be held to addresses: older ones take no notice.
+async fn holds_to_addresses(shown: &str) -> Result<(), GitSourceError> {
+    const SINCE: (u32, u32) = (2, 37);
+    let git = Git {
+        dir: None,
+        login: None,
+        protocols: "",
+        nobody: None,
+    };
+    let version = git.must(&["version"]).await?;
+    let numbers = version.trim().rsplit(' ').find_map(|word| {
+        let mut numbers = word.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    match numbers {
+        Some(version) if version >= SINCE => Ok(()),
+        Some(_) | None => Err(GitSourceError::Forbidden {
+            source_name: shown.to_owned(),
+            why: "git of the daemon's host is older than 2.37".to_owned(),
+        }),
     }
 }
 

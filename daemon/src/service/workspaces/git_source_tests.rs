@@ -57,7 +57,8 @@ fn wanted(reference: Option<&str>) -> Wanted<'_> {
 
 async fn fetch(dir: &Path, reference: Option<&str>) -> Result<FetchedBundle, GitSourceError> {
     let url = SourceUrl::parse(&format!("file://{}", dir.display()), true).unwrap();
-    source().fetch_url(&url, wanted(reference)).await
+    let rights = FetchRights::Account;
+    source().fetch_url(&url, wanted(reference), &rights).await
 }
 
 fn refs_of(bundle: &FetchedBundle) -> Vec<String> {
@@ -243,7 +244,10 @@ async fn a_source_beyond_the_limit_is_given_up() {
         ..GitSourceOptions::default()
     });
     let url = SourceUrl::parse(&format!("file://{}", dir.path().display()), true).unwrap();
-    let error = source.fetch_url(&url, wanted(None)).await.unwrap_err();
+    let error = source
+        .fetch_url(&url, wanted(None), &FetchRights::Account)
+        .await
+        .unwrap_err();
     assert!(matches!(error, GitSourceError::GivenUp { .. }), "{error}");
 }
 
@@ -332,7 +336,10 @@ async fn a_password_reaches_the_server_and_no_command_line() {
     let (address, mut seen) = server_with_a_login().await;
     let url = format!("http://me:Pa55%40word@{address}/r.git");
     let url = SourceUrl::parse(&url, false).unwrap();
-    let error = source().fetch_url(&url, wanted(None)).await.unwrap_err();
+    let error = source()
+        .fetch_url(&url, wanted(None), &FetchRights::Account)
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, GitSourceError::Unreachable { .. }),
         "{error}"
@@ -354,6 +361,7 @@ fn a_login_is_told_from_an_absent_host() {
         shown: "https://h/r",
         login: None,
         protocols: "https",
+        rights: &FetchRights::Account,
     };
     for words in [
         "fatal: could not read Username for 'https://h': terminal prompts disabled",
@@ -368,4 +376,123 @@ fn a_login_is_told_from_an_absent_host() {
         "fatal: unable to access 'https://h/r': Could not resolve host: h",
     );
     assert!(matches!(&error, GitSourceError::Unreachable { .. }));
+}
+
+#[test]
+fn with_nobodys_rights_only_plain_hosts_are_gone_to() {
+    let target = |url: &str| {
+        let url = SourceUrl::parse(url, true).unwrap();
+        url.target().map(|target| target.to_string())
+    };
+    for (url, expected) in [
+        ("https://git.example/a", "git.example:443"),
+        ("https://me:pw@Git.Example/a", "git.example:443"),
+        ("http://git.example:8080?a", "git.example:8080"),
+        ("http://192.0.2.7/a", "192.0.2.7:80"),
+        ("https://[2001:db8::7]:8443/a", "[2001:db8::7]:8443"),
+        ("https://[2001:db8::7]/a", "[2001:db8::7]:443"),
+    ] {
+        assert_eq!(target(url).as_deref(), Ok(expected), "{url}");
+    }
+    for url in [
+        "ssh://git@git.example/a",
+        "git://git.example/a",
+        "file:///home/me/a",
+        "https://2130706433/a",
+        "https://0x7f.1/a",
+        "https://127%2e0.0.1/a",
+        "https://[::ffff:127.0.0.1]/a",
+        "https://git.example./a",
+        "https://git.example:0/a",
+        "https://git.example:/a",
+        "https://git.example:x/a",
+    ] {
+        let refused = target(url).unwrap_err();
+        assert!(matches!(refused, GitSourceError::Forbidden { .. }), "{url}");
+    }
+}
+
+#[test]
+fn git_with_nobodys_rights_has_nothing_of_the_account() {
+    let home = PathBuf::from("/scratch/home");
+    let nobody = Nobody {
+        home: home.clone(),
+        resolved: Some("http.curloptResolve=a:443:192.0.2.1".to_owned()),
+    };
+    let environment = |nobody| {
+        let git = Git {
+            dir: None,
+            login: None,
+            protocols: "https:http",
+            nobody,
+        };
+        let command = git.command(&["version"]);
+        let command = command.as_std();
+        let set = command.get_envs().filter_map(|(name, value)| {
+            Some((name.to_str()?.to_owned(), value?.to_str()?.to_owned()))
+        });
+        let arguments = command
+            .get_args()
+            .map(|word| word.to_str().unwrap().to_owned());
+        (
+            set.collect::<std::collections::BTreeMap<_, _>>(),
+            arguments.collect::<Vec<_>>(),
+        )
+    };
+    let (set, arguments) = environment(Some(nobody));
+    assert_eq!(set["HOME"], home.display().to_string());
+    assert!(!set.contains_key("SSH_AUTH_SOCK"));
+    assert!(
+        !set.keys()
+            .any(|name| name.to_lowercase().ends_with("_proxy"))
+    );
+    for setting in [
+        "http.followRedirects=false",
+        "http.emptyAuth=false",
+        "http.curloptResolve=a:443:192.0.2.1",
+    ] {
+        assert!(arguments.iter().any(|word| word == setting), "{setting}");
+    }
+    let (_, arguments) = environment(None);
+    assert!(
+        !arguments
+            .iter()
+            .any(|word| word.contains("followRedirects"))
+    );
+}
+
+#[tokio::test]
+async fn with_nobodys_rights_a_name_is_where_it_was_found_and_leads_nowhere_else() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listen = || tokio::net::TcpListener::bind(("127.0.0.1", 0));
+    let (front, behind) = (listen().await.unwrap(), listen().await.unwrap());
+    let port = front.local_addr().unwrap().port();
+    let elsewhere = behind.local_addr().unwrap();
+    let asked = tokio::spawn(async move {
+        let (mut connection, _) = front.accept().await.unwrap();
+        let mut request = vec![0; 4_096];
+        let read = connection.read(&mut request).await.unwrap();
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{elsewhere}/info/refs\r\nContent-Length: 0\r\n\r\n"
+        );
+        connection.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    });
+    // No name server knows it.
+    let url = SourceUrl::parse(&format!("http://git.invalid:{port}/a"), false).unwrap();
+    let addresses = vec![IpAddr::from([127, 0, 0, 1])];
+    let rights = FetchRights::Nobody(url.target().unwrap(), addresses);
+    let fetched = source().fetch_url(&url, wanted(None), &rights).await;
+    let error = fetched.unwrap_err();
+    assert!(
+        matches!(error, GitSourceError::Unreachable { .. }),
+        "{error}"
+    );
+    let request = asked.await.unwrap();
+    assert!(
+        request.contains(&format!("Host: git.invalid:{port}")),
+        "{request}"
+    );
+    let accepted = tokio::time::timeout(Duration::from_millis(1), behind.accept()).await;
+    assert!(accepted.is_err(), "the redirect was followed");
 }

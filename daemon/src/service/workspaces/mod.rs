@@ -25,6 +25,7 @@ mod disk;
 mod egress;
 mod error;
 mod exec;
+mod fetches;
 mod git_login;
 mod git_setup;
 mod git_source;
@@ -67,6 +68,7 @@ pub use self::{
     disk::OverLimit,
     error::WorkspacesError,
     exec::Follow,
+    fetches::Fetches,
     git_source::{GitSourceError, GitSourceOptions},
     idle::UpdateWorkspace,
     port::{CleanCopies, CleanFork},
@@ -238,6 +240,7 @@ struct Inner {
     adding: Adding,
     baked: OnceLock<Arc<dyn BakedSetups>>,
     credentials: OnceLock<Arc<dyn WorkspaceCredentials>>,
+    fetches: OnceLock<Arc<dyn Fetches>>,
     /// Workspaces whose present start this daemon has seen through, maintenance
     /// included: others are let in. Held for a look-up only.
     up: Mutex<HashSet<WorkspaceId>>,
@@ -317,6 +320,7 @@ impl Workspaces {
                 adding: Adding::default(),
                 baked: OnceLock::new(),
                 credentials: OnceLock::new(),
+                fetches: OnceLock::new(),
                 up: Mutex::default(),
             }),
         })

@@ -50,9 +50,9 @@ pub struct AddRepository {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     /// Somebody who may set the credentials of every project: what they say of a
-    /// bundle's source counts.
+    /// bundle's source counts, and URLs are fetched as the daemon's account.
     Admin,
-    /// Anybody else.
+    /// Anybody else: URLs are fetched as nobody, from the public Internet.
     Other,
 }
 
@@ -158,7 +158,14 @@ impl Workspaces {
             },
         };
         let fetched = self
-            .fetch(request.origin, url.as_ref(), &source, wanted)
+            .fetch(
+                id,
+                request.asker,
+                request.origin,
+                url.as_ref(),
+                &source,
+                wanted,
+            )
             .await?;
         tracing::info!(workspace_id = %id, repository = %name, source, commit = fetched.commit,
             "checking out a repository");
@@ -212,6 +219,8 @@ impl Workspaces {
 
     async fn fetch(
         &self,
+        id: &WorkspaceId,
+        asker: Asker,
         origin: RepositoryOrigin,
         url: Option<&SourceUrl>,
         source: &str,
@@ -219,7 +228,10 @@ impl Workspaces {
     ) -> Result<FetchedBundle, WorkspacesError> {
         let git = &self.inner.git;
         Ok(match (origin, url) {
-            (RepositoryOrigin::Url(_), Some(url)) => git.fetch_url(url, wanted).await?,
+            (RepositoryOrigin::Url(_), Some(url)) => {
+                let rights = self.fetch_rights(id, url, asker).await?;
+                git.fetch_url(url, wanted, &rights).await?
+            }
             (RepositoryOrigin::Url(_), None) => {
                 return Err(GitSourceError::Empty(source.to_owned()).into());
             }

@@ -604,6 +604,58 @@ async fn who_brings_a_bundle_decides_what_its_source_is_worth() {
     assert_eq!(of("faked", Asker::Other).await.vouched_source(), None);
 }
 
+/// Admits the addresses of nothing, and says who asked.
+#[derive(Default)]
+struct NoHosts(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Fetches for NoHosts {
+    async fn admit(
+        &self,
+        _: &WorkspaceId,
+        target: &crate::domain::egress::Target,
+    ) -> Result<Vec<core::net::IpAddr>, String> {
+        self.0.lock().unwrap().push(target.to_string());
+        Err("it is a loopback address".to_owned())
+    }
+
+    fn with_account(&self, _: &WorkspaceId, url: &str) {
+        self.0.lock().unwrap().push(format!("account: {url}"));
+    }
+}
+
+#[tokio::test]
+async fn the_daemons_account_fetches_for_admins_alone() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    let fetched = async |url: &str, asker| {
+        let add = AddRepository {
+            asker,
+            origin: RepositoryOrigin::Url(url.to_owned()),
+            ..bench.add("repo")
+        };
+        let error = workspaces.add_repository(&id, add).await.unwrap_err();
+        let WorkspacesError::Source(error) = error else {
+            panic!("{error}");
+        };
+        error
+    };
+    let forbidden = |error: &GitSourceError| matches!(error, GitSourceError::Forbidden { .. });
+    let url = "http://127.0.0.1:1/a";
+    // As long as nobody decides, nothing is fetched.
+    assert!(forbidden(&fetched(url, Asker::Other).await));
+    let hosts = Arc::new(NoHosts::default());
+    workspaces.set_fetches(hosts.clone());
+    assert!(forbidden(&fetched(url, Asker::Other).await));
+    assert!(forbidden(
+        &fetched("ssh://git@127.0.0.1:1/a", Asker::Other).await
+    ));
+    assert!(!forbidden(&fetched(url, Asker::Admin).await));
+    let asked = hosts.0.lock().unwrap().clone();
+    assert_eq!(asked, ["127.0.0.1:1", "account: http://127.0.0.1:1/a"]);
+}
+
 #[tokio::test]
 async fn what_an_older_daemon_did_not_say_is_the_local_users_word_where_nobody_else_got_in() {
     use crate::domain::access::{Role, Token};

@@ -276,6 +276,12 @@ fn source(error: &GitSourceError, message: String) -> Status {
             "give an https, http, git or ssh URL, or a path for compyctl to bundle",
             Retry::No,
         ),
+        GitSourceError::Forbidden { .. } => (
+            Code::PermissionDenied,
+            "FETCH_REFUSED",
+            "clone it yourself and give the path, or ask an admin to add it",
+            Retry::No,
+        ),
         GitSourceError::Unreachable { .. } => (
             Code::FailedPrecondition,
             "REPOSITORY_UNREACHABLE",
