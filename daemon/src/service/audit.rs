@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::redaction::Redactions;
@@ -28,6 +29,8 @@ use crate::{
     },
 };
 
+/// The detail of a call that has what it was made with.
+const ARGUMENTS: &str = "arguments";
 /// How often it is looked whether something is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// However often new records are to be signed.
@@ -88,15 +91,41 @@ impl Audit {
         self.inner.log.record_durably(self.redacted(entry)).await
     }
 
+    /// What is kept of a call's arguments until its end: without the values of
+    /// credentials, and in bounds.
+    pub fn shortened(&self, arguments: Value) -> Value {
+        let mut entry = self.redacted(self.of_arguments(arguments));
+        entry.detail.remove(ARGUMENTS).unwrap_or_default()
+    }
+
+    /// Records a call with arguments that are [`shortened`](Self::shortened): cut
+    /// once more, they would have the hash of what was left of them.
+    pub fn record_call(&self, entry: Entry, arguments: Value) {
+        let mut entry = self.redacted(entry);
+        // What they hold may have become a credential meanwhile.
+        let arguments = self.hidden(self.of_arguments(arguments));
+        entry.detail.extend(arguments.detail);
+        self.inner.log.record(entry);
+    }
+
+    fn of_arguments(&self, arguments: Value) -> Entry {
+        let entry = self.entry(Kind::ApiCall, "daemon");
+        entry.with(ARGUMENTS, arguments)
+    }
+
     /// Without the values of credentials, whatever brought them there, and then in
     /// bounds.
     fn redacted(&self, entry: Entry) -> Entry {
+        self.hidden(entry).in_bounds()
+    }
+
+    /// Without the values of credentials.
+    fn hidden(&self, entry: Entry) -> Entry {
         let redactor = self.inner.redactions.current();
-        let entry = match redactor.is_empty() {
+        match redactor.is_empty() {
             true => entry,
             false => entry.map_texts(&|text| redactor.text(text).into_owned()),
-        };
-        entry.in_bounds()
+        }
     }
 
     /// Records that a snapshot is deleted, once nothing but the end of the work is

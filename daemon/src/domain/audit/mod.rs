@@ -31,6 +31,9 @@ use super::ids::{SessionId, StepId, WorkspaceId};
 
 /// Bytes of one text in a record; the rest is replaced by the hash of all of it.
 pub const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// Bytes of all texts in the details of a record; what comes after them is
+/// replaced by hashes. One call cannot push others out of the log.
+pub const MAX_RECORD_BYTES: usize = 32 * MAX_TEXT_BYTES;
 
 /// How the log is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,11 +305,15 @@ impl Entry {
 /// by the length and the SHA-256 of the whole.
 #[must_use]
 pub fn bounded(text: &str) -> String {
-    if text.len() <= MAX_TEXT_BYTES {
+    bounded_to(text, MAX_TEXT_BYTES)
+}
+
+fn bounded_to(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
     let fits = |end: &usize| text.is_char_boundary(*end);
-    let kept = (0..=MAX_TEXT_BYTES).rev().find(fits).unwrap_or(0);
+    let kept = (0..=most).rev().find(fits).unwrap_or(0);
     let hash = chain::Hash::of(text.as_bytes());
     let whole = text.len();
     format!("{}… [{whole} bytes, sha256 {hash}]", &text[..kept])
@@ -315,24 +322,35 @@ pub fn bounded(text: &str) -> String {
 /// Values of one record: an array or object with more is cut.
 const MAX_VALUES: usize = 256;
 
+/// What a detail may still have.
+struct Left {
+    values: usize,
+    bytes: usize,
+}
+
 fn bound(value: &mut Value) {
-    let mut left = MAX_VALUES;
+    let mut left = Left {
+        values: MAX_VALUES,
+        bytes: MAX_RECORD_BYTES,
+    };
     bound_within(value, &mut left);
 }
 
-fn bound_within(value: &mut Value, left: &mut usize) {
-    *left = left.saturating_sub(1);
+fn bound_within(value: &mut Value, left: &mut Left) {
+    left.values = left.values.saturating_sub(1);
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
         Value::String(text) => {
-            if text.len() > MAX_TEXT_BYTES {
-                *text = bounded(text);
+            let most = MAX_TEXT_BYTES.min(left.bytes);
+            left.bytes -= text.len().min(most);
+            if text.len() > most {
+                *text = bounded_to(text, most);
             }
         }
         Value::Array(values) => {
-            if values.len() > *left {
+            if values.len() > left.values {
                 let (whole, hash) = (values.len(), hash_of(values));
-                values.truncate(*left);
+                values.truncate(left.values);
                 values.push(format!("… [{whole} values, sha256 {hash}]").into());
             }
             values
@@ -340,9 +358,9 @@ fn bound_within(value: &mut Value, left: &mut usize) {
                 .for_each(|value| bound_within(value, left));
         }
         Value::Object(fields) => {
-            if fields.len() > *left {
+            if fields.len() > left.values {
                 let (whole, hash) = (fields.len(), hash_of(fields));
-                let beyond: Vec<String> = fields.keys().skip(*left).cloned().collect();
+                let beyond: Vec<String> = fields.keys().skip(left.values).cloned().collect();
                 for key in beyond {
                     fields.remove(&key);
                 }

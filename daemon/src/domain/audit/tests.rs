@@ -454,3 +454,17 @@ fn sample_is_what_this_daemon_writes() {
     let verified = verify(&sample, Some(key().public()), None).unwrap();
     assert_eq!((verified.first, verified.last), (5, 17));
 }
+
+#[test]
+fn all_texts_of_a_detail_are_bounded_together() {
+    let text = "x".repeat(MAX_TEXT_BYTES);
+    let texts = vec![text.clone(); MAX_RECORD_BYTES / MAX_TEXT_BYTES + 9];
+    let entry = Entry::new(0, Kind::ApiCall, "a")
+        .with("argv", texts)
+        .in_bounds();
+    let kept = entry.detail["argv"].as_array().unwrap();
+    assert_eq!(kept[MAX_RECORD_BYTES / MAX_TEXT_BYTES - 1], text);
+    let beyond = kept.last().unwrap().as_str().unwrap();
+    let hash = chain::Hash::of(text.as_bytes());
+    assert_eq!(beyond, format!("… [{MAX_TEXT_BYTES} bytes, sha256 {hash}]"));
+}

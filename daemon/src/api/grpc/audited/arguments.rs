@@ -4,6 +4,7 @@
 //! Fields of bytes are contents, and may be secrets: of all but those that are
 //! [texts](TEXTS), only the length is kept.
 
+use compyd_proto::link::MAX_MESSAGE_BYTES;
 use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value as Field,
 };
@@ -11,8 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::domain::audit::bounded;
 
-/// Bytes of a first message that are kept; of a longer one, only its length is.
-const MOST_BYTES: usize = 64 << 10;
+/// Bytes of a first message that are read: a longer one no handler is given, and
+/// only its length is recorded.
+const MOST_BYTES: usize = MAX_MESSAGE_BYTES;
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 /// Fields of bytes that are texts of any encoding, and no secrets.
@@ -28,12 +30,13 @@ pub(super) struct FirstMessage {
 enum Read {
     /// It is not there as a whole.
     No,
-    Whole(Value),
+    Whole(Arguments),
     TooLong(usize),
     Wrong,
 }
 
 /// What is recorded of a message.
+#[derive(Clone)]
 pub(super) struct Arguments {
     /// Its fields.
     pub(super) values: Value,
@@ -71,7 +74,7 @@ impl FirstMessage {
         self.read = match rest.get(..length) {
             Some(_) if compressed != 0 => Read::Wrong,
             Some(message) => match DynamicMessage::decode(self.input.clone(), message) {
-                Ok(message) => Read::Whole(fields(&message)),
+                Ok(message) => Read::Whole(Arguments::of(fields(&message))),
                 Err(_) => Read::Wrong,
             },
             None if length > MOST_BYTES => Read::TooLong(length),
@@ -87,16 +90,29 @@ impl FirstMessage {
         has_request_id(&self.input)
     }
 
+    /// Keeps no more of it than is recorded: a call may last for days.
+    pub(super) fn shorten(&mut self, shortened: impl FnOnce(Value) -> Value) {
+        if let Read::Whole(arguments) = &mut self.read {
+            arguments.values = shortened(arguments.values.take());
+        }
+    }
+
     /// What is recorded of it.
     pub(super) fn arguments(&self) -> Arguments {
-        let values = match &self.read {
+        Arguments::of(match &self.read {
             Read::No => Value::Null,
-            Read::Whole(values) => values.clone(),
+            Read::Whole(arguments) => return arguments.clone(),
             Read::TooLong(length) => format!("a message of {length} bytes").into(),
             Read::Wrong => "not a message of this method".into(),
-        };
+        })
+    }
+}
+
+impl Arguments {
+    /// With the links that are among these fields, however long the fields are.
+    fn of(values: Value) -> Self {
         let named = |names: &[&str]| names.iter().find_map(|name| text(&values, name));
-        Arguments {
+        Self {
             workspace: named(&["workspace_id", "workspace"]),
             session: named(&["session_id"]).or_else(|| approved_session(&values)),
             process: named(&["exec_id"]).or_else(|| begun_command(&values)),
@@ -242,9 +258,11 @@ mod tests {
         assert!(first.hear(&[0, 0, 0]), "an empty message is whole");
         assert!(!first.hear(&[0; 8]), "a second one is not the first");
         let mut long = FirstMessage::of(method.input.clone());
-        assert!(long.hear(&[0, 0, 1, 0, 1]), "its length is enough");
+        let length = u32::try_from(MAX_MESSAGE_BYTES + 1).unwrap();
+        let head = [&[0][..], &length.to_be_bytes()].concat();
+        assert!(long.hear(&head), "its length is enough");
         assert!(!long.hear(&[0; 4096]));
         let values = long.arguments().values;
-        assert_eq!(values, Value::from("a message of 65537 bytes"));
+        assert_eq!(values, Value::from(format!("a message of {length} bytes")));
     }
 }

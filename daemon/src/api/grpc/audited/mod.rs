@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame};
+use serde_json::Value;
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 
@@ -124,12 +125,19 @@ struct Call {
 impl Call {
     /// Takes in bytes of the request.
     fn hear(&mut self, bytes: &[u8]) {
-        if self.first.hear(bytes) && self.first.may_change_something() {
-            self.audit.record(self.entry(Kind::ApiStarted));
+        if !self.first.hear(bytes) {
+            return;
+        }
+        let audit = &self.audit;
+        self.first.shorten(|values| audit.shortened(values));
+        if self.first.may_change_something() {
+            let (entry, arguments) = self.entry(Kind::ApiStarted);
+            self.audit.record_call(entry, arguments);
         }
     }
 
-    fn entry(&self, kind: Kind) -> Entry {
+    /// An entry, and the arguments that belong to it.
+    fn entry(&self, kind: Kind) -> (Entry, Value) {
         let caller = self.caller.as_ref();
         let name = caller.map_or_else(|| "?".to_owned(), Caller::name);
         let mut entry = self.audit.entry(kind, name).with_tool(&self.method);
@@ -140,18 +148,18 @@ impl Call {
         entry.workspace = arguments.workspace;
         entry.session = arguments.session;
         entry.process = arguments.process;
-        entry.with("arguments", arguments.values)
+        (entry, arguments.values)
     }
 
     fn end(&self) {
         // A client that has gone is told nothing.
         let code = self.code.unwrap_or(Code::Cancelled);
         let duration_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let entry = self
-            .entry(Kind::ApiCall)
+        let (entry, arguments) = self.entry(Kind::ApiCall);
+        let entry = entry
             .with("code", format!("{code:?}"))
             .with("duration_ms", duration_ms);
-        self.audit.record(match code {
+        let entry = match code {
             Code::Ok => entry.with_outcome(Outcome::Ok),
             Code::PermissionDenied | Code::Unauthenticated => entry.with_outcome(Outcome::Denied),
             // Who watches something ends that.
@@ -169,7 +177,8 @@ impl Call {
             | Code::Internal
             | Code::Unavailable
             | Code::DataLoss => entry.with_outcome(Outcome::Failed),
-        });
+        };
+        self.audit.record_call(entry, arguments);
     }
 }
 
@@ -278,6 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         adapters::memory::{ManualClock, MemoryAudit},
+        domain::audit::bounded,
         service::redaction::Redactions,
     };
 
@@ -373,6 +383,31 @@ mod tests {
         let text = last.fields();
         assert!(text.contains(r#""argv":["cat","x"]"#), "{text}");
         assert!(text.contains("TOKEN") && !text.contains("s3cret"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_long_command_is_recorded_with_its_links_and_the_hash_of_what_is_cut() {
+        let script = "x".repeat(70_000) + "; rm -rf /";
+        let start = ExecStart {
+            request_id: "request-7".into(),
+            workspace: "api".into(),
+            argv: vec!["sh".into(), "-c".into(), script.clone().into()],
+            ..ExecStart::default()
+        };
+        let request = ExecRequest {
+            part: Some(Part::Start(start)),
+        };
+        let (before, all) =
+            recorded("/compy.v1.WorkspaceService/Exec", framed(&request), "0").await;
+        assert_eq!((before.len(), all.len()), (1, 2));
+        for entry in &all {
+            assert_eq!(entry.workspace.as_deref(), Some("api"));
+            assert_eq!(entry.process.as_deref(), Some("request-7"));
+            let argv = &entry.detail["arguments"]["start"]["argv"];
+            assert_eq!((&argv[0], &argv[1]), (&json!("sh"), &json!("-c")));
+            assert_eq!(argv[2], bounded(&script));
+            assert!(entry.fields().len() < 10_000);
+        }
     }
 
     #[tokio::test]
