@@ -27,6 +27,7 @@ use crate::{
 /// The rules, which are read again whenever their file changes.
 pub(super) async fn policies(settings: &Settings, parts: &Parts) -> Result<Policies, AppError> {
     let policies = Policies::open(settings.session.policy_file.clone())?;
+    policies.set_copy(settings.data_dir.join("policy.on-record"));
     policies.record_start(&parts.audit).await?;
     let (watched, audit) = (policies.clone(), parts.audit.clone());
     // On cancel: nothing is under way that matters.

@@ -1,11 +1,15 @@
 //! The policy in use: read at start, read again when its file changes. A file
 //! that cannot be used changes nothing: the last good policy stays, and the log
 //! and `policy explain` say so.
+//!
+//! A policy is in use once the audit log says so, and not before: a copy of the one
+//! that is on record is kept, for a daemon that starts with another one and cannot
+//! record that.
 
 use std::{
     borrow::Cow,
-    path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -53,6 +57,8 @@ pub struct Policies {
 #[derive(Debug)]
 struct Inner {
     file: Option<PathBuf>,
+    /// Where a copy is of the policy that is on record.
+    copy: OnceLock<PathBuf>,
     /// Held for a look-up or a swap.
     current: RwLock<Current>,
 }
@@ -63,6 +69,8 @@ struct Current {
     /// The file as it was when it was last looked at.
     seen: Option<Stamp>,
     problem: Option<String>,
+    /// Whether the policy to be in use is not, because it is not on record.
+    held_back: bool,
 }
 
 /// What tells a file's versions apart without reading it.
@@ -93,13 +101,22 @@ impl Policies {
             policy: Arc::new(policy),
             seen,
             problem: None,
+            held_back: false,
         };
         Ok(Self {
             inner: Arc::new(Inner {
                 file,
+                copy: OnceLock::new(),
                 current: RwLock::new(current),
             }),
         })
+    }
+
+    /// Names the file that a copy of the policy on record is kept in, once.
+    pub fn set_copy(&self, copy: PathBuf) {
+        if self.inner.copy.set(copy).is_err() {
+            tracing::warn!("the copy of the policy was named twice");
+        }
     }
 
     /// The policy in use.
@@ -156,11 +173,12 @@ impl Policies {
     /// word on policies says so already: the file, or the daemon's own rules, may
     /// have changed while no daemon ran. Nothing may be decided before.
     ///
-    /// A disk that is full holds it back; until there is space, nothing that has to
-    /// be on record first can be done either.
+    /// A disk that is full holds it back: until there is space, the policy that was
+    /// last on record is the one in use.
     ///
     /// # Errors
-    /// The log cannot be read or written.
+    /// The log cannot be read or written; or the disk is full, and the policy that
+    /// was last on record is not known.
     pub async fn record_start(&self, audit: &Audit) -> Result<(), AuditError> {
         let last = audit.log().search(Query {
             kind: Some(Kind::PolicyChange),
@@ -172,7 +190,8 @@ impl Policies {
         let policy = self.current();
         let hash = policy.hash().to_string();
         let known = last.and_then(|record| Some(record.entry.detail.get("sha256")?.clone()));
-        if known.is_some_and(|known| known == hash) {
+        if known.as_ref().is_some_and(|known| *known == hash) {
+            self.keep_copy().await;
             return Ok(());
         }
         let entry = audit
@@ -183,19 +202,72 @@ impl Policies {
             None => entry,
         };
         let entry = in_use(entry, &policy);
-        match audit.record_durably(entry.clone()).await {
-            // A daemon with a full disk starts, to say so and to be helped. It is
-            // the first thing that the log takes when there is space again.
-            Err(AuditError::DiskFull(_)) => audit.record(entry),
-            recorded => drop(recorded?),
+        // A daemon with a full disk starts, to say so and to be helped.
+        let full = match audit.record_durably(entry.clone()).await {
+            Err(error @ AuditError::DiskFull(_)) => error,
+            recorded => {
+                recorded?;
+                self.keep_copy().await;
+                return Ok(());
+            }
+        };
+        let is_on_record = |copy: &Policy| {
+            let hash = copy.hash().to_string();
+            known.as_ref().is_none_or(|known| *known == hash)
+        };
+        match self.copy().await {
+            // Its record is older than what is kept of the log.
+            Some(copy) if copy.hash() == policy.hash() => audit.record(entry),
+            Some(copy) if is_on_record(&copy) => self.hold_back(copy),
+            Some(_) | None => {
+                tracing::error!(
+                    "the disk of the audit log is full, the policy is not the one that is on record, and there is no copy of that one: free some space"
+                );
+                return Err(full);
+            }
         }
         Ok(())
+    }
+
+    /// Goes on with the policy that was last on record.
+    fn hold_back(&self, copy: Policy) {
+        let problem = "it is not on record, because the disk of the audit log is full: the policy that was last on record stays in use";
+        tracing::error!(rules = copy.rule_count(), "policy has changed; {problem}");
+        let current = self.inner.current.write();
+        let mut current = current.unwrap_or_else(PoisonError::into_inner);
+        current.policy = Arc::new(copy);
+        current.problem = Some(problem.to_owned());
+        current.held_back = true;
+    }
+
+    /// The policy that was last on record, as far as there is a copy of it.
+    async fn copy(&self) -> Option<Policy> {
+        let file = self.inner.copy.get()?;
+        let text = tokio::fs::read_to_string(file).await.ok()?;
+        Policy::from_record(&text)
+    }
+
+    /// Keeps a copy of the policy in use, which is on record.
+    async fn keep_copy(&self) {
+        let Some(file) = self.inner.copy.get() else {
+            return;
+        };
+        let text = self.current().to_record();
+        if tokio::fs::read_to_string(file)
+            .await
+            .is_ok_and(|kept| kept == text)
+        {
+            return;
+        }
+        if let Err(error) = replace(file, &text).await {
+            tracing::warn!(%error, "there is no copy of the policy that is on record");
+        }
     }
 
     /// Looks at the file now and then until `stop`, and takes what has changed
     /// once the audit log says so.
     pub async fn reload_when_changed(self, audit: Audit, stop: CancellationToken) {
-        if self.inner.file.is_none() {
+        if self.inner.file.is_none() && !self.is_held_back() {
             return;
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -212,24 +284,39 @@ impl Policies {
             };
             let Some(changed) = changed else { continue };
             match audit.record_durably(changed.entry(&audit)).await {
-                Ok(_) => self.take(changed),
+                Ok(_) => {
+                    self.take(changed);
+                    self.keep_copy().await;
+                }
                 Err(error) => tracing::error!(%error,
                     "policy has changed and the audit log cannot say so: the last one stays in use"),
             }
         }
     }
 
-    /// The file as it is now, if it has changed.
+    fn is_held_back(&self) -> bool {
+        let current = self.inner.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).held_back
+    }
+
+    /// The file as it is now, if it has changed or is held back.
     fn changed(&self) -> Option<Changed> {
-        let file = self.inner.file.as_ref()?;
+        let held_back = self.is_held_back();
+        let Some(file) = &self.inner.file else {
+            return held_back.then(|| Changed {
+                file: None,
+                seen: None,
+                read: Ok(Policy::built_in()),
+            });
+        };
         let seen = stamp(file);
         let known = {
             let current = self.inner.current.read();
             let current = current.unwrap_or_else(PoisonError::into_inner);
             current.seen.clone()
         };
-        (seen != known).then(|| Changed {
-            file: file.clone(),
+        (held_back || seen != known).then(|| Changed {
+            file: Some(file.clone()),
             seen,
             read: read(file),
         })
@@ -241,10 +328,13 @@ impl Policies {
         let current = self.inner.current.write();
         let mut current = current.unwrap_or_else(PoisonError::into_inner);
         current.seen = seen;
+        // A wrong one is looked at again when it has changed.
+        current.held_back = false;
+        let file = file.map_or_else(String::new, |file| file.display().to_string());
         match read {
             Ok(policy) => {
                 let rules = policy.rule_count();
-                tracing::info!(file = %file.display(), rules, "policy has changed and is in use");
+                tracing::info!(file, rules, "policy has changed and is in use");
                 current.policy = Arc::new(policy);
                 current.problem = None;
             }
@@ -258,7 +348,8 @@ impl Policies {
 
 /// A policy file that is not the one in use.
 struct Changed {
-    file: PathBuf,
+    /// `None` where there is no file any more, and the daemon's own rules count.
+    file: Option<PathBuf>,
     seen: Option<Stamp>,
     read: Result<Policy, PoliciesError>,
 }
@@ -266,9 +357,11 @@ struct Changed {
 impl Changed {
     /// What the audit log says of it.
     fn entry(&self, audit: &Audit) -> Entry {
-        let entry = audit
-            .entry(Kind::PolicyChange, "daemon")
-            .with("file", self.file.display().to_string());
+        let entry = audit.entry(Kind::PolicyChange, "daemon");
+        let entry = match &self.file {
+            Some(file) => entry.with("file", file.display().to_string()),
+            None => entry,
+        };
         match &self.read {
             Ok(policy) => in_use(entry, policy),
             Err(error) => entry
@@ -284,6 +377,13 @@ fn in_use(entry: Entry, policy: &Policy) -> Entry {
         .with_outcome(Outcome::Ok)
         .with("rules", policy.rule_count())
         .with("sha256", policy.hash().to_string())
+}
+
+/// Writes a file that is there as a whole or as it was.
+async fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    tokio::fs::write(&new, text).await?;
+    tokio::fs::rename(&new, file).await
 }
 
 fn stamp(file: &PathBuf) -> Option<Stamp> {
@@ -415,6 +515,7 @@ mod tests {
         std::fs::write(&file, RULE).unwrap();
         let start = async || {
             let policies = Policies::open(Some(file.clone())).unwrap();
+            policies.set_copy(directory.path().join("policy.on-record"));
             policies.record_start(&audit).await.map(|()| policies)
         };
         let first = start().await.unwrap();
@@ -437,6 +538,60 @@ mod tests {
         std::fs::write(&file, RULE).unwrap();
         log.set_full(true);
         start().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_that_cannot_be_recorded_waits_behind_the_one_that_was() {
+        let log = Arc::new(MemoryAudit::default());
+        let clock = Arc::new(ManualClock::default());
+        let audit = Audit::new(log.clone(), clock, Redactions::default());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policy.toml");
+        let start = async |file: Option<&PathBuf>, copy: &str| {
+            let policies = Policies::open(file.cloned()).unwrap();
+            policies.set_copy(directory.path().join(copy));
+            policies.record_start(&audit).await.map(|()| policies)
+        };
+        std::fs::write(&file, RULE).unwrap();
+        let first = start(Some(&file), "copy").await.unwrap();
+        assert_eq!(decision(&first), Decision::Deny);
+        // While no daemon runs the rule goes, and the disk is full.
+        std::fs::write(&file, "# none").unwrap();
+        log.set_full(true);
+        for file in [Some(&file), None] {
+            let held = start(file, "copy").await.unwrap();
+            assert_eq!(decision(&held), Decision::Deny, "the one on record");
+            let problem = held.source().1.unwrap();
+            assert!(problem.contains("not on record"), "{problem}");
+        }
+        assert_eq!(log.entries().len(), 1);
+        // The same policy as the one on record is none that waits.
+        std::fs::write(&file, RULE).unwrap();
+        assert_eq!(start(Some(&file), "copy").await.unwrap().source().1, None);
+        std::fs::write(&file, "# none").unwrap();
+        // Without a copy nothing could be decided by what is on record.
+        let refused = start(Some(&file), "elsewhere").await;
+        assert!(matches!(refused, Err(AuditError::DiskFull(_))));
+
+        let held = start(Some(&file), "copy").await.unwrap();
+        let stop = CancellationToken::new();
+        let looking = tokio::spawn(
+            held.clone()
+                .reload_when_changed(audit.clone(), stop.clone()),
+        );
+        log.set_full(false);
+        for _ in 0..100 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        assert_eq!(decision(&held), Decision::Allow);
+        stop.cancel();
+        looking.await.unwrap();
+        assert_eq!(held.source().1, None);
+        let entries = log.entries();
+        assert_eq!(entries.len(), 2, "on record before it is in use");
+        log.set_full(true);
+        let next = start(Some(&file), "copy").await.unwrap();
+        assert_eq!((decision(&next), next.source().1), (Decision::Allow, None));
     }
 
     #[test]

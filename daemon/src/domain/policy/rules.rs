@@ -33,6 +33,8 @@ pub struct Policy {
     ask_above: AskAbove,
     ask_on_proof: AskOnProof,
     hash: Hash,
+    /// The texts that it was read from, with their origins.
+    sources: Vec<(String, String)>,
 }
 
 /// What of a change that is proved a person is asked about.
@@ -128,6 +130,22 @@ impl Policy {
         }
     }
 
+    /// All that it was read from, as JSON: [`from_record`](Self::from_record) makes
+    /// the same of it, whatever rules a later daemon comes with.
+    #[must_use]
+    pub fn to_record(&self) -> String {
+        serde_json::to_string(&self.sources).expect("texts are JSON")
+    }
+
+    /// Reads what [`to_record`](Self::to_record) wrote; `None` where that is not to
+    /// be had, or this daemon does not understand its rules.
+    #[must_use]
+    pub fn from_record(text: &str) -> Option<Self> {
+        let sources: Vec<(String, String)> = serde_json::from_str(text).ok()?;
+        let files = sources.iter().map(|(text, origin)| (&**text, &**origin));
+        Self::compile(&files.collect::<Vec<_>>()).ok()
+    }
+
     /// Compiles files, earlier ones first; what the first says of the whole wins.
     fn compile(files: &[(&str, &str)]) -> Result<Self, PolicyError> {
         let mut policy = Self {
@@ -140,6 +158,9 @@ impl Policy {
             ask_above: AskAbove::default(),
             ask_on_proof: AskOnProof::default(),
             hash: hash_of(files),
+            sources: (files.iter())
+                .map(|(text, origin)| ((*text).to_owned(), (*origin).to_owned()))
+                .collect(),
         };
         let mut globs = GlobSetBuilder::new();
         let mut examples = Vec::new();
