@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use crate::domain::{
     access::Token,
     artifact::Artifact,
-    credential::{CredentialKey, SealedCredential},
+    credential::{CredentialsChange, PastCredential, SealedCredential},
     forge::PullRequest,
     ids::{
         ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
@@ -165,14 +165,14 @@ pub trait StorePort: Send + Sync {
     /// When workspaces were used last, in the order of their ids.
     async fn last_uses(&self) -> Result<Vec<(WorkspaceId, i64)>, StoreError>;
 
-    /// Adds or replaces credentials, all or none.
-    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError>;
+    /// Changes credentials and what is kept of past ones, all or nothing.
+    async fn change_credentials(&self, change: CredentialsChange) -> Result<(), StoreError>;
 
     /// Every credential, in the order of their keys.
     async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError>;
 
-    /// Forgets a credential; an unknown one is accepted.
-    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError>;
+    /// Every past value, in the order of their ids.
+    async fn past_credentials(&self) -> Result<Vec<PastCredential>, StoreError>;
 
     /// Adds or replaces tokens, all or none.
     async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError>;

@@ -11,7 +11,7 @@ use crate::{
     domain::{
         access::Token,
         artifact::Artifact,
-        credential::{CredentialKey, SealedCredential},
+        credential::{CredentialKey, CredentialsChange, PastCredential, SealedCredential},
         forge::PullRequest,
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
@@ -53,6 +53,7 @@ struct State {
     tree_copies: BTreeMap<VolumeRef, TreeCopy>,
     last_uses: BTreeMap<WorkspaceId, i64>,
     credentials: BTreeMap<CredentialKey, SealedCredential>,
+    past_credentials: BTreeMap<String, PastCredential>,
     tokens: BTreeMap<TokenName, Token>,
     requests: BTreeMap<RequestId, RequestRecord>,
 }
@@ -346,11 +347,18 @@ impl StorePort for MemoryStore {
         Ok(uses.map(|(id, at_ms)| (id.clone(), *at_ms)).collect())
     }
 
-    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
-        let new = credentials.iter().cloned();
-        self.writable()?
-            .credentials
-            .extend(new.map(|one| (one.credential.key.clone(), one)));
+    async fn change_credentials(&self, change: CredentialsChange) -> Result<(), StoreError> {
+        let mut state = self.writable()?;
+        let new = change.put.into_iter();
+        (state.credentials).extend(new.map(|one| (one.credential.key.clone(), one)));
+        for key in &change.remove {
+            state.credentials.remove(key);
+        }
+        let past = change.put_past.into_iter();
+        (state.past_credentials).extend(past.map(|one| (one.id.clone(), one)));
+        for id in &change.remove_past {
+            state.past_credentials.remove(id);
+        }
         Ok(())
     }
 
@@ -358,9 +366,8 @@ impl StorePort for MemoryStore {
         Ok(self.lock().credentials.values().cloned().collect())
     }
 
-    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
-        self.writable()?.credentials.remove(key);
-        Ok(())
+    async fn past_credentials(&self) -> Result<Vec<PastCredential>, StoreError> {
+        Ok(self.lock().past_credentials.values().cloned().collect())
     }
 
     async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {

@@ -103,6 +103,12 @@ pub(super) mod key {
         .into_bytes()
     }
 
+    pub(in super::super) const PAST_CREDENTIALS: &[u8] = b"x/";
+
+    pub(in super::super) fn past_credential(id: &str) -> Vec<u8> {
+        format!("x/{id}").into_bytes()
+    }
+
     pub(in super::super) const TOKENS: &[u8] = b"y/";
 
     pub(in super::super) fn token(name: &TokenName) -> Vec<u8> {

@@ -45,7 +45,7 @@ use crate::{
     domain::{
         access::Token,
         artifact::Artifact,
-        credential::{CredentialKey, SealedCredential},
+        credential::{CredentialsChange, PastCredential, SealedCredential},
         forge::PullRequest,
         ids::{
             ArtifactId, OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId,
@@ -482,9 +482,8 @@ impl StorePort for SledStore {
             .await
     }
 
-    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
-        self.write(Write::PutCredentials(credentials.to_vec()))
-            .await
+    async fn change_credentials(&self, change: CredentialsChange) -> Result<(), StoreError> {
+        self.write(Write::ChangeCredentials(change)).await
     }
 
     async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError> {
@@ -494,8 +493,9 @@ impl StorePort for SledStore {
         Ok(all)
     }
 
-    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
-        self.write(Write::RemoveCredential(key.clone())).await
+    async fn past_credentials(&self) -> Result<Vec<PastCredential>, StoreError> {
+        let action = "list past credentials";
+        self.read_all(action, key::PAST_CREDENTIALS).await
     }
 
     async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {

@@ -31,7 +31,7 @@ use crate::{
     domain::{
         access::Token,
         artifact::Artifact,
-        credential::{CredentialKey, SealedCredential},
+        credential::CredentialsChange,
         forge::PullRequest,
         ids::{OperationId, RequestId, SessionId, SnapshotId, TokenName, WorkspaceId},
         setup::SetupKey,
@@ -89,8 +89,7 @@ pub(super) enum Write {
     PutTreeCopy(TreeCopy),
     RemoveTreeCopy(VolumeRef),
     PutLastUses(Vec<(WorkspaceId, i64)>),
-    PutCredentials(Vec<SealedCredential>),
-    RemoveCredential(CredentialKey),
+    ChangeCredentials(CredentialsChange),
     PutTokens(Vec<Token>),
     RemoveToken(TokenName),
     PutRequest(RequestId, RequestRecord),
@@ -115,9 +114,10 @@ impl Write {
             Self::PutTreeCopy(copy) => copy.tree.listing.len() * HASH_AS_TEXT,
             Self::PutLastUses(uses) => uses.len() * RECORD / 16,
             // A byte of a record takes up to four of JSON.
-            Self::PutCredentials(all) => {
-                let sealed = all.iter().map(|one| 4 * one.sealed.len() + RECORD / 4);
-                sealed.sum()
+            Self::ChangeCredentials(change) => {
+                let past = change.put_past.iter().map(|one| &one.sealed);
+                let all = change.put.iter().chain(past);
+                all.map(|one| 4 * one.sealed.len() + RECORD / 4).sum()
             }
             Self::PutTokens(all) => all.len() * RECORD / 4,
             Self::AddWorkspace(_)
@@ -128,7 +128,6 @@ impl Write {
             | Self::PutBakedSetup(..)
             | Self::RemoveOperation(_)
             | Self::RemoveTreeCopy(_)
-            | Self::RemoveCredential(_)
             | Self::RemoveToken(_)
             | Self::ForgetRequests(_) => 0,
         };
@@ -138,6 +137,17 @@ impl Write {
 
 /// A key with its new value; `None` removes it.
 type Change = (Vec<u8>, Option<Vec<u8>>);
+
+fn change_credentials(change: &CredentialsChange) -> Vec<Change> {
+    let put = change.put.iter();
+    let put = put.map(|one| (key::credential(&one.credential.key), Some(encode(one))));
+    let removed = change.remove.iter().map(|key| (key::credential(key), None));
+    let past = change.put_past.iter();
+    let past = past.map(|one| (key::past_credential(&one.id), Some(encode(one))));
+    let forgotten = change.remove_past.iter();
+    let forgotten = forgotten.map(|id| (key::past_credential(id), None));
+    put.chain(removed).chain(past).chain(forgotten).collect()
+}
 type Changes = Vec<Change>;
 
 /// Why a write was not applied.
@@ -389,12 +399,7 @@ impl Writer {
                 uses.map(|used| (key::last_use(&used.0), Some(encode(&used))))
                     .collect()
             }
-            Write::PutCredentials(all) => {
-                let all = all.iter();
-                all.map(|one| (key::credential(&one.credential.key), Some(encode(one))))
-                    .collect()
-            }
-            Write::RemoveCredential(key) => vec![(key::credential(&key), None)],
+            Write::ChangeCredentials(change) => change_credentials(&change),
             Write::PutTokens(all) => {
                 let all = all.iter();
                 all.map(|one| (key::token(&one.name), Some(encode(one))))

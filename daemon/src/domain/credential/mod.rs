@@ -131,6 +131,32 @@ pub struct SealedCredential {
     pub sealed: Vec<u8>,
 }
 
+/// A value that a credential had before it was replaced or deleted, as it is stored:
+/// looked for, never used and never shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastCredential {
+    /// Tells it apart from others: 48 hex digits, the same however often it is
+    /// sealed.
+    pub id: String,
+    /// When it was replaced or deleted, in milliseconds since the Unix epoch.
+    pub ended_at_ms: i64,
+    /// The credential as it was, with the value.
+    pub sealed: SealedCredential,
+}
+
+/// What changes of credentials, all or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CredentialsChange {
+    /// Added, or put in the place of what has their keys.
+    pub put: Vec<SealedCredential>,
+    /// Forgotten; unknown ones are accepted.
+    pub remove: Vec<CredentialKey>,
+    /// Past values that are added, or put in the place of what has their ids.
+    pub put_past: Vec<PastCredential>,
+    /// Ids of past values that are forgotten; unknown ones are accepted.
+    pub remove_past: Vec<String>,
+}
+
 /// A credential to be set.
 #[derive(Clone)]
 pub struct NewCredential {

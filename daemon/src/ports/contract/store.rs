@@ -14,7 +14,7 @@ use crate::{
         artifact::{Artifact, ArtifactKind},
         credential::{
             AllowedTools, Credential, CredentialKey, CredentialKind, CredentialScope,
-            SealedCredential,
+            CredentialsChange, PastCredential, SealedCredential,
         },
         egress::Policy,
         forge::{ForgeCheck, ForgeCheckState, PullRequest, PullRequestDraft},
@@ -533,19 +533,45 @@ async fn credentials(store: &dyn StorePort) {
     let one = sealed("npm", project("https://a/g"), 2);
     let other = sealed("npm", project("https://a"), 3);
     let all = [one.clone(), global.clone(), other.clone()];
-    store.put_credentials(&all).await.unwrap();
+    let put = |put: &[SealedCredential]| CredentialsChange {
+        put: put.to_vec(),
+        ..CredentialsChange::default()
+    };
+    store.change_credentials(put(&all)).await.unwrap();
     let expected = vec![global.clone(), other.clone(), one.clone()];
     assert_eq!(store.credentials().await, Ok(expected), "by scope and name");
     let rotated = [
         sealed("npm", CredentialScope::Global, 4),
         sealed("npm", project("https://a"), 5),
     ];
-    store.put_credentials(&rotated).await.unwrap();
-    store.remove_credential(&one.credential.key).await.unwrap();
-    store
-        .remove_credential(&one.credential.key)
-        .await
-        .expect("removing an unknown one is accepted");
+    store.change_credentials(put(&rotated)).await.unwrap();
+    assert_eq!(store.past_credentials().await, Ok(Vec::new()));
+    let past = |id: &str, ended_at_ms| PastCredential {
+        id: id.to_owned(),
+        ended_at_ms,
+        sealed: one.clone(),
+    };
+    let ended = CredentialsChange {
+        remove: vec![one.credential.key.clone()],
+        put_past: vec![past("b", 1), past("a", 2)],
+        ..CredentialsChange::default()
+    };
+    for _ in 0..2 {
+        store
+            .change_credentials(ended.clone())
+            .await
+            .expect("removing an unknown one is accepted");
+        assert_eq!(store.credentials().await, Ok(rotated.to_vec()));
+        let both = vec![past("a", 2), past("b", 1)];
+        assert_eq!(store.past_credentials().await, Ok(both));
+    }
+    let change = CredentialsChange {
+        put_past: vec![past("a", 3)],
+        remove_past: vec!["b".to_owned(), "unknown".to_owned()],
+        ..CredentialsChange::default()
+    };
+    store.change_credentials(change).await.unwrap();
+    assert_eq!(store.past_credentials().await, Ok(vec![past("a", 3)]));
     assert_eq!(store.credentials().await, Ok(rotated.to_vec()));
 }
 

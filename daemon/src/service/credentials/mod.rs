@@ -2,8 +2,9 @@
 //! them.
 //!
 //! Values are in memory while the daemon runs, because everything that it writes
-//! is searched for them. A value that was replaced or deleted is searched for
-//! until the daemon ends: commands that were given it may still print it.
+//! is searched for them. A value that was replaced or deleted is searched for as
+//! well, for [a time](past): commands that were given it may still print it, and
+//! files may hold it.
 //!
 //! ```text
 //! rotate:  next key on disk -> every value sealed with it, in one write -> next
@@ -14,6 +15,7 @@
 
 mod given;
 mod hosts;
+mod past;
 #[cfg(test)]
 mod tests;
 
@@ -22,12 +24,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use self::past::Past;
 use super::{audit::Audit, redaction::Redactions, workspaces::WorkspaceCredentials};
 use crate::{
     domain::{
         credential::{
-            Credential, CredentialKey, CredentialRefused, CredentialScope, NewCredential,
-            SealedCredential, in_force,
+            Credential, CredentialKey, CredentialRefused, CredentialScope, CredentialsChange,
+            NewCredential, PastCredential, SealedCredential, in_force,
             seal::{MasterKey, NONCE_BYTES, OpenError},
         },
         ids::WorkspaceId,
@@ -63,8 +66,10 @@ struct Inner {
 #[derive(Default)]
 struct Values {
     current: Vec<Held>,
-    /// Replaced or deleted since the daemon started.
-    past: Vec<Held>,
+    /// Replaced or deleted.
+    past: Vec<Past>,
+    /// Ids of past values that this master key does not open.
+    closed: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -139,9 +144,10 @@ impl Credentials {
         lost: Lost,
     ) -> Result<Self, CredentialError> {
         let mut sealed = store.credentials().await?;
+        let past = store.past_credentials().await?;
         let found = keys.load().await?;
         let key = match (found.current, found.next) {
-            (_, Some(next)) if sealed.iter().any(|one| one.key_id == next.id()) => {
+            (_, Some(next)) if is_in_use(&next, &sealed, &past) => {
                 keys.commit_next().await?;
                 next
             }
@@ -165,16 +171,23 @@ impl Credentials {
                 if let Err(cause) = key.open(one) {
                     let name = &one.credential.key.name;
                     tracing::warn!(credential = %name, %cause, "a lost credential is forgotten");
-                    store.remove_credential(&one.credential.key).await?;
+                    let change = CredentialsChange {
+                        remove: vec![one.credential.key.clone()],
+                        ..CredentialsChange::default()
+                    };
+                    store.change_credentials(change).await?;
                 }
             }
             sealed = store.credentials().await?;
         }
         let current = sealed.iter().map(|one| held(&key, one));
-        let values = Values {
+        let mut values = Values {
             current: current.collect::<Result<_, _>>()?,
-            past: Vec::new(),
+            ..Values::default()
         };
+        values.open_past(&key, past);
+        let forgotten = values.overdue(clock.now_ms());
+        values.forget(&forgotten);
         let service = Self {
             inner: Arc::new(Inner {
                 store,
@@ -187,6 +200,7 @@ impl Credentials {
             }),
         };
         service.inner.redact(&service.inner.values());
+        service.inner.forget_stored(forgotten).await;
         Ok(service)
     }
 
@@ -213,20 +227,35 @@ impl Credentials {
         let before = inner.values().find(&first.key);
         let (credential, value) = accept(before.as_ref().map(|held| &held.credential))?;
         let sealed = key.seal(credential.clone(), &value, nonce()?);
+        let new = Held {
+            credential: credential.clone(),
+            value,
+        };
+        let ended = before.clone().map(|before| inner.ended(&key, before));
+        let (ended, put_past) = ended.unzip();
+        let change = CredentialsChange {
+            put: vec![sealed],
+            put_past: put_past.flatten().into_iter().collect(),
+            remove_past: inner.values().overdue(now_ms),
+            ..CredentialsChange::default()
+        };
+        let forgotten = change.remove_past.clone();
         inner.change(|values| {
             values.remove(&credential.key);
-            values.current.push(Held {
-                credential: credential.clone(),
-                value,
-            });
+            values.current.push(new.clone());
+            values.past.extend(ended);
         });
-        if let Err(error) = inner.store.put_credentials(&[sealed]).await {
+        if let Err(error) = inner.store.change_credentials(change).await {
+            // It may have been given to a command meanwhile.
+            let (ended, _) = inner.ended(&key, new);
             inner.change(|values| {
                 values.remove(&credential.key);
                 values.current.extend(before);
+                values.past.push(ended);
             });
             return Err(error.into());
         }
+        inner.change(|values| values.forget(&forgotten));
         tracing::info!(credential = %credential.key.name, scope = ?credential.key.scope, "credential set");
         Ok(credential)
     }
@@ -248,12 +277,11 @@ impl Credentials {
     /// [`CredentialError::Unknown`], [`CredentialError::Store`].
     pub async fn delete(&self, key: &CredentialKey) -> Result<(), CredentialError> {
         let inner = &self.inner;
-        let _one_by_one = inner.key.lock().await;
-        if inner.values().find(key).is_none() {
+        let master = inner.key.lock().await;
+        let Some(held) = inner.values().find(key) else {
             return Err(CredentialError::Unknown(key.name.to_string()));
-        }
-        inner.store.remove_credential(key).await?;
-        inner.change(|values| values.remove(key));
+        };
+        inner.end(&master, held).await?;
         tracing::info!(credential = %key.name, scope = ?key.scope, "credential deleted");
         Ok(())
     }
@@ -276,20 +304,17 @@ impl Credentials {
         if next.id() == key.id() {
             return Err(CredentialError::SameKey(key.id()));
         }
-        let all = inner.values().current.clone();
-        let sealed = all.into_iter().map(|held| {
-            let nonce = nonce()?;
-            Ok(next.seal(held.credential, &held.value, nonce))
-        });
-        let sealed: Vec<SealedCredential> = sealed.collect::<Result<_, CredentialError>>()?;
-        if let Err(error) = inner.store.put_credentials(&sealed).await {
+        let change = inner.sealed_with(&next)?;
+        let (count, forgotten) = (change.put.len(), change.remove_past.clone());
+        if let Err(error) = inner.store.change_credentials(change).await {
             inner.keys.discard_next().await?;
             return Err(error.into());
         }
+        inner.change(|values| values.forget(&forgotten));
         *key = next;
         inner.keys.commit_next().await?;
-        tracing::info!(credentials = sealed.len(), key = %key.id(), "master key rotated");
-        Ok((sealed.len(), key.id()))
+        tracing::info!(credentials = count, key = %key.id(), "master key rotated");
+        Ok((count, key.id()))
     }
 }
 
@@ -315,12 +340,12 @@ impl Credentials {
 impl WorkspaceCredentials for Credentials {
     async fn forget(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
         let scope = CredentialScope::Workspace(workspace.clone());
-        let _one_by_one = self.inner.key.lock().await;
+        let master = self.inner.key.lock().await;
         for credential in self.list() {
             let key = credential.key;
-            if key.scope == scope {
-                self.inner.store.remove_credential(&key).await?;
-                self.inner.change(|values| values.remove(&key));
+            let held = self.inner.values().find(&key);
+            if let Some(held) = held.filter(|_| key.scope == scope) {
+                self.inner.end(&master, held).await?;
                 tracing::info!(credential = %key.name, workspace_id = %workspace,
                     "credential deleted with its workspace");
             }
@@ -342,7 +367,8 @@ impl Inner {
     }
 
     fn redact(&self, values: &Values) {
-        let all = values.current.iter().chain(&values.past);
+        let past = values.past.iter().map(|past| &past.held);
+        let all = values.current.iter().chain(past);
         let named = all.flat_map(|held| {
             let secrets = held.credential.secrets(&held.value).into_iter();
             secrets.map(|secret| (held.credential.key.name.as_str(), secret))
@@ -362,11 +388,7 @@ impl Values {
     }
 
     fn remove(&mut self, key: &CredentialKey) {
-        let (removed, kept) = std::mem::take(&mut self.current)
-            .into_iter()
-            .partition(|held: &Held| held.credential.key == *key);
-        self.current = kept;
-        self.past.extend::<Vec<_>>(removed);
+        self.current.retain(|held| held.credential.key != *key);
     }
 }
 
@@ -379,6 +401,13 @@ fn held(key: &MasterKey, sealed: &SealedCredential) -> Result<Held, CredentialEr
         credential: sealed.credential.clone(),
         value,
     })
+}
+
+/// Whether something is sealed with a key.
+fn is_in_use(key: &MasterKey, sealed: &[SealedCredential], past: &[PastCredential]) -> bool {
+    let past = past.iter().map(|one| &one.sealed);
+    let mut all = sealed.iter().chain(past);
+    all.any(|one| one.key_id == key.id())
 }
 
 fn nonce() -> Result<[u8; NONCE_BYTES], CredentialError> {

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
 use async_trait::async_trait;
 
@@ -78,11 +78,13 @@ impl MasterKeyPort for KeyFile {
     }
 }
 
-struct FixedClock;
+/// A clock that a test pushes by days.
+#[derive(Default)]
+struct Days(AtomicI64);
 
-impl ClockPort for FixedClock {
+impl ClockPort for Days {
     fn now_ms(&self) -> i64 {
-        100
+        100 + self.0.load(Ordering::SeqCst) * 24 * 60 * 60 * 1_000
     }
 }
 
@@ -92,6 +94,7 @@ struct Setting {
     keys: Arc<KeyFile>,
     redactions: Redactions,
     audit: Arc<MemoryAudit>,
+    days: Arc<Days>,
 }
 
 impl Setting {
@@ -100,12 +103,8 @@ impl Setting {
         Credentials::open(
             self.store.clone(),
             self.keys.clone(),
-            Arc::new(FixedClock),
-            Audit::new(
-                self.audit.clone(),
-                Arc::new(FixedClock),
-                Redactions::default(),
-            ),
+            self.days.clone(),
+            Audit::new(self.audit.clone(), self.days.clone(), Redactions::default()),
             self.redactions.clone(),
             lost,
         )
@@ -162,7 +161,7 @@ async fn a_value_is_sealed_and_looked_for_from_the_moment_it_is_set() {
 }
 
 #[tokio::test]
-async fn a_replaced_or_deleted_value_is_looked_for_until_the_daemon_ends() {
+async fn a_replaced_or_deleted_value_is_looked_for_by_daemons_of_the_next_30_days() {
     let setting = Setting::default();
     let credentials = setting.started().await;
     credentials.set(new("npm", "t0ken-number-1")).await.unwrap();
@@ -175,8 +174,61 @@ async fn a_replaced_or_deleted_value_is_looked_for_until_the_daemon_ends() {
     assert_eq!(credentials.list(), []);
     let unknown = CredentialError::Unknown("npm".to_owned());
     assert_eq!(credentials.delete(&key("npm")).await, Err(unknown));
+    let stored = setting.store.past_credentials().await.unwrap();
+    let stored = serde_json::to_string(&stored).unwrap();
+    assert!(!stored.contains("t0ken"), "{stored}");
+
+    let next = Setting {
+        redactions: Redactions::default(),
+        ..setting
+    };
+    let credentials = next.started().await;
+    assert_eq!(next.shown(both), "[redacted:npm] [redacted:npm]");
+    // Sealed anew with all else, and nobody's any more.
+    assert_eq!(credentials.list(), []);
+    let (count, key_id) = credentials.rotate().await.unwrap();
+    assert_eq!(count, 0);
+    let past = next.store.past_credentials().await.unwrap();
+    assert_eq!(past.len(), 2);
+    assert!(past.iter().all(|one| one.sealed.key_id == key_id));
+    for (days, expected) in [(29, "[redacted:npm] [redacted:npm]"), (31, both)] {
+        next.days.0.store(days, Ordering::SeqCst);
+        next.started().await;
+        assert_eq!(next.shown(both), expected, "after {days} days");
+    }
+    assert_eq!(next.store.past_credentials().await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_past_value_is_given_to_nobody() {
+    let setting = Setting::default();
+    let here = workspace(1, "here");
+    setting.store.add_workspace(&here).await.unwrap();
+    let credentials = setting.started().await;
+    credentials.set(new("npm", "t0ken-number-1")).await.unwrap();
+    credentials.delete(&key("npm")).await.unwrap();
+    let credentials = setting.started().await;
+    let given = credentials
+        .of(&here.id, &exec(), Some(CommandTool::Exec))
+        .await;
+    assert!(given == Ok(CommandSecrets::default()));
+}
+
+#[tokio::test]
+async fn a_past_value_that_does_not_open_waits_for_its_key_until_a_rotation() {
+    let setting = Setting::default();
+    let credentials = setting.started().await;
+    credentials.set(new("npm", "t0ken-number-1")).await.unwrap();
+    credentials.delete(&key("npm")).await.unwrap();
+    let made = setting.keys.current.swap(77, Ordering::SeqCst);
     setting.started().await;
-    assert_eq!(setting.shown(both), both);
+    assert_eq!(setting.store.past_credentials().await.unwrap().len(), 1);
+    setting.keys.current.store(made, Ordering::SeqCst);
+    setting.started().await;
+    assert_eq!(setting.shown("t0ken-number-1"), "[redacted:npm]");
+    setting.keys.current.store(77, Ordering::SeqCst);
+    setting.started().await.rotate().await.unwrap();
+    assert_eq!(setting.store.past_credentials().await, Ok(Vec::new()));
 }
 
 #[tokio::test]
@@ -482,7 +534,8 @@ async fn a_full_disk_leaves_the_credential_as_it_was() {
     credentials.rotate().await.unwrap();
     setting.started().await;
     assert_eq!(setting.shown("t0ken-number-1"), "[redacted:npm]");
-    assert_eq!(setting.shown("t0ken-number-2"), "t0ken-number-2");
+    // Nobody knows whether a command had it.
+    assert_eq!(setting.shown("t0ken-number-2"), "[redacted:npm]");
 }
 
 #[tokio::test]

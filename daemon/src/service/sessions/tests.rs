@@ -36,7 +36,7 @@ use crate::{
         budget::Limits,
         compaction::Window,
         conversation::{Arguments, AssistantTurn, Message, StopReason, ToolCall, Usage},
-        credential::{CredentialKey, SealedCredential},
+        credential::{CredentialsChange, PastCredential, SealedCredential},
         edits::EditFormat,
         forge::PullRequest,
         ids::{ArtifactId, OperationId, RequestId, SnapshotId, TokenName, WorkspaceName},
@@ -1212,14 +1212,14 @@ impl StorePort for MortalStore {
         Ok(())
     }
 
-    async fn put_credentials(&self, credentials: &[SealedCredential]) -> Result<(), StoreError> {
-        self.inner.put_credentials(credentials).await
+    async fn change_credentials(&self, change: CredentialsChange) -> Result<(), StoreError> {
+        self.inner.change_credentials(change).await
     }
     async fn credentials(&self) -> Result<Vec<SealedCredential>, StoreError> {
         self.inner.credentials().await
     }
-    async fn remove_credential(&self, key: &CredentialKey) -> Result<(), StoreError> {
-        self.inner.remove_credential(key).await
+    async fn past_credentials(&self) -> Result<Vec<PastCredential>, StoreError> {
+        self.inner.past_credentials().await
     }
     async fn put_tokens(&self, tokens: &[Token]) -> Result<(), StoreError> {
         self.inner.put_tokens(tokens).await
