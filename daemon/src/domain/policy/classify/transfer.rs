@@ -5,7 +5,7 @@ use super::{
         risk::{Level, RiskKind},
         shell::{SimpleCommand, Word, program_name},
     },
-    Act, Line, files, has, operands, value_of,
+    Act, Line, files, forge, has, operands, value_of,
 };
 
 pub(super) fn unpack(act: &mut Act, program: &str, command: &SimpleCommand, line: &Line<'_>) {
@@ -51,6 +51,11 @@ pub(super) fn unpack(act: &mut Act, program: &str, command: &SimpleCommand, line
 pub(super) fn fetch(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     let words = command.arguments();
     act.level = act.level.max(Level::Write);
+    let request = forge::Request::of(command);
+    let goes_out = !request.stays_here();
+    if goes_out && let Some(what) = request.merges() {
+        act.find(RiskKind::Merge, what);
+    }
     for options in [&["-o", "--output"][..], &["-O", "--output-document"][..]] {
         let is_curl = command.program() == Some("curl");
         if is_curl != (options[0] == "-o") {
@@ -76,28 +81,25 @@ pub(super) fn fetch(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
                     || text.starts_with("--data-binary=@")
             }
         };
-        if sends && !is_local(act) {
+        if sends && goes_out {
             act.find(RiskKind::SendOut, text);
         }
         if matches!(
             text,
             "-u" | "--user" | "--netrc" | "-n" | "--netrc-file" | "-b" | "--cert" | "--key"
         ) && text != "-b"
-            && !is_local(act)
+            && goes_out
         {
             act.find(RiskKind::Credentials, text);
         }
         if text == "-K" || text == "--config" {
             act.find(RiskKind::NotUnderstood, "curl --config");
         }
-        if !word.exact && text.contains("$(") && !is_local(act) {
+        if !word.exact && text.contains("$(") && goes_out {
             act.find(RiskKind::SendOut, text);
         }
     }
-    if let Some(method) = value_of(words, &["-X", "--request", "--method"])
-        && !matches!(method, "GET" | "HEAD" | "OPTIONS")
-        && !is_local(act)
-    {
+    if goes_out && let Some(method) = request.writing_method() {
         act.find(RiskKind::SendOut, method);
     }
     if has(
@@ -113,14 +115,6 @@ pub(super) fn fetch(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
     ) {
         act.find(RiskKind::Egress, "another proxy");
     }
-}
-
-fn is_local(act: &Act) -> bool {
-    !act.hosts.is_empty()
-        && act
-            .hosts
-            .iter()
-            .all(|host| matches!(host.as_str(), "localhost" | "127.0.0.1" | "0.0.0.0"))
 }
 
 pub(super) fn send(act: &mut Act, words: &[Word]) {
