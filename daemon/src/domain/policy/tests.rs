@@ -438,11 +438,62 @@ fn what_is_asked_is_the_same_only_where_it_concerns_the_same() {
         ("poetry add requests", "poetry add requests --source evil"),
         ("gh pr create --fill", "gh pr create --fill --repo evil/x"),
         ("gh repo delete a", "gh repo delete b"),
+        ("git push origin work", "git push --tags origin work"),
+        ("git push origin work", "git push -o ci.skip origin work"),
+        ("git push origin work", "git -C /tmp/x push origin work"),
+        ("git push origin work", "cd /tmp/x && git push origin work"),
+        (
+            "git remote set-url origin https://a.example",
+            "git remote set-url origin https://b.example",
+        ),
+        (
+            "git config remote.origin.url https://a.example",
+            "git config remote.origin.url https://b.example",
+        ),
     ] {
         assert_ne!(class(approved), class(other), "{approved}");
         assert_ne!(class(approved), "", "{approved}");
     }
     assert_eq!(class("ls"), "");
+}
+
+#[test]
+fn a_push_that_goes_elsewhere_is_covered_by_no_leave_for_the_plain_one() {
+    let built_in = Policy::built_in();
+    let text = r#"
+[[rule]]
+name = "push"
+decision = "allow"
+argv = ["git push"]
+matches = ["git push origin work"]
+misses = ["git fetch"]
+"#;
+    let allowing = Policy::read(text, "policy.toml").unwrap();
+    let plain = decide(&built_in, "git push origin work").classes;
+    assert_eq!(plain, ["push: origin work"]);
+    assert_eq!(
+        decide(&allowing, "git push -u origin work").decision,
+        Decision::Allow
+    );
+    for elsewhere in [
+        "git -c remote.origin.push=refs/heads/work:refs/heads/main push origin work",
+        "git -c remote.origin.url=https://b.example push origin work",
+        "git --git-dir=/tmp/x push origin work",
+        "git push --receive-pack=x origin work",
+        "GIT_CONFIG_COUNT=1 git push origin work",
+        "HOME=/tmp/x git push origin work",
+        "export XDG_CONFIG_HOME=/tmp/x; git push origin work",
+        "env GIT_CONFIG_COUNT=1 git push origin work",
+        "git remote set-url origin https://b.example && git push origin work",
+        "git config remote.origin.pushurl https://b.example; git push origin work",
+    ] {
+        let asked = decide(&built_in, elsewhere);
+        assert_eq!(asked.decision, Decision::Ask, "{elsewhere}");
+        let more = asked.classes.iter().any(|class| !plain.contains(class));
+        assert!(more, "{elsewhere}: {:?}", asked.classes);
+        let verdict = decide(&allowing, elsewhere);
+        assert_eq!(verdict.decision, Decision::Ask, "{elsewhere}");
+    }
 }
 
 #[test]

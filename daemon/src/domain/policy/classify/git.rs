@@ -3,9 +3,11 @@
 use super::{
     super::{
         risk::{Level, RiskKind},
-        shell::{SimpleCommand, Word, absolute, pager_of_grep},
+        shell::{SimpleCommand, Word, absolute, moves_pushes, pager_of_grep},
     },
-    Act, Line, files, has, moves, operands, value_of,
+    Act, Line, files,
+    given::{Given, Names},
+    has, moves, operands, value_of,
 };
 
 /// Options of git itself that have a value.
@@ -159,6 +161,56 @@ const OTHERS: [&str; 104] = [
     "write-tree",
 ];
 
+/// Options of `git push` that have a value.
+const PUSH_VALUED: [&str; 6] = [
+    "-o",
+    "--push-option",
+    "--receive-pack",
+    "--exec",
+    "--repo",
+    "--recurse-submodules",
+];
+/// Those of `git subtree push`.
+const SUBTREE_VALUED: [&str; 10] = [
+    "-P",
+    "--prefix",
+    "-b",
+    "--branch",
+    "-m",
+    "--message",
+    "-S",
+    "--gpg-sign",
+    "--annotate",
+    "--onto",
+];
+/// Options of `git push` that change nothing about what is pushed and where.
+const PUSHES_THE_SAME: [&str; 23] = [
+    "-u",
+    "--set-upstream",
+    "-q",
+    "--quiet",
+    "-v",
+    "--verbose",
+    "--progress",
+    "--no-progress",
+    "--porcelain",
+    "--verify",
+    "--no-verify",
+    "--thin",
+    "--no-thin",
+    "--atomic",
+    "-4",
+    "-6",
+    "--repo",
+    // These make it another kind of push.
+    "-f",
+    "--force",
+    "--force-with-lease",
+    "--force-if-includes",
+    "-d",
+    "--delete",
+];
+
 /// Whether git has a subcommand of this name.
 pub(super) fn has_subcommand(name: &str) -> bool {
     LOOKS.contains(&name) || OTHERS.contains(&name)
@@ -229,9 +281,16 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
     let on = line.on.as_ref().filter(|(at, _)| *at == directories);
     let on = on.map(|(_, branch)| branch.clone());
     match name {
-        "push" => push(act, rest, on, line),
+        "push" => {
+            let given = Given::read(rest, &PUSH_VALUED, Names::Shortened);
+            if !is_dry_run(&given, rest) {
+                push(act, rest, &given, on, &directories, line);
+            }
+        }
         "subtree" if rest.first().is_some_and(|word| word.text == "push") => {
-            push(act, &rest[1..], on, line);
+            let rest = &rest[1..];
+            let given = Given::read(rest, &SUBTREE_VALUED, Names::Shortened);
+            push(act, rest, &given, on, &directories, line);
         }
         "merge" | "pull" => {
             if has(rest, &["--abort", "--quit"]) {
@@ -280,7 +339,12 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         "restore" if !has(rest, &["--staged", "-S"]) || has(rest, &["--worktree", "-W"]) => {
             act.find(RiskKind::Discard, "git restore");
         }
-        "clean" if !has(rest, &["-n", "--dry-run"]) => {
+        "clean"
+            if !is_dry_run(
+                &Given::read(rest, &["-e", "--exclude"], Names::Shortened),
+                rest,
+            ) =>
+        {
             act.find(RiskKind::Discard, "git clean");
             if directories
                 .iter()
@@ -322,29 +386,8 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         "tag" if has(rest, &["-d", "--delete", "-f", "--force"]) => {
             act.find(RiskKind::HistoryRewrite, "git tag")
         }
-        "remote"
-            if rest
-                .first()
-                .is_some_and(|word| matches!(word.text.as_str(), "add" | "set-url")) =>
-        {
-            act.find(RiskKind::SendOut, "git remote");
-        }
-        "config" => {
-            let names: Vec<&str> = operands(rest, &["-f", "--file", "--type"])
-                .iter()
-                .map(|word| word.text.as_str())
-                .collect();
-            if names.first().is_some_and(|name| {
-                name.starts_with("credential")
-                    || name.starts_with("url.")
-                    || name.starts_with("http.")
-            }) && names.len() > 1
-            {
-                act.find(RiskKind::Credentials, names[0]);
-            } else if has(rest, &["--global", "--system"]) && names.len() > 1 {
-                act.find(RiskKind::WriteOutside, "git config --global");
-            }
-        }
+        "remote" => remote(act, rest),
+        "config" => config(act, rest),
         "credential" | "credential-store" | "credential-cache" => {
             act.find(RiskKind::Credentials, format!("git {name}"))
         }
@@ -453,23 +496,92 @@ fn looks_but_writes(
     }
 }
 
-/// `on` is the branch that is pushed where none is named.
-fn push(act: &mut Act, rest: &[Word], on: Option<String>, line: &Line<'_>) {
-    if has(rest, &["-n", "--dry-run"]) {
-        return;
+/// Whether nothing is done but said: of `-n`, `--dry-run` and `--no-dry-run` the
+/// last one counts, and a word that is not known may be one more.
+fn is_dry_run(given: &Given<'_>, words: &[Word]) -> bool {
+    let mut says = given.options.iter().filter_map(|(name, _)| match &**name {
+        "-n" | "--dry-run" => Some(true),
+        name if name.starts_with("--no-d") => Some(false),
+        _ => None,
+    });
+    says.next_back() == Some(true) && words.iter().all(|word| word.exact)
+}
+
+/// A remote is named, or gets another address: who has approved a push to a name
+/// has approved it for what the name stood for then.
+fn remote(act: &mut Act, rest: &[Word]) {
+    let given = operands(rest, &["-t", "-m", "--track", "--master"]);
+    match given.first().map(|word| (word.known(), &word.text)) {
+        Some((Some("add" | "set-url" | "rename"), _)) => {
+            act.find(RiskKind::GitInternals, format!("remote {}", shown(rest)));
+        }
+        Some((None, text)) => act.find(RiskKind::NotUnderstood, format!("git remote {text}")),
+        Some((Some(_), _)) | None => {}
     }
-    let given = operands(
-        rest,
-        &[
-            "-o",
-            "--push-option",
-            "--receive-pack",
-            "--exec",
-            "--repo",
-            "-P",
-            "--prefix",
-        ],
-    );
+}
+
+/// A setting that is written.
+fn config(act: &mut Act, rest: &[Word]) {
+    const VALUED: [&str; 8] = [
+        "-f",
+        "--file",
+        "--blob",
+        "--type",
+        "--default",
+        "--comment",
+        "--value",
+        "--url",
+    ];
+    let given = Given::read(rest, &VALUED, Names::Shortened);
+    let mut names = given.operands.as_slice();
+    let verb = names.first().map_or("", |word| word.text.as_str());
+    let is_verb = matches!(verb, "set" | "unset" | "rename-section" | "remove-section");
+    if is_verb {
+        names = &names[1..];
+    }
+    let options = || given.options.iter().map(|(name, _)| name.as_str());
+    let removes = |name: &str| {
+        ["--unset", "--re"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let reads = matches!(verb, "get" | "list") || options().any(|name| name.starts_with("--get"));
+    let writes = is_verb || options().any(removes) || names.len() > 1 && !reads;
+    let Some(name) = names.first().filter(|_| writes) else {
+        return;
+    };
+    let value = names.get(1).map_or("", |word| word.text.as_str());
+    let lower = name.text.to_ascii_lowercase();
+    let is_usual = lower == "push.default" && matches!(value, "simple" | "current" | "nothing")
+        || lower.starts_with("branch.") && value == "origin";
+    if !name.exact {
+        act.find(RiskKind::NotUnderstood, format!("git config {}", name.text));
+    } else if ["credential", "url.", "http."]
+        .iter()
+        .any(|start| lower.starts_with(start))
+    {
+        act.find(RiskKind::Credentials, &name.text);
+    } else if moves_pushes(&lower) && !is_usual {
+        act.find(RiskKind::GitInternals, format!("config {}", shown(rest)));
+    } else if has(rest, &["--global", "--system"]) {
+        act.find(RiskKind::WriteOutside, "git config --global");
+    }
+}
+
+fn shown(words: &[Word]) -> String {
+    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    texts.join(" ")
+}
+
+/// `on` is the branch that is pushed where none is named.
+fn push(
+    act: &mut Act,
+    rest: &[Word],
+    given: &Given<'_>,
+    on: Option<String>,
+    directories: &[String],
+    line: &Line<'_>,
+) {
     let mut forced = has(
         rest,
         &[
@@ -483,17 +595,18 @@ fn push(act: &mut Act, rest: &[Word], on: Option<String>, line: &Line<'_>) {
             "--prune",
         ],
     );
-    if has(rest, &["--receive-pack", "--exec"]) {
+    if given.has(&["--receive-pack", "--exec"]) {
         act.find(RiskKind::NotUnderstood, "git push --receive-pack");
     }
+    let refs = given.operands.get(1..).unwrap_or_default();
     // Whether it may push to branches that it does not name.
     let mut open = rest.iter().any(|word| !word.exact)
         || has(rest, &["--all", "--branches", "--mirror"])
-        || given.len() < 2 && on.is_none();
-    if given.len() < 2 {
+        || refs.is_empty() && on.is_none();
+    if refs.is_empty() {
         act.branches.extend(on.clone());
     }
-    for spec in given.iter().skip(1) {
+    for spec in refs {
         let text = spec.text.as_str();
         forced |= text.starts_with('+') || text.starts_with(':') && text.len() > 1 || !spec.exact;
         let target = text
@@ -509,11 +622,17 @@ fn push(act: &mut Act, rest: &[Word], on: Option<String>, line: &Line<'_>) {
         open |= matches!(target, "" | "HEAD" | "@") || target.contains('*');
         act.branches.push(target.to_owned());
     }
-    let remote = given.first().map_or("origin", |word| word.text.as_str());
+    let remote = given.operands.first().copied();
+    let remote = remote.or_else(|| given.values(&["--repo"]).last());
+    let remote = remote.map_or("origin", |word| word.text.as_str());
     let subject = format!("{remote} {}", act.branches.join(" "));
-    let subject = subject.trim_end().to_owned();
+    let beside = pushed_beside(given, directories, line);
+    let subject = format!("{}{beside}", subject.trim_end());
     let reaches = |branch: &String| is_protected(branch, line);
-    if open && !line.protected.is_empty() || act.branches.iter().any(reaches) {
+    if open && !line.protected.is_empty()
+        || act.branches.iter().any(reaches)
+        || given.values(&["-o", "--push-option"]).any(may_merge)
+    {
         act.find(RiskKind::Merge, subject.clone());
     }
     let kind = if forced {
@@ -522,6 +641,31 @@ fn push(act: &mut Act, rest: &[Word], on: Option<String>, line: &Line<'_>) {
         RiskKind::Push
     };
     act.find(kind, subject);
+}
+
+/// What makes a push another one than that of the same branch to the same remote:
+/// options that push more or ask the other side for more, and another repository,
+/// which has remotes of its own.
+fn pushed_beside(given: &Given<'_>, directories: &[String], line: &Line<'_>) -> String {
+    let mut beside = String::new();
+    for (name, value) in &given.options {
+        if !PUSHES_THE_SAME.contains(&name.as_str()) {
+            let value = value.as_ref().map(|value| format!(" {}", value.text));
+            beside = format!("{beside} {name}{}", value.unwrap_or_default());
+        }
+    }
+    match directories {
+        [only] if only == line.repository => beside,
+        [] => format!("{beside} (in a directory that is not known)"),
+        places => format!("{beside} (in {})", places.join(", ")),
+    }
+}
+
+/// Whether a push option asks the forge to merge.
+fn may_merge(option: &Word) -> bool {
+    let text = option.text.to_ascii_lowercase();
+    let asks = ["merge_when", "auto_merge", "automerge", "auto-merge"];
+    !option.exact || asks.iter().any(|word| text.contains(word))
 }
 
 /// Whether a branch is one that others build on.

@@ -5,6 +5,9 @@ use super::{Word, git, walk::Walker};
 impl Walker<'_> {
     /// A variable that programs are started with, or may be.
     pub(super) fn environment(&mut self, name: &str, value: &Word) {
+        if says_what_git_reads(name) {
+            self.git_elsewhere = Some(name.to_owned());
+        }
         match name {
             "LD_PRELOAD" | "LD_LIBRARY_PATH" | "LD_AUDIT" | "BASH_ENV" | "PROMPT_COMMAND"
             | "PERL5OPT" | "RUBYOPT" | "PYTHONSTARTUP" | "SHELLOPTS" => {
@@ -54,6 +57,11 @@ impl Walker<'_> {
             {
                 self.doubt(format!("`{name}` makes git run what is not named"));
             }
+            name if name.starts_with("GIT_CONFIG_KEY_")
+                && value.known().is_some_and(git::moves_pushes) =>
+            {
+                self.doubt(format!("`{name}` changes where git pushes to"));
+            }
             "PATH" => self.path(value),
             _ => {}
         }
@@ -92,4 +100,16 @@ impl Walker<'_> {
             self.doubt("`PATH` puts other programs in place of the usual ones");
         }
     }
+}
+
+/// Whether a variable of this name changes which settings git reads.
+fn says_what_git_reads(name: &str) -> bool {
+    const NAMES: [&str; 5] = [
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "GIT_DIR",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+    ];
+    NAMES.contains(&name) || name.starts_with("GIT_CONFIG")
 }

@@ -9,7 +9,9 @@ impl Walker<'_> {
     /// Git runs what its configuration says.
     pub(super) fn git(&mut self, arguments: &[Word]) {
         let mut at = 0;
+        let mut settings = Vec::new();
         while let Some(word) = arguments.get(at) {
+            let begins_at = at;
             match word.text.as_str() {
                 "-c" => {
                     if let Some(setting) = arguments.get(at + 1) {
@@ -35,8 +37,13 @@ impl Walker<'_> {
                 text if text.starts_with('-') => at += 1,
                 _ => break,
             }
+            if says_where(&word.text) {
+                let words = arguments.get(begins_at..at).unwrap_or_default();
+                settings.extend(words.iter().map(|word| word.text.as_str()));
+            }
         }
         let rest = arguments.get(at..).unwrap_or_default();
+        self.git_push(&settings.join(" "), rest);
         match rest.first().map(|word| word.text.as_str()) {
             Some("config") => {
                 let words: Vec<&Word> = rest[1..]
@@ -67,7 +74,13 @@ impl Walker<'_> {
                 if let Some(at) = rest.iter().position(|word| word.text == "foreach") {
                     let words = rest.get(at + 1..).unwrap_or_default();
                     let words = after_options(words, &[], 0).to_vec();
+                    // It runs in each of them, which has remotes of its own.
+                    let before = self.directories.clone();
+                    for directory in &mut self.directories {
+                        directory.push_str("/*");
+                    }
                     self.evaluated("git submodule foreach", &words);
+                    self.directories = before;
                 }
             }
             Some("grep") => {
@@ -87,6 +100,33 @@ impl Walker<'_> {
                 self.doubt("`git filter-branch` runs scripts over the history")
             }
             _ => {}
+        }
+    }
+
+    /// A push that is told where to go by more than its words: whoever lets a push
+    /// of a branch to a remote has not let that.
+    fn git_push(&mut self, settings: &str, rest: &[Word]) {
+        let sub = rest.first().map_or("", |word| word.text.as_str());
+        if !matches!(sub, "push" | "subtree" | "send-pack" | "lfs") {
+            return;
+        }
+        if !settings.is_empty() {
+            self.doubt(format!(
+                "where `git {sub}` pushes may be changed by `{settings}`"
+            ));
+        }
+        if let Some(name) = self.git_elsewhere.clone() {
+            self.doubt(format!(
+                "where `git {sub}` pushes may be changed by `{name}`"
+            ));
+        }
+        let starts = |word: &Word| {
+            let name = word.text.split('=').next().unwrap_or_default();
+            let programs = ["--receive-pack", "--exec"];
+            name.len() > 4 && programs.iter().any(|option| option.starts_with(name))
+        };
+        if rest.iter().any(starts) {
+            self.doubt(format!("`git {sub}` is told what to run on the other side"));
         }
     }
 
@@ -130,6 +170,36 @@ pub(in crate::domain::policy) fn pager_of_grep(option: &str) -> Option<&str> {
     // What comes after these is their value.
     let at = cluster.find(|char: char| "OefABCm".contains(char))?;
     cluster[at..].strip_prefix('O')
+}
+
+/// Whether an option of git's own may change where a push goes.
+fn says_where(option: &str) -> bool {
+    let name = option.split('=').next().unwrap_or_default();
+    matches!(
+        name,
+        "-c" | "--config-env" | "--git-dir" | "--namespace" | "--exec-path"
+    )
+}
+
+/// Whether a setting of this name changes where pushes go, or what they push.
+pub(in crate::domain::policy) fn moves_pushes(name: &str) -> bool {
+    const FETCHES: [&str; 9] = [
+        ".fetch",
+        ".tagopt",
+        ".prune",
+        ".prunetags",
+        ".skipdefaultupdate",
+        ".skipfetchall",
+        ".partialclonefilter",
+        ".promisor",
+        ".followremotehead",
+    ];
+    let name = name.to_ascii_lowercase();
+    name.starts_with("remote.") && !FETCHES.iter().any(|end| name.ends_with(end))
+        || name.starts_with("url.")
+        || name.starts_with("branch.")
+            && (name.ends_with(".remote") || name.ends_with(".pushremote"))
+        || matches!(name.as_str(), "push.default" | "push.pushoption")
 }
 
 /// Whether git starts what a setting of this name says.

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use self::walk::LINE_MAX_BYTES;
 pub(super) use self::{
     found::{narrows, starting_points},
-    git::pager_of_grep,
+    git::{moves_pushes, pager_of_grep},
     output::is_option,
     wrap::{interpreter, runs_what_follows},
 };

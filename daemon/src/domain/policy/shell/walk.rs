@@ -37,6 +37,8 @@ pub(super) struct Walker<'a> {
     unsure: BTreeSet<String>,
     pub(super) aliases: BTreeMap<String, String>,
     pub(super) functions: BTreeMap<String, String>,
+    /// A variable that changes which settings git reads, once there is one.
+    pub(super) git_elsewhere: Option<String>,
     /// What the part of a pipeline that is walked reads.
     pub(super) input: Input,
     /// Files that the line itself has written, with their text where it is known.
@@ -58,6 +60,7 @@ impl<'a> Walker<'a> {
             unsure: BTreeSet::new(),
             aliases: BTreeMap::new(),
             functions: BTreeMap::new(),
+            git_elsewhere: None,
             input: Input::None,
             written: BTreeMap::new(),
             added: BTreeSet::new(),
