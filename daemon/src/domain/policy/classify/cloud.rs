@@ -150,6 +150,7 @@ const TABLE: &[(&[&str], &[&str], RiskKind)] = &[
     (&["gh"], &["pr", "close"], RiskKind::Merge),
     (&["gh"], &["pr", "review"], RiskKind::Merge),
     (&["glab"], &["mr", "merge"], RiskKind::Merge),
+    (&["glab"], &["mr", "accept"], RiskKind::Merge),
     (&["glab"], &["mr", "create"], RiskKind::Push),
     (&["gh"], &["release"], RiskKind::Deploy),
     (&["gh"], &["workflow"], RiskKind::Deploy),
@@ -159,7 +160,7 @@ const TABLE: &[(&[&str], &[&str], RiskKind)] = &[
     (&["gh"], &["repo", "delete"], RiskKind::ForcePush),
     (&["gh"], &["repo", "create"], RiskKind::Push),
     (&["gh"], &["gist"], RiskKind::SendOut),
-    (&["gh"], &["api"], RiskKind::SendOut),
+    (&["gh", "glab"], &["api"], RiskKind::SendOut),
     (&["aws"], &["configure"], RiskKind::Credentials),
     (&["aws"], &["secretsmanager"], RiskKind::Credentials),
     (&["aws"], &["iam"], RiskKind::Credentials),
@@ -271,15 +272,170 @@ pub(super) fn knows(program: &str) -> bool {
         .any(|(programs, _, _)| programs.contains(&program))
 }
 
+/// Programs that know `--dry-run`, and do nothing with it.
+const DRY_RUNS: [&str; 18] = [
+    "npm", "pnpm", "bun", "cargo", "poetry", "uv", "kubectl", "oc", "helm", "aws", "pip", "pip3",
+    "python", "python3", "composer", "rake", "rails", "wrangler",
+];
+/// What `npm` does without doing it; it knows the option for nothing else.
+const DRY_RUNS_OF_NPM: [&str; 10] = [
+    "publish",
+    "unpublish",
+    "install",
+    "i",
+    "add",
+    "uninstall",
+    "remove",
+    "update",
+    "audit",
+    "ci",
+];
+/// Of these, an option takes the next word for its value whatever it looks like.
+const TAKES_ANYTHING: [&str; 9] = [
+    "npm", "pnpm", "bun", "kubectl", "oc", "helm", "gh", "hub", "glab",
+];
+/// Options that take no value for certain.
+const FLAGS: [&str; 18] = [
+    "--force",
+    "--wait",
+    "--all",
+    "--now",
+    "--atomic",
+    "--install",
+    "--debug",
+    "--silent",
+    "--json",
+    "--verbose",
+    "--quiet",
+    "--yes",
+    "--recursive",
+    "-A",
+    "-i",
+    "-q",
+    "-v",
+    "-y",
+];
+
+/// A word that is no option.
+struct Plain<'w> {
+    text: &'w str,
+    /// Whether it may be the value of the option before it.
+    may_be_value: bool,
+}
+
+fn plain_words(words: &[Word]) -> Vec<Plain<'_>> {
+    let mut plain = Vec::new();
+    let mut may_be_value = false;
+    for word in words {
+        let text = word.text.as_str();
+        let is_option = text.starts_with('-');
+        if !is_option {
+            plain.push(Plain { text, may_be_value });
+        }
+        may_be_value = is_option && text.len() > 1 && text != "--" && !text.contains('=');
+    }
+    plain
+}
+
+/// Where the words after a program name what it does; a word that may be the value
+/// of an option may stand before them, or between them.
+fn stand_first(plain: &[Plain<'_>], follows: &[&str]) -> bool {
+    let mut left = follows.iter().peekable();
+    for word in plain {
+        match left.peek() {
+            Some(wanted) if **wanted == "*" || **wanted == word.text => {
+                left.next();
+            }
+            Some(_) if word.may_be_value => {}
+            Some(_) | None => break,
+        }
+    }
+    left.peek().is_none()
+}
+
+/// Whether a word is among the first that name what a program does.
+fn stands_early(plain: &[Plain<'_>], wanted: &str) -> bool {
+    let mut others = 0;
+    for word in plain {
+        if word.text == wanted {
+            return true;
+        }
+        others += usize::from(!word.may_be_value);
+        if others == 3 {
+            break;
+        }
+    }
+    false
+}
+
+/// Whether a command only says something: how it is used, or what it would do.
+fn only_says(program: &str, words: &[Word], plain: &[Plain<'_>]) -> bool {
+    if let [only] = words
+        && only.text == "--version"
+    {
+        return true;
+    }
+    // What comes after it is another command's, or a name.
+    let end = words.iter().position(|word| word.text == "--");
+    let words = &words[..end.unwrap_or(words.len())];
+    let is_on = |name: &str| is_on(program, words, name);
+    let starts_others = words
+        .iter()
+        .position(|word| matches!(word.text.as_str(), "run" | "exec"));
+    let asks_help = match starts_others {
+        // What follows is a command with options of its own.
+        Some(at) => words.get(at + 1).is_some_and(|word| word.text == "--help"),
+        None => is_on("--help"),
+    };
+    let knows_dry = DRY_RUNS.contains(&program)
+        && (program != "npm"
+            || DRY_RUNS_OF_NPM
+                .iter()
+                .any(|does| stand_first(plain, &[*does])));
+    asks_help || knows_dry && is_on("--dry-run")
+}
+
+/// Whether an option is on in the end: `--x=false`, `--x false` and `--no-x` after
+/// it turn it off, and what is the value of another option is none.
+fn is_on(program: &str, words: &[Word], name: &str) -> bool {
+    const ON: [&str; 3] = ["true", "client", "server"];
+    const OFF: [&str; 6] = ["false", "none", "null", "no", "off", "0"];
+    let mut on = false;
+    let mut before = "";
+    for (at, word) in words.iter().enumerate() {
+        let text = word.text.as_str();
+        let may_be_value = TAKES_ANYTHING.contains(&program)
+            && before.starts_with('-')
+            && !before.contains('=')
+            && !FLAGS.contains(&before);
+        before = text;
+        if !word.exact && text.starts_with(['$', '`']) {
+            // It may be any option.
+            return false;
+        }
+        let next = words.get(at + 1).map_or("", |word| word.text.as_str());
+        if text == name {
+            on = !may_be_value && !OFF.contains(&next);
+        } else if let Some(value) = text
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('='))
+        {
+            on = !may_be_value && ON.contains(&value);
+        } else if text.starts_with("--no-")
+            && name[2..].starts_with(text[5..].split('=').next().unwrap_or_default())
+        {
+            on = false;
+        }
+    }
+    on
+}
+
 pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
-    if has(words, &["--help", "--version", "--dry-run"]) {
+    let plain = plain_words(words);
+    if only_says(program, words, &plain) {
         return;
     }
-    let plain: Vec<&str> = words
-        .iter()
-        .map(|word| word.text.as_str())
-        .filter(|text| !text.starts_with('-'))
-        .collect();
+    let says = |wanted: &str| plain.iter().any(|word| word.text == wanted);
     // Who approves one package, of one source, approves no other.
     let texts = words.iter().map(|word| word.text.as_str());
     let whole: Vec<&str> = [program].into_iter().chain(texts).collect();
@@ -289,16 +445,8 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
             continue;
         }
         let fits = match follows {
-            [] => true,
-            [first] if *first == "*" => !plain.is_empty(),
-            [first] => plain.iter().take(3).any(|word| word == first),
-            [first, second] => {
-                plain.first() == Some(first)
-                    && plain
-                        .get(1)
-                        .is_some_and(|word| word == second || *second == "*")
-            }
-            _ => false,
+            [first] if *first != "*" => stands_early(&plain, first),
+            follows => stand_first(&plain, follows),
         };
         if fits {
             act.find(*kind, &whole);
@@ -306,31 +454,23 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
     }
     match program {
         "npm" | "pnpm"
-            if plain
-                .first()
-                .is_some_and(|word| matches!(*word, "install" | "i"))
-                && !has(words, &["-g", "--global", "--no-save"])
-                && plain.len() > 1 =>
+            if (stand_first(&plain, &["install", "*"]) || stand_first(&plain, &["i", "*"]))
+                && !has(words, &["-g", "--global", "--no-save"]) =>
         {
             act.find(RiskKind::DependencyFile, &whole);
         }
         "npm" | "pnpm" | "yarn" if has(words, &["-g", "--global"]) => {
             act.find(RiskKind::Install, program)
         }
-        "python" | "python3" if plain.contains(&"manage.py") && plain.contains(&"migrate") => {
+        "python" | "python3" if says("manage.py") && says("migrate") => {
             act.find(RiskKind::Database, "manage.py migrate")
         }
         "python" | "python3"
-            if plain.contains(&"manage.py")
-                && plain
-                    .iter()
-                    .any(|word| matches!(*word, "flush" | "sqlflush" | "reset_db")) =>
+            if says("manage.py") && (says("flush") || says("sqlflush") || says("reset_db")) =>
         {
             act.find(RiskKind::Database, "manage.py")
         }
-        "python" | "python3"
-            if plain.contains(&"manage.py") && plain.contains(&"makemigrations") =>
-        {
+        "python" | "python3" if says("manage.py") && says("makemigrations") => {
             act.find(RiskKind::MigrationFile, &whole)
         }
         "python" | "python3" if has(words, &["-m"]) => {
@@ -360,19 +500,35 @@ pub(super) fn judge(act: &mut Act, program: &str, words: &[Word]) {
         }
         "aws" | "gcloud" | "az" | "doctl" | "linode-cli" | "hcloud" | "oci" | "ibmcloud"
         | "aliyun" => {
-            let looks = plain.iter().any(|word| {
+            let looks = plain.iter().filter(|word| !word.may_be_value).any(|word| {
                 LOOKS
                     .iter()
-                    .any(|look| word == look || word.starts_with(&format!("{look}-")))
+                    .any(|look| word.text == *look || word.text.starts_with(&format!("{look}-")))
             });
-            if !looks && !plain.is_empty() && act.findings.is_empty() {
-                act.find(RiskKind::Spending, [program, plain[0]].join(" "));
+            if let Some(first) = plain.first()
+                && !looks
+                && act.findings.is_empty()
+            {
+                act.find(RiskKind::Spending, [program, first.text].join(" "));
             }
         }
-        "gh" if plain.first() == Some(&"api")
-            && has(words, &["-X", "--method", "-f", "-F", "--field", "--input"]) =>
+        "gh" | "glab"
+            if stand_first(&plain, &["api"])
+                && has(
+                    words,
+                    &[
+                        "-X",
+                        "--method",
+                        "-f",
+                        "-F",
+                        "--field",
+                        "--raw-field",
+                        "--input",
+                        "--form",
+                    ],
+                ) =>
         {
-            act.find(RiskKind::Merge, "gh api");
+            act.find(RiskKind::Merge, format!("{program} api"));
         }
         _ => {}
     }
