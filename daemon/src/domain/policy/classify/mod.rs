@@ -10,6 +10,7 @@ mod given;
 mod guarded;
 mod inline;
 mod inside;
+mod lent;
 mod moves;
 mod paths;
 mod programs;
@@ -415,6 +416,7 @@ fn command_act(tool: Tool, command: &SimpleCommand, line: &mut Line<'_>) -> Act 
     for (_, value) in &command.environment {
         credentials(&mut act, value, &command.directories);
     }
+    lent::judge(&mut act, command);
     programs::judge(&mut act, command, line);
     act
 }

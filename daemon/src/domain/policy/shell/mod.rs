@@ -104,7 +104,8 @@ pub struct SimpleCommand {
     pub directories: Vec<String>,
     /// Files that it writes by redirection.
     pub writes: Vec<Word>,
-    /// Files that it reads by redirection.
+    /// Files that it reads by redirection, and texts of here-documents that are
+    /// not known.
     pub reads: Vec<Word>,
     /// Variables that are set for it.
     pub environment: Vec<(String, Word)>,

@@ -104,6 +104,9 @@ impl Walker<'_> {
                             if !quoted {
                                 self.walk_inside(*child, source);
                             }
+                            if !plain {
+                                streams.reads.push(Word::unknown(text));
+                            }
                             streams.input = Some(match plain {
                                 true => Input::Text(text.to_owned()),
                                 false => Input::Unknown,
@@ -123,6 +126,9 @@ impl Walker<'_> {
                         Some(text) => Input::Text(text.to_owned()),
                         None => Input::Unknown,
                     });
+                    if !word.exact {
+                        streams.reads.push(word);
+                    }
                 }
                 _ => self.file_redirect(*redirect, source, &mut streams),
             }
