@@ -1,4 +1,5 @@
-//! Programs of `awk`, read as far as is needed to know the files that they write.
+//! Programs of `awk`, read as far as is needed to know the files that they write
+//! and whether they start other programs.
 
 /// What `print` and `printf` are redirected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,43 @@ pub(super) fn written_by(program: &str) -> Vec<Target> {
         }
     }
     targets
+}
+
+/// Whether a program may start others: by `system`, by a pipe, or by a function
+/// whose name a variable holds.
+pub(super) fn starts_programs(program: &str) -> bool {
+    // The last two that were read, for what a slash means.
+    let (mut before, mut last_but_one) = ('\n', '\n');
+    let mut at = 0;
+    while let Some(char) = program[at..].chars().next() {
+        let begins_at = at;
+        at += char.len_utf8();
+        match char {
+            '"' => at = past(program, at, '"'),
+            '#' => at += program[at..].find('\n').unwrap_or(program.len() - at),
+            '/' if !ends_an_operand(before, last_but_one) => at = past(program, at, '/'),
+            '|' if program[at..].starts_with('|') => at += 1,
+            '|' | '@' => return true,
+            char if is_of_a_name(char) => {
+                let rest = &program[begins_at..];
+                let length = rest.find(|char| !is_of_a_name(char)).unwrap_or(rest.len());
+                at = begins_at + length;
+                let is_called = program[at..].trim_start().starts_with('(');
+                if &rest[..length] == "system" && is_called {
+                    return true;
+                }
+                if matches!(&rest[..length], "print" | "printf" | "return") {
+                    (before, last_but_one) = (' ', ' ');
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        if !char.is_whitespace() || char == '\n' {
+            (before, last_but_one) = (char, before);
+        }
+    }
+    false
 }
 
 /// Whether a slash after these divides what stands before it.
@@ -146,6 +184,32 @@ mod tests {
         ];
         for (program, targets) in table {
             assert_eq!(written_by(program), targets, "{program}");
+        }
+    }
+
+    #[test]
+    fn pipes_and_calls_of_system_are_known() {
+        for program in [
+            "BEGIN{c=\"ls\"; print \"x\" | c}",
+            "BEGIN{system (\"ls\")}",
+            "BEGIN{system\t(\"ls\")}",
+            "BEGIN{\"ls\"  |  getline x}",
+            "{print $1/2 |& c}",
+            "BEGIN{f=\"system\"; @f(\"ls\")}",
+            "{n++/1; print | c}",
+        ] {
+            assert!(starts_programs(program), "{program}");
+        }
+        for program in [
+            "/a|b/{print}",
+            "$1 ~ /a|b/ || $2 !~ /c|d/",
+            "{print \"a | b\"} # a | b",
+            "{gsub(/\\||x/, \"\"); print}",
+            "{split($0, a, /,|;/)}",
+            "{systems(1)}",
+            "{return /a|b/}",
+        ] {
+            assert!(!starts_programs(program), "{program}");
         }
     }
 }

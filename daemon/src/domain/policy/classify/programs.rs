@@ -5,7 +5,9 @@ use super::{
         risk::{Level, RiskKind},
         shell::{SimpleCommand, Word},
     },
-    Act, Line, cloud, files, git, has, inline, moves, operands,
+    Act, Line, cloud, files, git,
+    given::{Given, Names},
+    has, inline, moves, operands,
     paths::{Place, place},
     transfer, value_of,
 };
@@ -189,24 +191,19 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &mut Line<'_>)
         | "chgrp" | "setfacl" | "chattr" => {
             moves::change(act, command, line);
         }
-        "sed" | "gsed" | "perl" | "ruby"
-            if words.iter().any(|word| {
-                word.text.starts_with("-i")
-                    || word.text.starts_with("-pi")
-                    || word.text.starts_with("--in-place")
-                    || word.text == "-pie"
-            }) =>
-        {
-            let given = operands(
-                words,
-                &["-e", "-f", "--expression", "--file", "-pe", "-pie", "-ne"],
-            );
-            let has_script = has(words, &["--expression", "--file"])
-                || words
-                    .iter()
-                    .any(|word| matches!(word.text.as_str(), "-e" | "-f" | "-pe" | "-pie" | "-ie"));
-            let skip = usize::from(!has_script);
-            for word in given.into_iter().skip(skip) {
+        "sed" | "gsed" => {
+            let valued = ["-e", "-f", "-l", "--expression", "--file", "--line-length"];
+            let given = Given::read(words, &valued, Names::Shortened);
+            let in_place = |name: &str| name == "-i" || name.starts_with("--in");
+            if given.options.iter().any(|(name, _)| in_place(name)) {
+                let has_script = given.has(&["-e", "-f", "--expression", "--file"]);
+                for word in given.operands.iter().skip(usize::from(!has_script)) {
+                    files::write_word(act, word, &command.directories, line);
+                }
+            }
+        }
+        "perl" | "ruby" => {
+            for word in inline::edited_in_place(command) {
                 files::write_word(act, word, &command.directories, line);
             }
         }
