@@ -9,6 +9,9 @@ impl Walker<'_> {
             self.git_elsewhere = Some(name.to_owned());
         }
         match name {
+            "BASH_CMDS" | "BASH_ALIASES" => {
+                self.doubt(format!("`{name}` gives programs other names"));
+            }
             "LD_PRELOAD" | "LD_LIBRARY_PATH" | "LD_AUDIT" | "BASH_ENV" | "PROMPT_COMMAND"
             | "PERL5OPT" | "RUBYOPT" | "PYTHONSTARTUP" | "SHELLOPTS" => {
                 self.doubt(format!("`{name}` makes programs run what is not named"));

@@ -92,6 +92,7 @@ impl<'a> Walker<'a> {
             self.doubt(format!("it is longer than {LINE_MAX_BYTES} bytes"));
             return;
         }
+        self.bindings(text);
         let mut parser = Parser::new();
         if parser
             .set_language(&tree_sitter_bash::LANGUAGE.into())
@@ -119,6 +120,17 @@ impl<'a> Walker<'a> {
         self.statements(root, text);
         self.nesting -= nesting;
         self.depth -= 1;
+    }
+
+    /// Where a shell remembers what its commands are: whatever is done with that,
+    /// the words after it do not say which programs run.
+    pub(super) fn bindings(&mut self, text: &str) {
+        let plain = text.replace(['"', '\'', '\\'], "");
+        for name in ["BASH_CMDS", "BASH_ALIASES"] {
+            if plain.contains(name) {
+                self.doubt(format!("`{name}` gives programs other names"));
+            }
+        }
     }
 
     /// Finds the names that no single value can be given.
@@ -410,6 +422,9 @@ impl<'a> Walker<'a> {
             input,
             runs: None,
         };
+        for word in &command.argv {
+            self.bindings(&word.text);
+        }
         command.runs = self.written_file(&command);
         self.note_written(&command);
         self.reading.commands.push(command.clone());
@@ -483,6 +498,11 @@ impl<'a> Walker<'a> {
         if let (Some(name), Some(body)) = (name, body) {
             let name = source[name.byte_range()].to_owned();
             let text = source[body.byte_range()].to_owned();
+            if name.starts_with("command_not_found_handle") {
+                self.doubt(format!(
+                    "`{name}` runs in place of programs that there are not"
+                ));
+            }
             let again = self.functions.insert(name, text.clone());
             if again.is_some_and(|before| before != text) {
                 self.doubt("a function is defined twice");

@@ -63,6 +63,15 @@ impl Walker<'_> {
             }
             "export" | "declare" | "typeset" | "local" | "readonly" => self.declared(arguments),
             "alias" => self.alias(arguments),
+            "hash" => self.hash(arguments),
+            "enable" if has_letter(arguments, 'f') => {
+                self.doubt("`enable -f` gives a program's name to something else");
+            }
+            "compgen" | "complete" => {
+                for pair in arguments.windows(2).filter(|pair| pair[0].text == "-C") {
+                    self.text(&program, &pair[1]);
+                }
+            }
             "cd" | "pushd" => self.change_directory(arguments),
             "popd" => self.go_to(None),
             "mapfile" | "readarray" => self.mapfile(&program, arguments),
@@ -301,9 +310,32 @@ impl Walker<'_> {
         for word in words {
             match (word.known(), word.text.split_once('=')) {
                 (Some(_), Some((name, text))) => self.define_alias(name, text),
-                (None, Some(_)) => self.doubt("an alias is not known before it is used"),
-                (_, None) => {}
+                (None, _) => self.doubt("an alias is not known before it is used"),
+                (Some(_), None) => {}
             }
+        }
+        // `alias name words`, as `csh` has it.
+        if let [name, text @ ..] = words
+            && !text.is_empty()
+            && !name.text.starts_with('-')
+            && !words.iter().any(|word| word.text.contains('='))
+        {
+            let text: Vec<&str> = text.iter().map(|word| word.text.as_str()).collect();
+            self.define_alias(&name.text, &text.join(" "));
+        }
+    }
+
+    /// `hash -p FILE NAME` and `hash NAME=FILE` make a name stand for a file.
+    fn hash(&mut self, words: &[Word]) {
+        // `hash "$1"` asks whether there is a program.
+        let asks = |word: &Word| {
+            let name = word.text.trim_matches(['$', '{', '}']);
+            name.chars()
+                .all(|char| char.is_ascii_alphanumeric() || char == '_')
+        };
+        let binds = |word: &Word| word.text.contains('=') || !word.exact && !asks(word);
+        if has_letter(words, 'p') || words.iter().any(binds) {
+            self.doubt("`hash` gives programs other names");
         }
     }
 
@@ -642,6 +674,14 @@ impl Walker<'_> {
         }
         self.run(&filled, of);
     }
+}
+
+/// Whether a short option is given, alone or among others.
+fn has_letter(words: &[Word], letter: char) -> bool {
+    words.iter().any(|word| {
+        let cluster = word.text.strip_prefix('-');
+        cluster.is_some_and(|letters| letters.contains(letter))
+    })
 }
 
 /// A part of a word.
