@@ -9,6 +9,8 @@ use super::{Word, walk::Walker};
 struct Fields {
     done: Vec<Word>,
     open: Option<Word>,
+    /// Whether the first word is one by itself, whatever stands before it.
+    begins_apart: bool,
 }
 
 impl Fields {
@@ -39,7 +41,58 @@ impl Fields {
     }
 
     fn cut(&mut self) {
+        self.begins_apart |= self.open.is_none() && self.done.is_empty();
         self.done.extend(self.open.take());
+    }
+
+    /// What a part of a word has become.
+    fn push_part(&mut self, part: &Self) {
+        if part.begins_apart {
+            self.cut();
+        }
+        for word in &part.done {
+            self.push_word(word);
+            self.cut();
+        }
+        if let Some(word) = &part.open {
+            self.push_word(word);
+        }
+    }
+
+    fn push_word(&mut self, word: &Word) {
+        if !word.exact {
+            return self.push_unknown(word);
+        }
+        self.push(&word.text);
+        if let Some(open) = &mut self.open {
+            open.is_glob |= word.is_glob;
+        }
+    }
+
+    /// A text outside quotes, in which marks stand for parts that were expanded
+    /// before. Braces come first: what they stand for are words.
+    fn push_template(&mut self, template: &str, parts: &[Self], shown: &str) {
+        let words = match braces(template) {
+            Braces::None => vec![template.to_owned()],
+            Braces::Words(words) => words,
+            Braces::TooMany => return self.push_unknown(&Word::unknown(shown)),
+        };
+        for (index, word) in words.iter().enumerate() {
+            if index > 0 {
+                self.cut();
+            }
+            // An empty one is no word at all.
+            for piece in word.split_inclusive(is_mark) {
+                let bare = piece.trim_end_matches(is_mark);
+                if !bare.is_empty() {
+                    self.push_bare(&unescaped(bare));
+                }
+                let part = piece[bare.len()..].chars().next().and_then(part_of);
+                if let Some(part) = part.and_then(|at| parts.get(at)) {
+                    self.push_part(part);
+                }
+            }
+        }
     }
 
     /// What a variable without quotes becomes: split where there is space.
@@ -93,17 +146,12 @@ impl Walker<'_> {
         let text = &source[node.byte_range()];
         match node.kind() {
             "word" | "number" | "extglob_pattern" | "regex" | "variable_name" | "test_operator" => {
-                match braces(text) {
-                    Some(words) if !quoted => {
-                        for (index, word) in words.iter().enumerate() {
-                            if index > 0 {
-                                fields.cut();
-                            }
-                            fields.push_bare(&unescaped(word));
-                        }
-                    }
-                    _ if quoted => fields.push(&unescaped(text)),
-                    _ => fields.push_bare(&unescaped(text)),
+                if quoted {
+                    fields.push(&unescaped(text));
+                } else if text.contains(is_mark) {
+                    fields.push_unknown(&Word::unknown(text));
+                } else {
+                    fields.push_template(text, &[], text);
                 }
             }
             "raw_string" => fields.push(text.trim_matches('\'')),
@@ -133,10 +181,8 @@ impl Walker<'_> {
                 let input = self.process(node, source);
                 fields.push_unknown(&input);
             }
-            "brace_expression" => {
-                // A range of numbers or letters: nothing that leaves a directory.
-                fields.push(text);
-            }
+            "brace_expression" if quoted => fields.push(text),
+            "brace_expression" => fields.push_template(text, &[], text),
             "arithmetic_expansion" => {
                 self.walk_inside(node, source);
                 fields.push_unknown(&Word::unknown(text));
@@ -148,23 +194,14 @@ impl Walker<'_> {
         }
     }
 
-    /// The parts of a word side by side. Braces can reach over several parts;
-    /// those are taken as they are written where nothing else is in them.
+    /// The parts of a word side by side. Braces can reach over several parts, and
+    /// hold parts that are quoted or expanded.
     fn expand_parts(&mut self, node: Node<'_>, source: &str, quoted: bool, fields: &mut Fields) {
         let mut cursor = node.walk();
         let children: Vec<Node<'_>> = node.children(&mut cursor).collect();
-        let plain = children.iter().all(|child| {
-            matches!(child.kind(), "word" | "number" | "{" | "}" | ",") || !child.is_named()
-        });
         let text = &source[node.byte_range()];
-        if plain && let Some(words) = braces(text) {
-            for (index, word) in words.iter().enumerate() {
-                if index > 0 {
-                    fields.cut();
-                }
-                fields.push_bare(&unescaped(word));
-            }
-            return;
+        if !quoted && text.contains('{') && node.kind() == "concatenation" {
+            return self.expand_braced(&children, node, source, fields);
         }
         for child in children {
             if child.is_named() {
@@ -172,6 +209,44 @@ impl Walker<'_> {
             } else {
                 fields.push_bare(&unescaped(&source[child.byte_range()]));
             }
+        }
+    }
+
+    fn expand_braced(
+        &mut self,
+        children: &[Node<'_>],
+        node: Node<'_>,
+        source: &str,
+        fields: &mut Fields,
+    ) {
+        let text = &source[node.byte_range()];
+        let mut template = String::with_capacity(text.len());
+        let mut parts = Vec::new();
+        let mut is_clear = !text.contains(is_mark);
+        let mut at = node.start_byte();
+        for child in children {
+            template.push_str(&source[at..child.start_byte().max(at)]);
+            at = child.end_byte();
+            let is_bare = matches!(
+                child.kind(),
+                "word" | "number" | "brace_expression" | "extglob_pattern"
+            );
+            if is_bare || !child.is_named() {
+                template.push_str(&source[child.byte_range()]);
+                continue;
+            }
+            let mut part = Fields::default();
+            self.expand(*child, source, false, &mut part);
+            match mark_of(parts.len()) {
+                Some(mark) => template.push(mark),
+                None => is_clear = false,
+            }
+            parts.push(part);
+        }
+        template.push_str(&source[at..node.end_byte().max(at)]);
+        match is_clear {
+            true => fields.push_template(&template, &parts, text),
+            false => fields.push_unknown(&Word::unknown(text)),
         }
     }
 
@@ -314,41 +389,192 @@ fn ansi_c(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The words that a list in braces stands for: `a{b,c}d` for `abd acd`. `None`
-/// without such a list; more than a few are left as they are.
-fn braces(text: &str) -> Option<Vec<String>> {
-    const MOST: usize = 32;
-    let open = text.find('{')?;
-    let mut depth = 0;
-    let mut commas = Vec::new();
-    let mut close = None;
-    for (at, char) in text.char_indices().skip_while(|(at, _)| *at < open) {
+/// Characters that nobody uses stand for the parts of a word.
+const MARKS: std::ops::RangeInclusive<u32> = 0xe000..=0xf8ff;
+
+fn is_mark(char: char) -> bool {
+    MARKS.contains(&u32::from(char))
+}
+
+fn mark_of(part: usize) -> Option<char> {
+    let mark = MARKS.start().checked_add(u32::try_from(part).ok()?)?;
+    char::from_u32(mark).filter(|char| is_mark(*char))
+}
+
+fn part_of(mark: char) -> Option<usize> {
+    usize::try_from(u32::from(mark).checked_sub(*MARKS.start())?).ok()
+}
+
+/// Words that are found one by one.
+const WORDS_MAX: usize = 32;
+
+/// What braces outside quotes stand for.
+#[derive(Debug, PartialEq, Eq)]
+enum Braces {
+    /// There are none that mean anything.
+    None,
+    /// These words.
+    Words(Vec<String>),
+    /// More words than are looked at.
+    TooMany,
+}
+
+/// A pair of braces that means something.
+struct Group {
+    opens_at: usize,
+    closes_at: usize,
+    /// Where its commas are; none in a range.
+    commas: Vec<usize>,
+}
+
+/// The words that braces stand for: `a{b,c}d` for `abd acd`, and `{1..3}` for
+/// `1 2 3`.
+fn braces(text: &str) -> Braces {
+    let groups = groups(text);
+    if groups.len() > WORDS_MAX {
+        return Braces::TooMany;
+    }
+    // The first one holds those that are in it.
+    let Some(group) = groups.into_iter().min_by_key(|group| group.opens_at) else {
+        return Braces::None;
+    };
+    let inside = &text[group.opens_at + 1..group.closes_at];
+    let choices = match group.commas.as_slice() {
+        [] => match range(inside) {
+            Some(choices) => choices,
+            None => return Braces::TooMany,
+        },
+        commas => {
+            let mut choices = Vec::with_capacity(commas.len() + 1);
+            let mut from = group.opens_at + 1;
+            for to in commas.iter().copied().chain([group.closes_at]) {
+                choices.push(text[from..to].to_owned());
+                from = to + 1;
+            }
+            choices
+        }
+    };
+    let (before, after) = (&text[..group.opens_at], &text[group.closes_at + 1..]);
+    let mut words = Vec::new();
+    for choice in choices {
+        let word = format!("{before}{choice}{after}");
+        match braces(&word) {
+            Braces::None => words.push(word),
+            Braces::Words(more) => words.extend(more),
+            Braces::TooMany => return Braces::TooMany,
+        }
+        if words.len() > WORDS_MAX {
+            return Braces::TooMany;
+        }
+    }
+    Braces::Words(words)
+}
+
+/// Every pair of braces with a comma or a range in it.
+fn groups(text: &str) -> Vec<Group> {
+    let mut found = Vec::new();
+    let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
+    let mut chars = text.char_indices();
+    let mut before = ' ';
+    while let Some((at, char)) = chars.next() {
         match char {
-            '{' => depth += 1,
-            '}' => {
-                depth -= 1;
-                if depth == 0 {
-                    close = Some(at);
-                    break;
+            '\\' => {
+                chars.next();
+            }
+            // `${` begins something else; what closes it is its own.
+            '{' if before == '$' => open.push((usize::MAX, Vec::new())),
+            '{' => open.push((at, Vec::new())),
+            ',' => {
+                if let Some((_, commas)) = open.last_mut() {
+                    commas.push(at);
                 }
             }
-            ',' if depth == 1 => commas.push(at),
+            '}' => {
+                let Some((opens_at, commas)) = open.pop() else {
+                    continue;
+                };
+                if opens_at != usize::MAX
+                    && (!commas.is_empty() || is_range(&text[opens_at + 1..at]))
+                {
+                    found.push(Group {
+                        opens_at,
+                        closes_at: at,
+                        commas,
+                    });
+                }
+            }
             _ => {}
         }
+        before = char;
     }
-    let close = close?;
-    if commas.is_empty() || text[..open].ends_with('$') {
+    found
+}
+
+/// The ends and the step of `1..9`, `a..z` and `1..9..2`.
+fn ends(inside: &str) -> Option<(&str, &str, u64)> {
+    let parts: Vec<&str> = inside.split("..").collect();
+    let (first, last, step) = match parts.as_slice() {
+        [first, last] => (*first, *last, 1),
+        [first, last, step] => (*first, *last, step.parse::<i64>().ok()?.unsigned_abs()),
+        _ => return None,
+    };
+    let is_number = |text: &str| text.parse::<i64>().is_ok();
+    let is_letter = |text: &str| text.len() == 1 && text.as_bytes()[0].is_ascii_alphabetic();
+    let is_range = is_number(first) && is_number(last) || is_letter(first) && is_letter(last);
+    is_range.then_some((first, last, step.max(1)))
+}
+
+fn is_range(inside: &str) -> bool {
+    ends(inside).is_some()
+}
+
+/// What a range stands for, which is all letters; of many numbers, the first and
+/// the last ones and those that mean something by themselves: a number names
+/// nothing, and no other number names anything else.
+fn range(inside: &str) -> Option<Vec<String>> {
+    const ENDS: u64 = 3;
+    let (first, last, step) = ends(inside)?;
+    let (Ok(from), Ok(to)) = (first.parse::<i64>(), last.parse::<i64>()) else {
+        return letters(first, last, step);
+    };
+    let count = (from.abs_diff(to) / step).saturating_add(1);
+    let value = |index: u64| match from <= to {
+        true => from.saturating_add_unsigned(index.saturating_mul(step)),
+        false => from.saturating_sub_unsigned(index.saturating_mul(step)),
+    };
+    let special = [-1, 0, 1].into_iter().filter_map(|number: i64| {
+        let is_between = from.min(to) <= number && number <= from.max(to);
+        let away = number.abs_diff(from);
+        (is_between && away % step == 0).then_some(away / step)
+    });
+    let mut indices: Vec<u64> = match count {
+        ..=8 => (0..count).collect(),
+        _ => (0..ENDS)
+            .chain(special)
+            .chain(count - ENDS..count)
+            .collect(),
+    };
+    indices.sort_unstable();
+    indices.dedup();
+    let padded = |text: &str| text.trim_start_matches('-').starts_with('0') && text.len() > 1;
+    let width = match padded(first) || padded(last) {
+        true => first.len().max(last.len()),
+        false => 0,
+    };
+    let shown = |index| format!("{:0width$}", value(index));
+    Some(indices.into_iter().map(shown).collect())
+}
+
+fn letters(first: &str, last: &str, step: u64) -> Option<Vec<String>> {
+    let (from, to) = (*first.as_bytes().first()?, *last.as_bytes().first()?);
+    // Between large letters and small ones there are marks.
+    if from.is_ascii_lowercase() != to.is_ascii_lowercase() {
         return None;
     }
-    let mut words = Vec::new();
-    let mut from = open + 1;
-    for to in commas.into_iter().chain([close]) {
-        let word = format!("{}{}{}", &text[..open], &text[from..to], &text[close + 1..]);
-        words.extend(braces(&word).unwrap_or_else(|| vec![word]));
-        if words.len() > MOST {
-            return None;
-        }
-        from = to + 1;
-    }
-    Some(words)
+    let step = usize::try_from(step).unwrap_or(usize::MAX);
+    let shown = |byte: u8| char::from(byte).to_string();
+    Some(match from <= to {
+        true => (from..=to).step_by(step).map(shown).collect(),
+        false => (to..=from).rev().step_by(step).map(shown).collect(),
+    })
 }

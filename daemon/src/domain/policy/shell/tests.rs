@@ -39,10 +39,22 @@ fn words_are_expanded_as_far_as_they_are_certain() {
             .map(|text| ((*text).to_owned(), true))
             .collect::<Vec<_>>()
     };
-    let table: [(&str, &[&str]); 8] = [
+    let table: [(&str, &[&str]); 17] = [
         (r#"x 'a b' "c d" e\ f"#, &["a b", "c d", "e f"]),
         ("A='1 2'; x $A \"$A\"", &["1", "2", "1 2"]),
         ("x a{b,c}d \"{e,f}\"", &["abd", "acd", "{e,f}"]),
+        ("x a{1..3}b {3..1}", &["a1b", "a2b", "a3b", "3", "2", "1"]),
+        ("x {a..e..2} {08..10}", &["a", "c", "e", "08", "09", "10"]),
+        ("x {1..100}", &["1", "2", "3", "98", "99", "100"]),
+        ("x a{,b} {,c}", &["a", "ab", "c"]),
+        ("x {a,b{c,d}}", &["a", "bc", "bd"]),
+        ("x r{\"m\",'n'}", &["rm", "rn"]),
+        ("A='1 2'; x \"$A\"/{a,b}", &["1 2/a", "1 2/b"]),
+        (
+            r"x a\{b,c\} {} {x} {a..1}",
+            &["a{b,c}", "{}", "{x}", "{a..1}"],
+        ),
+        ("A={a,b}; x \"$A\"", &["{a,b}"]),
         (r"x $'\x61\142\u0063\n'", &["abc\n"]),
         ("x \"$HOME/y\" ${PWD}", &["~/y", "/workspace/r"]),
         ("x ''", &[""]),
@@ -57,6 +69,8 @@ fn words_are_expanded_as_far_as_they_are_certain() {
         "x ${A:-b}",
         "x $(date)",
         "x $((1+1))",
+        "x {a..Z}",
+        "x {a,b}{a,b}{a,b}{a,b}{a,b}{a,b}",
         "A=1; A=2; x $A",
         "true && A=1; x $A",
     ] {

@@ -21,7 +21,7 @@ const NESTING_MAX: usize = 120;
 /// Commands of one line.
 const COMMANDS_MAX: usize = 400;
 /// Words of a loop that are followed one by one.
-const LOOP_MAX: usize = 24;
+const LOOP_MAX: usize = 32;
 /// Directories that a command may run in.
 const DIRECTORIES_MAX: usize = 8;
 
