@@ -507,6 +507,11 @@ pub(super) fn session_status(error: SessionError) -> Status {
             message,
             "approve it without --for".into(),
         ),
+        SessionError::Refused(RequestRefusal::Expired { .. }) => not_now(
+            "APPROVAL_EXPIRED",
+            message,
+            "resume the session: it goes on without what it asked for".into(),
+        ),
         SessionError::Refused(RequestRefusal::QuestionUnknown { .. }) => not_found(
             "QUESTION_UNKNOWN",
             message,

@@ -127,6 +127,12 @@ pub enum RequestRefusal {
         /// What is asked.
         what: String,
     },
+    /// The time to answer it is over.
+    #[error("nobody answered {question} in time, and it counts as refused")]
+    Expired {
+        /// The open question.
+        question: String,
+    },
     /// Another question is open.
     #[error("the session asks {open}, not {given}")]
     QuestionUnknown {
@@ -137,9 +143,10 @@ pub enum RequestRefusal {
     },
 }
 
-/// What a request comes to in a session as it is.
+/// What a request comes to in a session as it is, now, in milliseconds since the
+/// Unix epoch.
 #[must_use]
-pub fn respond(state: &SessionState, request: &Request) -> Response {
+pub fn respond(state: &SessionState, request: &Request, now_ms: i64) -> Response {
     match request {
         Request::Pause { reason } => match state.condition {
             Condition::Running | Condition::Waiting | Condition::Interrupted => {
@@ -155,7 +162,7 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
                 change(Condition::Waiting, "the question is still open")
             }
             Condition::Paused | Condition::Interrupted => change(Condition::Running, reason),
-            Condition::Waiting => resume_waiting(state),
+            Condition::Waiting => resume_waiting(state, now_ms),
             Condition::Running => Response::AlreadySo,
             Condition::Failed | Condition::Verified | Condition::Cancelled => {
                 Response::Refused(RequestRefusal::Ended(state.condition))
@@ -168,7 +175,7 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
             | Condition::Interrupted => change(Condition::Cancelled, reason),
             Condition::Failed | Condition::Verified | Condition::Cancelled => Response::AlreadySo,
         },
-        Request::Answer(answer) => respond_to_answer(state, answer),
+        Request::Answer(answer) => respond_to_answer(state, answer, now_ms),
         Request::Expire { question } => match state.approval_in_question() {
             Some((open, _)) if open.id == *question && state.condition == Condition::Waiting => {
                 answer_approval(state, question, ApprovalVerdict::Expired, "", None)
@@ -190,7 +197,7 @@ pub fn respond(state: &SessionState, request: &Request) -> Response {
 
 /// A model's question can be left unanswered; a todo's verdict cannot be made
 /// up.
-fn resume_waiting(state: &SessionState) -> Response {
+fn resume_waiting(state: &SessionState, now_ms: i64) -> Response {
     let about = state.question.as_ref().map(|question| &question.about);
     if state.todo_in_question().is_some()
         || matches!(
@@ -207,10 +214,10 @@ fn resume_waiting(state: &SessionState) -> Response {
         text: "Nobody answers. Decide yourself, and say what you assumed.".into(),
         by: None,
     };
-    respond_to_answer(state, &answer)
+    respond_to_answer(state, &answer, now_ms)
 }
 
-fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
+fn respond_to_answer(state: &SessionState, answer: &Answer, now_ms: i64) -> Response {
     if state.condition.has_ended() {
         return Response::Refused(RequestRefusal::Ended(state.condition));
     }
@@ -227,6 +234,13 @@ fn respond_to_answer(state: &SessionState, answer: &Answer) -> Response {
     }
     let text = answer.text.trim().to_owned();
     if let QuestionAbout::Approval(request) = &question.about {
+        // Nobody watches the clock of a session that is paused: it is looked at when
+        // somebody answers.
+        if request.expires_at_ms <= now_ms {
+            return Response::Refused(RequestRefusal::Expired {
+                question: question.id.clone(),
+            });
+        }
         let mut classes = request.classes.iter();
         if answer.accepted
             && answer.scope != Scope::Once

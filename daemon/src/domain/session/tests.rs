@@ -546,7 +546,7 @@ impl Play {
     }
 
     fn ask(&mut self, request: Request) -> Result<(), RequestRefusal> {
-        match respond(&self.state, &request) {
+        match respond(&self.state, &request, self.now_ms) {
             Response::Accepted(events) => self.append(events),
             Response::AlreadySo => {}
             Response::Refused(refusal) => return Err(refusal),
@@ -1282,7 +1282,7 @@ fn every_request_is_answered_in_every_condition() {
             state.condition = condition;
             requests
                 .iter()
-                .map(|request| match respond(&state, request) {
+                .map(|request| match respond(&state, request, 0) {
                     Response::Accepted(_) => 'A',
                     Response::AlreadySo => '=',
                     Response::Refused(_) => 'R',

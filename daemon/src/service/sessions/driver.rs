@@ -128,7 +128,7 @@ impl Driver {
             Ok(()) => {}
             Err(Stop::Shutdown) => {
                 let reason = "the daemon stops".to_owned();
-                let events = match respond(self.log.state(), &Request::Interrupt { reason }) {
+                let events = match self.comes_to(&Request::Interrupt { reason }) {
                     Response::Accepted(events) => events,
                     Response::AlreadySo | Response::Refused(_) => Vec::new(),
                 };
@@ -218,7 +218,7 @@ impl Driver {
         if self.expiry().is_some_and(|(_, left)| !left.is_zero()) {
             return Ok(());
         }
-        match respond(self.log.state(), &Request::Expire { question }) {
+        match self.comes_to(&Request::Expire { question }) {
             Response::Accepted(events) => self.append(&events).await,
             Response::AlreadySo | Response::Refused(_) => Ok(()),
         }
@@ -310,13 +310,18 @@ impl Driver {
         Ok(())
     }
 
+    /// What a request comes to in the session as it is, now.
+    fn comes_to(&self, request: &Request) -> Response {
+        respond(self.log.state(), request, self.log.now_ms())
+    }
+
     /// Whether a request ends the step under way: what runs in the workspace ends
     /// before the session does, or before the workspace is put back.
     fn ends_the_step(&self, request: &Request) -> bool {
         match request {
             Request::Cancel { .. } => !self.log.state().condition.has_ended(),
             Request::RollBack(_) => {
-                matches!(respond(self.log.state(), request), Response::Accepted(_))
+                matches!(self.comes_to(request), Response::Accepted(_))
             }
             Request::Pause { .. }
             | Request::Resume { .. }
@@ -350,7 +355,7 @@ impl Driver {
     /// Records what a request comes to, and tells who asked. One that cannot be
     /// recorded because the disk is full is refused, not kept for later.
     async fn respond(&mut self, mail: Mail) -> Result<(), Stop> {
-        let result = match respond(self.log.state(), &mail.request) {
+        let result = match self.comes_to(&mail.request) {
             Response::Accepted(events) => match self.append_once(&events).await {
                 Ok(()) => {
                     self.publish();

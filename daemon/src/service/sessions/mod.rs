@@ -338,7 +338,7 @@ impl Sessions {
 
     /// Records what a request comes to, before there is a driver.
     async fn note(&self, log: &mut Log, request: Request) -> Result<(), SessionError> {
-        match respond(log.state(), &request) {
+        match respond(log.state(), &request, log.now_ms()) {
             Response::Accepted(events) => Ok(log.append(&events).await?),
             Response::AlreadySo => Ok(()),
             Response::Refused(refusal) => Err(refusal.into()),
@@ -690,7 +690,7 @@ impl Sessions {
         }
         // It has ended, perhaps just now: the log says how.
         let session = self.get(id).await?;
-        match respond(&session.state, &request) {
+        match respond(&session.state, &request, self.inner.clock.now_ms()) {
             Response::AlreadySo => Ok(session),
             Response::Refused(refusal) => Err(refusal.into()),
             Response::Accepted(_) => {

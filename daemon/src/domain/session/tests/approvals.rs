@@ -385,6 +385,45 @@ fn what_nobody_answers_is_refused_and_resuming_approves_nothing() {
 }
 
 #[test]
+fn an_approval_holds_no_longer_than_its_time_though_the_session_was_paused() {
+    let reason = || "a break".to_owned();
+    let paused = |before_ms: i64| {
+        let mut play = begun(vec![thought(), run(PUSH)], options());
+        let (_, approval) = play.state.approval_in_question().unwrap();
+        let expires_at_ms = approval.expires_at_ms;
+        play.ask(Request::Pause { reason: reason() }).unwrap();
+        play.now_ms = expires_at_ms - before_ms;
+        play
+    };
+    let mut in_time = paused(1);
+    answer(&mut in_time, true, Scope::Once, "").unwrap();
+    assert_eq!(in_time.state.condition, Condition::Running);
+
+    let mut play = paused(0);
+    for accepted in [true, false] {
+        for scope in [Scope::Once, Scope::Project] {
+            let refused = answer(&mut play, accepted, scope, "").unwrap_err();
+            let question = "q1".to_owned();
+            assert_eq!(refused, RequestRefusal::Expired { question });
+        }
+    }
+    assert_eq!(play.state.condition, Condition::Paused);
+    play.ask(Request::Resume { reason: reason() }).unwrap();
+    assert_eq!(play.state.condition, Condition::Waiting);
+    let refused = answer(&mut play, true, Scope::Once, "").unwrap_err();
+    assert!(
+        matches!(refused, RequestRefusal::Expired { .. }),
+        "{refused}"
+    );
+    let question = "q1".to_owned();
+    play.ask(Request::Expire { question }).unwrap();
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    let ran = outcomes(&play, "run_command");
+    assert_eq!(ran[0].0, ToolOutcome::Refused);
+}
+
+#[test]
 fn a_rule_that_denies_refuses_with_its_reason() {
     let play = begun(vec![run("shutdown -h now")], options());
     assert_eq!(play.state.condition, Condition::Verified);
