@@ -312,7 +312,7 @@ impl session_service_server::SessionService for SessionApi {
             let resumed = match now {
                 // The daemon ended right after it had resumed it to its question,
                 // which is not to be answered by resuming once more.
-                Some(waits) if waits.condition == Condition::Waiting => Ok(waits),
+                Some(waits) if waits.state.condition == Condition::Waiting => Ok(waits),
                 Some(_) | None => sessions.resume(&session).await,
             };
             let session = answered(resumed)?;
