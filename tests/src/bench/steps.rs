@@ -273,8 +273,11 @@ pub async fn measure(field: &Field, provider: &Provider, report: &mut Report) {
             .filter(|(begun, took)| !stalls.iter().any(|stall| stall.meets(*begun, *took)))
             .collect();
         let beside = ours.len() - on_time.len();
+        let slowest = ours.iter().enumerate().max_by_key(|(_, (_, took))| *took);
+        let slowest = slowest.map(|(number, (_, took))| (number + 1, *took));
         eprintln!(
-            "steps: {beside} of {} beside {} waits of over {STALL:?} for the disk alone",
+            "steps: {beside} of {} beside {} waits of over {STALL:?} for the disk alone; \
+             the slowest and its number: {slowest:?}",
             ours.len(),
             stalls.len()
         );
