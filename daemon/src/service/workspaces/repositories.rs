@@ -124,22 +124,20 @@ impl Workspaces {
                 Some(found) if found.import.as_ref() == Some(&request.key) => {
                     let known = self.record(id)?;
                     let known = known.repositories.iter().find(|known| known.name == name);
-                    let repository = match known {
-                        Some(known) => Repository {
-                            source: known.source.clone(),
-                            provenance: known.provenance,
-                            ..found.repository
-                        },
+                    let provenance = match (known, request.asker) {
+                        // What was read in the workspace after a kill is nobody's
+                        // word yet, and this is an admin's.
+                        (Some(known), Asker::Admin) if known.source == source => provenance,
+                        (None, Asker::Admin) => provenance,
+                        (Some(known), Asker::Admin | Asker::Other) => known.provenance,
                         // Nothing but the workspace's own files says that it was
                         // brought for this request.
-                        None => Repository {
-                            source,
-                            provenance: match request.asker {
-                                Asker::Admin => provenance,
-                                Asker::Other => Provenance::Claimed,
-                            },
-                            ..found.repository
-                        },
+                        (None, Asker::Other) => Provenance::Claimed,
+                    };
+                    let repository = Repository {
+                        source: known.map_or(source, |known| known.source.clone()),
+                        provenance,
+                        ..found.repository
                     };
                     self.record_repository(id, repository.clone()).await?;
                     let notes = self.finish_setup(id, &name).await?;
