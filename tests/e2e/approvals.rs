@@ -139,7 +139,7 @@ async fn a_refusal_goes_to_the_model_with_the_persons_words() {
         return;
     };
     let model = script(&daemon, push());
-    let watch = daemon.client().args(&["-o", "json", "approval", "watch"]);
+    let watch = daemon.client().args(["-o", "json", "approval", "watch"]);
     let mut watch = watch.spawn();
     let changes = watch.stdout.take().expect("it is read from");
     let mut changes = BufReader::new(changes).lines();

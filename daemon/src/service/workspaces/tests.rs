@@ -537,7 +537,7 @@ async fn an_adopted_workspace_shows_the_repositories_in_it() {
     let repositories = |name: &str| next.resolve(name).unwrap().repositories.clone();
     // The workspace itself says where it came from: that is nobody's word.
     let found = lost.repository("repo").claimed();
-    assert_eq!(repositories("running"), [found.clone()]);
+    assert_eq!(repositories("running"), std::slice::from_ref(&found));
     assert_eq!(repositories("stopped"), []);
     next.start(&stopped).await.unwrap();
     assert_eq!(repositories("stopped"), [found]);
