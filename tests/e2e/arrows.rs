@@ -4,10 +4,10 @@ use std::{path::Path, process::Command};
 
 use compyd_tests::repository::source_directory;
 
-/// Crates, and the places below `daemon/src` that may name them. `app.rs` names
+/// Crates, and the places below `daemon/src` that may name them. `app/parts.rs` names
 /// our own adapter `sled`.
 const ARROWS: [(&[&str], &[&str]); 3] = [
-    (&["bollard", "sled"], &["adapters/", "app.rs"]),
+    (&["bollard", "sled"], &["adapters/", "app/parts.rs"]),
     (&["tonic"], &["api/", "adapters/agent"]),
     (&["axum", "hyper"], &["api/", "adapters/"]),
 ];

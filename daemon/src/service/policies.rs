@@ -219,6 +219,8 @@ impl Policies {
             // Its record is older than what is kept of the log.
             Some(copy) if copy.hash() == policy.hash() => audit.record(entry),
             Some(copy) if is_on_record(&copy) => self.hold_back(copy),
+            // None was ever in use.
+            None if known.is_none() => audit.record(entry),
             Some(_) | None => {
                 tracing::error!(
                     "the disk of the audit log is full, the policy is not the one that is on record, and there is no copy of that one: free some space"
@@ -538,6 +540,13 @@ mod tests {
         std::fs::write(&file, RULE).unwrap();
         log.set_full(true);
         start().await.unwrap();
+
+        let log = Arc::new(MemoryAudit::default());
+        log.set_full(true);
+        let audit = Audit::new(log, Arc::new(ManualClock::default()), Redactions::default());
+        let first = Policies::open(Some(file)).unwrap();
+        first.record_start(&audit).await.unwrap();
+        assert_eq!(first.source().1, None, "it is in use");
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ impl Workspaces {
                 }
                 Ok(FetchRights::Account)
             }
-            Asker::Other => {
+            Asker::Other | Asker::OfSome => {
                 let target = url.target()?;
                 let nobody = || forbidden("nobody decides on its host".to_owned());
                 let admitted = fetches.ok_or_else(nobody)?.admit(id, &target).await;

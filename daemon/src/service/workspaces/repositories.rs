@@ -54,6 +54,9 @@ pub enum Asker {
     Admin,
     /// Anybody else: URLs are fetched as nobody, from the public Internet.
     Other,
+    /// Somebody who reaches some workspaces only: the same, and what they add is of
+    /// no project, whose credentials may be for others.
+    OfSome,
 }
 
 /// Where a repository comes from.
@@ -129,10 +132,10 @@ impl Workspaces {
                         // word yet, and this is an admin's.
                         (Some(known), Asker::Admin) if known.source == source => provenance,
                         (None, Asker::Admin) => provenance,
-                        (Some(known), Asker::Admin | Asker::Other) => known.provenance,
+                        (Some(known), _) => known.provenance,
                         // Nothing but the workspace's own files says that it was
                         // brought for this request.
-                        (None, Asker::Other) => Provenance::Claimed,
+                        (None, Asker::Other | Asker::OfSome) => Provenance::Claimed,
                     };
                     let repository = Repository {
                         source: known.map_or(source, |known| known.source.clone()),
@@ -378,15 +381,14 @@ impl Adding {
 }
 
 /// Who says that a repository comes from its source.
-fn provenance_of(origin: &RepositoryOrigin, asker: Asker) -> Provenance {
+pub(super) fn provenance_of(origin: &RepositoryOrigin, asker: Asker) -> Provenance {
     match (origin, asker) {
         (RepositoryOrigin::Url(_), Asker::Admin | Asker::Other) => Provenance::Fetched,
         (RepositoryOrigin::Stream { .. } | RepositoryOrigin::File { .. }, Asker::Admin) => {
             Provenance::Declared
         }
-        (RepositoryOrigin::Stream { .. } | RepositoryOrigin::File { .. }, Asker::Other) => {
-            Provenance::Claimed
-        }
+        (RepositoryOrigin::Stream { .. } | RepositoryOrigin::File { .. }, Asker::Other)
+        | (_, Asker::OfSome) => Provenance::Claimed,
     }
 }
 

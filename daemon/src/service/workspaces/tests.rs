@@ -606,6 +606,19 @@ async fn who_brings_a_bundle_decides_what_its_source_is_worth() {
     assert_eq!(of("faked", Asker::Other).await.vouched_source(), None);
 }
 
+#[test]
+fn whoever_reaches_some_workspaces_only_brings_nothing_to_a_project() {
+    let url = RepositoryOrigin::Url("https://git.example/api".to_owned());
+    for (asker, expected) in [
+        (Asker::Admin, Provenance::Fetched),
+        (Asker::Other, Provenance::Fetched),
+        (Asker::OfSome, Provenance::Claimed),
+    ] {
+        let provenance = repositories::provenance_of(&url, asker);
+        assert_eq!(provenance, expected, "{asker:?}");
+    }
+}
+
 /// Admits the addresses of nothing, and says who asked.
 #[derive(Default)]
 struct NoHosts(Mutex<Vec<String>>);

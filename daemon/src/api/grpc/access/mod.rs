@@ -102,9 +102,8 @@ pub(super) fn asker_of<T>(request: &tonic::Request<T>) -> Asker {
     let caller = Caller::of(request.extensions());
     match caller.map(|caller| (caller.role(), caller.scope())) {
         Some((Role::Admin, Scope::All)) => Asker::Admin,
-        Some((Role::Admin | Role::Author | Role::Reviewer | Role::Reader, _)) | None => {
-            Asker::Other
-        }
+        Some((Role::Author | Role::Reviewer | Role::Reader, Scope::All)) => Asker::Other,
+        Some((_, Scope::Workspaces(_))) | None => Asker::OfSome,
     }
 }
 
