@@ -114,7 +114,7 @@ pub(super) fn guarded_script() -> Script {
     let guarded = vec![
         call(
             "run_command",
-            json!({"command": "echo the token is $TOKEN"}),
+            json!({"command": "env | sed -n 's/^TOKEN=/the token is /p'"}),
         ),
         call(
             "think",
