@@ -152,7 +152,7 @@ pub(super) fn maker(labels: &HashMap<String, String>) -> Maker {
 
 /// Removes the helpers that earlier processes of this daemon left behind, and
 /// the volumes of their trials. What the engine does not let go is logged, and
-/// left for the next process: it is in nobody's way.
+/// left for the next sweep: it is in nobody's way.
 pub(super) async fn sweep(docker: &Docker, options: &DockerOptions) -> Result<(), RuntimeError> {
     let wanted = format!("{LABEL_HELPER}={}", options.daemon);
     sweep_containers(docker, &wanted).await?;
