@@ -257,3 +257,55 @@ async fn an_empty_repository_is_refused_with_gits_words() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn files_of_a_commit_are_read_whatever_they_are_called() {
+    let names = ["a b.txt", ":(top)c", "d\ne", "*", "sub/f", "\u{e4}\tg"];
+    let large = "l".repeat(3_000);
+    let bench = Bench::new(&names.map(|name| (name, name)));
+    bench.write("large", &large);
+    bench.write("empty", "");
+    std::os::unix::fs::symlink("a b.txt", bench.app.join("link")).unwrap();
+    bench.host_git(&["add", "--all"]);
+    bench.host_git(&["commit", "--quiet", "-m", "more"]);
+    // Not what is in the working tree.
+    bench.write("a b.txt", "changed");
+    let git = bench.git();
+    let mut paths: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    paths.extend([&b"large"[..], b"empty", b"link", b"sub", b"none"]);
+    let contents = names.map(|name| FileAt::Content(name.into()));
+    let rest = |large| {
+        let nothing = [FileAt::Nothing, FileAt::Nothing, FileAt::Nothing];
+        [
+            [large, FileAt::Content(Vec::new())].to_vec(),
+            nothing.to_vec(),
+        ]
+        .concat()
+    };
+    for (most, large) in [
+        (2_999, FileAt::TooLarge),
+        (3_000, FileAt::Content(large.into_bytes())),
+    ] {
+        let found = git.files_at("HEAD", &paths, most).await.unwrap();
+        assert_eq!(found, [contents.to_vec(), rest(large)].concat());
+    }
+    assert_eq!(git.files_at("HEAD", &[], 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn more_files_than_one_answer_holds_are_read_in_several() {
+    let bench = Bench::new(&[("a.txt", "a\n")]);
+    let names: Vec<String> = (0..12).map(|number| format!("file-{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        bench.write(name, &format!("{number}\n").repeat(300_000));
+    }
+    bench.host_git(&["add", "--all"]);
+    bench.host_git(&["commit", "--quiet", "-m", "more"]);
+    let paths: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    let found = bench.git().files_at("HEAD", &paths, 1 << 20).await.unwrap();
+    for (number, file) in found.iter().enumerate() {
+        let wanted = format!("{number}\n").repeat(300_000).into_bytes();
+        assert!(*file == FileAt::Content(wanted), "{number}");
+    }
+    assert_eq!(found.len(), names.len());
+}

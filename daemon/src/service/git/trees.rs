@@ -1,9 +1,17 @@
 //! Trees beside the one that is checked out: what proofs need, other contents
 //! in the working tree for a while.
 
+use std::collections::HashMap;
+
 use super::{
     ANSWER_MAX_BYTES, ChangeKind, FileAt, Git, GitError, OWN_INDEX, RawChange, line, object,
 };
+
+/// A file of a commit.
+struct Blob {
+    object: String,
+    bytes: usize,
+}
 
 /// The tree that is arranged for a run; absent when none is.
 const ARRANGED: &str = "refs/compy/arranged";
@@ -40,51 +48,91 @@ impl Git {
     }
 
     /// Files of a commit, in the order of the paths, each of so many bytes at most.
+    /// Neither a directory nor a link is one.
     pub(crate) async fn files_at(
         &self,
         commit: &str,
         paths: &[&[u8]],
         max_bytes: usize,
     ) -> Result<Vec<FileAt>, GitError> {
-        let script = r#"set -e
-commit=$1; most=$2; shift 2
-for path in "$@"; do
-  found=$(git ls-tree "$commit" -- ":(top,literal)$path")
-  case "$found" in 100*) ;; *) echo -; continue;; esac
-  object=${found#* blob }; object=${object%%[!0-9a-f]*}
-  size=$(git cat-file -s "$object")
-  if [ "$size" -gt "$most" ]; then echo +; continue; fi
-  echo "$size"; git cat-file blob "$object"
-done"#;
-        let unexpected = || GitError::Unexpected {
-            action: "cat-file",
-            message: "not the files that were asked for".to_owned(),
-        };
-        let most = max_bytes.to_string();
         let mut files = Vec::new();
-        for some in paths.chunks((ANSWER_MAX_BYTES / 2 / max_bytes).max(1)) {
-            let arguments = [&[commit.as_bytes(), most.as_bytes()], some].concat();
-            let answer = self.ask_raw("cat-file", script, &arguments).await?;
-            let mut rest = &answer[..];
-            for _ in some {
-                let end = rest.iter().position(|byte| *byte == b'\n');
-                let (said, after) = rest.split_at(end.ok_or_else(unexpected)?);
-                rest = &after[1..];
-                files.push(match said {
-                    b"-" => FileAt::Nothing,
-                    b"+" => FileAt::TooLarge,
-                    size => {
-                        let size = std::str::from_utf8(size).ok();
-                        let size = size.and_then(|size| size.parse().ok());
-                        let content = size.and_then(|size| rest.split_at_checked(size));
-                        let (content, after) = content.ok_or_else(unexpected)?;
-                        rest = after;
-                        FileAt::Content(content.to_vec())
+        if paths.is_empty() {
+            // Git would list all there are.
+            return Ok(files);
+        }
+        let listed = self.blobs_at(commit, paths).await?;
+        let mut at = 0;
+        while at < paths.len() {
+            // As many as one answer holds.
+            let (mut wanted, mut bytes) = (Vec::new(), 0);
+            let begun = at;
+            while let Some(path) = paths.get(at) {
+                if let Some(blob) = listed.get(*path).filter(|blob| blob.bytes <= max_bytes) {
+                    bytes += blob.bytes;
+                    if bytes > ANSWER_MAX_BYTES / 2 && !wanted.is_empty() {
+                        break;
                     }
+                    wanted.push(blob.object.as_str());
+                }
+                at += 1;
+            }
+            let mut contents = self.contents(&wanted).await?.into_iter();
+            for path in &paths[begun..at] {
+                files.push(match listed.get(*path) {
+                    None => FileAt::Nothing,
+                    Some(blob) if blob.bytes > max_bytes => FileAt::TooLarge,
+                    Some(_) => FileAt::Content(contents.next().ok_or_else(other_files)?),
                 });
             }
         }
         Ok(files)
+    }
+
+    /// What a commit has at these paths, where that is a file.
+    async fn blobs_at(
+        &self,
+        commit: &str,
+        paths: &[&[u8]],
+    ) -> Result<HashMap<Vec<u8>, Blob>, GitError> {
+        let mut argv: Vec<&[u8]> = vec![b"git", b"ls-tree", b"-l", b"-z", b"--full-tree"];
+        argv.extend([commit.as_bytes(), b"--"]);
+        argv.extend(paths);
+        let listing = self.ask_command("ls-tree", &argv).await?;
+        let entries = listing.split(|byte| *byte == 0);
+        let files = entries.filter(|entry| entry.starts_with(b"100"));
+        files
+            .map(|entry| {
+                let tab = entry.iter().position(|byte| *byte == b'\t');
+                let (told, path) = entry.split_at_checked(tab?)?;
+                let told = std::str::from_utf8(told).ok()?;
+                let mut words = told.split_ascii_whitespace().skip(2);
+                let object = words.next()?.to_owned();
+                let bytes = words.next()?.parse().ok()?;
+                Some((path[1..].to_vec(), Blob { object, bytes }))
+            })
+            .map(|entry| entry.ok_or_else(other_files))
+            .collect()
+    }
+
+    /// The contents of blobs, in their order.
+    async fn contents(&self, objects: &[&str]) -> Result<Vec<Vec<u8>>, GitError> {
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let script = r#"printf '%s\n' "$@" | git cat-file --batch"#;
+        let arguments: Vec<&[u8]> = objects.iter().map(|each| each.as_bytes()).collect();
+        let answer = self.ask_raw("cat-file", script, &arguments).await?;
+        let mut rest = &answer[..];
+        let mut next = || {
+            let end = rest.iter().position(|byte| *byte == b'\n')?;
+            let (said, after) = rest.split_at_checked(end)?;
+            let size = std::str::from_utf8(said).ok()?.rsplit(' ').next()?;
+            let (content, after) = after[1..].split_at_checked(size.parse().ok()?)?;
+            rest = after.strip_prefix(b"\n")?;
+            Some(content.to_vec())
+        };
+        let contents = objects.iter().map(|_| next().ok_or_else(other_files));
+        contents.collect()
     }
 
     /// The tree of `from` with these paths as they are in `with`, absent where
@@ -182,5 +230,13 @@ git update-ref -d refs/compy/arranged"#;
         let tree = self.worktree_tree().await?;
         let changes = self.changes("HEAD", &tree).await?;
         self.take_back(&changes).await
+    }
+}
+
+/// An answer about files that is not about those that were asked for.
+fn other_files() -> GitError {
+    GitError::Unexpected {
+        action: "cat-file",
+        message: "not the files that were asked for".to_owned(),
     }
 }

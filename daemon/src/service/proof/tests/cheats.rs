@@ -87,3 +87,49 @@ async fn exclusions_of_the_repository_hide_nothing_from_commits() {
         "conftest.py\nhelper.py\nslug.py"
     );
 }
+
+#[tokio::test]
+async fn a_script_that_an_unchanged_makefile_runs_is_refused() {
+    let files = [
+        ("slug.py", BUGGY),
+        ("check.py", CHECK),
+        ("Makefile", "test:\n\t@sh tools/verify.sh\n"),
+        ("tools/verify.sh", "python3 check.py\n"),
+    ];
+    let case = Case::with_runner(&files, make_test()).await;
+    assert_eq!(case.base_run.verdict, RunVerdict::Failed);
+    case.bench.write("tools/verify.sh", "exit 0\n");
+    let proof = case.prove(false).await;
+    assert!(!proof.proved, "{}", proof.reason);
+    assert!(proof.reason.contains("tools/verify.sh"), "{}", proof.reason);
+    // The honest one changes what the script looks at.
+    case.bench.write("tools/verify.sh", "python3 check.py\n");
+    case.bench.write("slug.py", FIXED);
+    let proof = case.prove(false).await;
+    assert!(proof.proved, "{}", proof.reason);
+}
+
+#[tokio::test]
+async fn tests_beside_the_code_and_code_that_reaches_for_the_runner_are_shown() {
+    let rust = "pub fn one() -> u8 { 1 }\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn one() { assert_eq!(super::one(), 1); }\n}\n";
+    let files = [
+        ("slug.py", BUGGY),
+        ("test_slug.py", TESTS),
+        ("src/lib.rs", rust),
+        ("kit/__init__.py", ""),
+    ];
+    let case = Case::new(&files).await;
+    case.bench.write("slug.py", FIXED);
+    case.bench
+        .write("src/lib.rs", &rust.replace("super::one(), 1", "1, 1"));
+    let patch = "try:\n    import _pytest.reports\nexcept ImportError:\n    pass\n";
+    case.bench.write("kit/__init__.py", patch);
+    let proof = case.prove(false).await;
+    let shown: Vec<_> = (proof.changed_judges.iter())
+        .map(|judge| (judge.path.as_str(), judge.risk))
+        .collect();
+    let of = |path: &str| shown.iter().any(|(shown, _)| shown.starts_with(path));
+    assert!(of("src/lib.rs"), "{shown:?}");
+    assert!(of("kit/__init__.py"), "{shown:?}");
+    assert!(!of("slug.py"), "{shown:?}");
+}
