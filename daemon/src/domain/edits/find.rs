@@ -48,6 +48,8 @@ impl Tolerance {
 pub(super) struct Place {
     pub(super) fits: Vec<Fit>,
     pub(super) tolerance: Tolerance,
+    /// A place where the new lines may be meant with its indentation or without.
+    pub(super) unclear: Option<usize>,
 }
 
 /// One place.
@@ -111,8 +113,12 @@ impl<'a> Search<'a> {
             return self.insertion();
         }
         let exact = self.exact();
-        if !exact.is_empty() {
+        // As whole lines without their indentation they may be given it.
+        let are_lines = |fit: &Fit| self.leaves_indent(fit) && self.block_goes_on(fit);
+        if !exact.is_empty() && !(exact.iter().all(are_lines)) {
+            let unclear = exact.iter().find(|fit| self.leaves_indent(fit));
             return Place {
+                unclear: unclear.map(|fit| fit.start),
                 fits: exact,
                 tolerance: Tolerance::Exact,
             };
@@ -120,13 +126,46 @@ impl<'a> Search<'a> {
         for tolerance in Tolerance::ALL {
             let fits = self.loose(tolerance);
             if !fits.is_empty() {
-                return Place { fits, tolerance };
+                return Place {
+                    fits,
+                    tolerance,
+                    unclear: None,
+                };
             }
         }
         Place {
             fits: Vec::new(),
             tolerance: Tolerance::Exact,
+            unclear: None,
         }
+    }
+
+    /// Whether the text to find is one line without the indentation that its place
+    /// has, and the new text has more lines, of which one is less indented than that:
+    /// it may have been left out there too.
+    fn leaves_indent(&self, fit: &Fit) -> bool {
+        let (lines, index) = (self.lines, self.lines.index_at(fit.start));
+        let before = &lines.text[lines.start(index)..fit.start];
+        let is_whole = !before.is_empty()
+            && before.trim_matches([' ', '\t']).is_empty()
+            && lines.is_end(fit.end)
+            && self.old[1..].iter().all(|line| line.trim().is_empty());
+        let mut more = self.block.new.lines().skip(1);
+        self.block.unit == Unit::Text
+            && is_whole
+            && more.any(|line| !line.trim().is_empty() && !line.starts_with(before))
+    }
+
+    /// Whether what follows a place is as deep, so that nothing less deep can come
+    /// between.
+    fn block_goes_on(&self, fit: &Fit) -> bool {
+        let lines = self.lines;
+        let index = lines.index_at(fit.start);
+        let depth = indent(lines.body(index));
+        let last = lines.index_at(fit.end.saturating_sub(1));
+        let mut after = (last + 1..lines.count()).map(|index| lines.body(index));
+        let next = after.find(|line| !line.trim().is_empty());
+        next.is_some_and(|line| line.starts_with(depth))
     }
 
     /// Where text goes that replaces none.
@@ -141,6 +180,7 @@ impl<'a> Search<'a> {
         Place {
             fits: may.then_some(fit).into_iter().collect(),
             tolerance: Tolerance::Exact,
+            unclear: None,
         }
     }
 

@@ -159,6 +159,8 @@ pub enum RefusalKind {
     Elided,
     /// Nothing would change.
     Unchanged,
+    /// New lines that may be meant with the indentation of the place or without.
+    Indentation,
     /// A text that is no edit in its format.
     Malformed,
 }
@@ -274,7 +276,11 @@ fn splices(
         return Err(elided(path, number, line));
     }
     let search = Search::new(lines, block);
-    let Place { fits, tolerance } = match search {
+    let Place {
+        fits,
+        tolerance,
+        unclear,
+    } = match search {
         Ok(search) => search.run(),
         Err(anchor) => {
             let message = format!(
@@ -306,6 +312,13 @@ fn splices(
             );
             return Err(EditRefusal::new(RefusalKind::ManyPlaces, message));
         }
+    }
+    if let Some(start) = unclear {
+        let message = format!(
+            "its text begins after the indentation of line {} of {path}, and new lines come after it that are indented less: they may be meant with that indentation or without; nothing was applied. Give the old and the new lines whole, with their indentation",
+            lines.number_at(start),
+        );
+        return Err(EditRefusal::new(RefusalKind::Indentation, message));
     }
     let splices = fits
         .iter()

@@ -304,10 +304,6 @@ fn perturb(rng: &mut Rng, class: Class, edit: &mut Vec<Line>) {
 }
 
 /// The edit as a model sends it, in one of the formats, read back.
-///
-/// A text in JSON whose one line of code has lost its indentation is inside that line,
-/// exactly, and what comes there is taken as it is; so such a block is not written
-/// as one.
 fn written(rng: &mut Rng, edit: &[Line], line_end: &str) -> Vec<Block> {
     let side = |gone: char| {
         edit.iter()
@@ -321,9 +317,7 @@ fn written(rng: &mut Rng, edit: &[Line], line_end: &str) -> Vec<Block> {
             text
         })
     };
-    let inside_a_line = lines::indent(&old).is_empty()
-        && old.lines().filter(|line| !line.trim().is_empty()).count() == 1;
-    let changes = match rng.u8(if inside_a_line { 2 } else { 0 }..5) {
+    let changes = match rng.u8(0..5) {
         0 => return vec![Block::text(old, new)],
         // Texts in JSON often come without their last line end.
         1 => {

@@ -372,3 +372,34 @@ fn the_first_pattern_that_fits_a_model_names_its_format() {
         assert_eq!(formats.of(model), format, "{model}");
     }
 }
+
+#[test]
+fn a_line_without_its_indentation_gives_it_to_lines_that_come_after_it() {
+    let block = Block::text("x = 1", "x = 1\ny = 2");
+    let within = "def f():\n    x = 1\n    return x\n";
+    let planned = plan("f", within, std::slice::from_ref(&block)).unwrap();
+    assert_eq!(
+        planned.text,
+        "def f():\n    x = 1\n    y = 2\n    return x\n"
+    );
+    assert_eq!(planned.tolerance, Tolerance::Indentation);
+    // At the end of a block both may be meant.
+    for after in ["", "\ndef g():\n    pass\n"] {
+        let text = format!("def f():\n    x = 1\n{after}");
+        let refusal = plan("f", &text, std::slice::from_ref(&block)).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Indentation);
+        assert!(refusal.message.contains("line 2"), "{}", refusal.message);
+    }
+    // What says where it goes is taken as it is.
+    for new in [
+        "x = 1\n    y = 2",
+        "x = 1\n\n",
+        "x = 2",
+        "x = [\n        1]",
+    ] {
+        let planned = plan("f", within, &[Block::text("x = 1", new)]).unwrap();
+        let wanted = within.replace("x = 1", new);
+        assert_eq!(planned.text, wanted);
+        assert_eq!(planned.tolerance, Tolerance::Exact);
+    }
+}
