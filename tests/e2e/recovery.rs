@@ -4,6 +4,8 @@
 use compyd_proto::v1::{SessionState, Workflow, session_event::Event};
 use compyd_tests::{
     daemon::{Daemon, Options},
+    programs::torture,
+    recovery::{Provider, Tally, bring_about, options},
     repository::sample_script,
     script::{Script, call},
     sessions::{request, story, tools_ended},
@@ -200,4 +202,26 @@ async fn a_patch_of_several_files_lands_whole_or_not_at_all() {
         )
         .await;
     assert_eq!(left.text(), "def f():\n    return 1\n2");
+}
+
+/// What `make recovery-report` shows, held to what it has to be.
+#[tokio::test]
+async fn every_type_of_failure_recovers_or_is_escalated() {
+    if !torture() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let Some(daemon) = Daemon::start(options(&provider)).await else {
+        return;
+    };
+    let mut tally = Tally::default();
+    let mut wrong = String::new();
+    bring_about(&daemon, &provider, |outcome| {
+        if tally.count(&outcome) == "wrong" {
+            wrong += &outcome.story;
+        }
+    })
+    .await;
+    eprintln!("{tally}");
+    assert!(tally.is_as_it_should(), "{tally}\n{wrong}");
 }

@@ -8,24 +8,25 @@
 mod commands;
 mod own_work;
 mod provider;
+mod tally;
 
 use std::collections::BTreeSet;
 
 use compyd_proto::v1::{Session, SessionEvent, SessionState, session_event::Event};
 use serde_json::{Value, json};
 
-pub use self::provider::Provider;
+pub use self::{provider::Provider, tally::Tally};
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, Options},
     repository::Repository,
     script::{Script, call},
     sessions::story,
 };
 
 /// A policy under which the faults can be brought about.
-pub const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/recovery/policy.toml");
+const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/recovery/policy.toml");
 /// How long the daemon's own checks may take in these sessions.
-pub const CHECK_TIMEOUT: &str = "60s";
+const CHECK_TIMEOUT: &str = "60s";
 
 /// What has to come of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,16 @@ pub struct Outcome {
     pub end: Option<End>,
     /// The session's story.
     pub story: String,
+}
+
+/// A daemon in which the faults can be brought about.
+#[must_use]
+pub fn options(provider: &Provider) -> Options {
+    Options::default()
+        .set("session.check_timeout", CHECK_TIMEOUT)
+        .set("policy.file", POLICY)
+        .set("model.openai_base_url", provider.base_url())
+        .env("OPENAI_API_KEY", "none")
 }
 
 /// Brings every fault about and gives each outcome to `each` as it comes.
