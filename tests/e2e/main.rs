@@ -42,6 +42,7 @@ mod random_tree;
 mod recovery;
 mod remote;
 mod repairs;
+mod repositories;
 mod requests;
 mod rollback;
 mod setup;
