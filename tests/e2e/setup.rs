@@ -219,12 +219,14 @@ async fn a_session_knows_what_the_base_says_and_is_proved_with_its_commands() {
     };
     let app = Repository::sample(daemon.directory().join("app"));
     // The test command needs what `initialize` has made outside the repository,
-    // in the session's workspace and in the clean one of its CI.
+    // in the session's workspace and in the clean one of its CI. What the linter
+    // finds was there before.
     let file = r#"
 [setup]
 initialize = ["mkdir -p /workspace/plugins && touch /workspace/plugins/installed_once.py"]
 [commands]
 test = "env PYTHONPATH=/workspace/plugins python -m pytest -q -p installed_once"
+lint = "grep -q polished NOTES.md"
 [knowledge]
 text = "Prefer small functions."
 files = ["NOTES.md"]
@@ -263,5 +265,14 @@ files = ["NOTES.md"]
     assert!(
         !proof.runs.is_empty() && proof.runs.iter().all(ran_it),
         "{proof:?}"
+    );
+    // CI ran the linter that the file names, and does not blame the session.
+    let checks = session.pull_request.unwrap().checks;
+    let lint = checks.iter().find(|check| check.name == "lint");
+    let lint = lint.unwrap_or_else(|| panic!("nothing linted: {checks:?}"));
+    assert!(lint.completed && !lint.passed, "{lint:?}");
+    assert!(
+        lint.summary.contains("failed on the base as well"),
+        "{lint:?}"
     );
 }

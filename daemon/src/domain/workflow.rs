@@ -226,20 +226,20 @@ pub fn blocking<'a>(
 }
 
 /// Whether a failed check failed on the base already: tests with nothing else
-/// than [there](known_failures), another check that nobody asked for.
+/// than [there](known_failures), another check that nobody asked for. Who asked
+/// for it is what the base's plan says: CI is given the command of the base's
+/// setup file as if a person had named it.
 #[must_use]
 pub fn is_excused(base: &BaseRun, check: &CheckResult) -> bool {
     match check.command.kind {
         CheckKind::Tests => {
             known_failures(&base.tests, &check.verdict, check.report.as_ref()).is_some()
         }
-        CheckKind::Lint | CheckKind::Types => {
-            check.command.why != "given"
-                && base
-                    .others
-                    .iter()
-                    .any(|before| before.command.name == check.command.name && !before.passed())
-        }
+        CheckKind::Lint | CheckKind::Types => base.others.iter().any(|before| {
+            before.command.name == check.command.name
+                && before.command.why != "given"
+                && !before.passed()
+        }),
     }
 }
 

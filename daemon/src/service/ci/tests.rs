@@ -291,11 +291,19 @@ async fn what_failed_on_the_base_already_does_not_block() {
     let old = check("types-mypy", CheckKind::Types, "there is a mypy.ini");
     let new = check("lint-ruff", CheckKind::Lint, "there is a ruff.toml");
     let tests = check("tests", CheckKind::Tests, "given");
-    fixture.request.base.others = vec![old.clone()];
+    // CI is given the lint command of the base's setup file.
+    let named = check("lint", CheckKind::Lint, "compy.toml says so");
+    let again = check("lint", CheckKind::Lint, "given");
+    fixture.request.base.others = vec![old.clone(), named];
     let (request, base) = (&fixture.request, &fixture.request.base);
     let counts =
-        [&old, &new, &tests].map(|each| blocking(base, std::slice::from_ref(each)).count());
-    assert_eq!(counts, [0, 1, 1]);
+        [&old, &new, &tests, &again].map(|each| blocking(base, std::slice::from_ref(each)).count());
+    assert_eq!(counts, [0, 1, 1, 0]);
+    let asked_for = BaseRun {
+        others: vec![again.clone()],
+        ..base.clone()
+    };
+    assert_eq!(blocking(&asked_for, &[again]).count(), 1);
     let outcome = outcome_of(request, &old);
     assert_eq!(
         (outcome.state, outcome.summary.as_str()),
