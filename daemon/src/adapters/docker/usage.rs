@@ -25,6 +25,8 @@ pub(super) async fn read(
     let mut readings = Box::pin(docker.stats(&id.0, Some(options)));
     match readings.next().await {
         Some(Ok(reading)) => Ok(usage(reading)),
+        // It has ended between the engine's own look and its reading.
+        Some(Err(error)) if errors::conflict(&error) => Ok(None),
         Some(Err(error)) => Err(errors::container("read the usage of", id, &error)),
         None => Ok(None),
     }
@@ -62,7 +64,10 @@ fn memory(stats: ContainerMemoryStats) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::adapters::docker::transport;
 
     #[test]
     fn memory_leaves_the_droppable_cache_out_under_both_cgroup_versions() {
@@ -79,5 +84,32 @@ mod tests {
     #[test]
     fn a_container_without_processes_uses_nothing() {
         assert_eq!(usage(ContainerStatsResponse::default()), None);
+    }
+
+    /// An engine that answers one request, in these words.
+    async fn asked_once(status: &str) -> Result<Option<ContainerUsage>, RuntimeError> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("engine.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let body = r#"{"message":"it does not run"}"#;
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let asked = stream.read(&mut [0; 4_096]).await.unwrap();
+            assert_ne!(asked, 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let docker = transport::connect(Some(&format!("unix://{}", socket.display()))).unwrap();
+        read(&docker, &ContainerId("c".to_owned())).await
+    }
+
+    #[tokio::test]
+    async fn a_container_that_ends_while_it_is_read_uses_nothing() {
+        assert_eq!(asked_once("409 Conflict").await, Ok(None));
+        let gone = RuntimeError::ContainerMissing("c".to_owned());
+        assert_eq!(asked_once("404 Not Found").await, Err(gone));
     }
 }
