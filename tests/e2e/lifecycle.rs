@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use compyd::metrics::exposition::value;
 use compyd_proto::v1::{ExecAttach, ExecRequest, ExecStart, WorkspaceState, exec_request};
 use compyd_tests::{
     compyctl::Ran,
@@ -13,6 +14,8 @@ use compyd_tests::{
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tonic_types::StatusExt as _;
+
+use crate::metrics::scrape;
 
 async fn started(more: &[&str]) -> Option<Daemon> {
     let daemon = Daemon::start(Options::default()).await?;
@@ -398,6 +401,122 @@ async fn stats_tell_what_a_workspace_uses_and_wake_nothing() {
     assert_eq!(stats["state"], "stopped", "{stats}");
     assert_eq!(stats["pids"], 0, "{stats}");
     assert_eq!(state(&daemon, "w").await.0, WorkspaceState::Stopped);
+}
+
+/// Reads on until a reading is as wanted; those before it must be plausible,
+/// too.
+async fn reading(
+    readings: &mut Lines<BufReader<tokio::process::ChildStdout>>,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let looking = async {
+        let mut before = Value::Null;
+        loop {
+            let now: Value = serde_json::from_str(&line(readings).await).unwrap();
+            assert!(now["at"].as_str() >= before["at"].as_str(), "{now}");
+            let within = |key: &str, most: u64| now[key].as_u64().is_some_and(|it| it <= most);
+            assert!(within("memory_bytes", 256 << 20), "{now}");
+            assert!(within("pids", 64), "{now}");
+            if wanted(&now) {
+                return now;
+            }
+            before = now;
+        }
+    };
+    let found = tokio::time::timeout(wait::PATIENCE, looking).await;
+    found.unwrap_or_else(|_| panic!("no reading has {what}"))
+}
+
+#[tokio::test]
+async fn a_stream_of_stats_tells_what_happens_and_ends_with_its_reader_or_its_workspace() {
+    let options = Options::default().set("metrics.listen", "0");
+    let Some(daemon) = Daemon::start(options).await else {
+        return;
+    };
+    let limits = ["--cpus", "1", "--memory", "256M", "--pids", "64"];
+    daemon.workspace("w", &limits).await;
+    let begun = std::time::Instant::now();
+    let interval = Duration::from_millis(200);
+    let args = [
+        "-o",
+        "json",
+        "workspace",
+        "stats",
+        "w",
+        "--interval",
+        "200ms",
+    ];
+    let (mut stays, mut readings) = lines(&daemon, &args).await;
+    let (mut leaves, mut others) = lines(&daemon, &args).await;
+    let idle = reading(&mut readings, "no command", |stats| {
+        stats["running_commands"] == 0
+    })
+    .await;
+    assert_eq!(idle["state"], "running", "{idle}");
+    assert_eq!(idle["cpu_limit_millis"], 1_000, "{idle}");
+    assert!(idle["memory_bytes"].as_u64() > Some(100_000), "{idle}");
+    assert!(idle["pids"].as_u64() >= Some(1), "{idle}");
+
+    let spin = detached(&daemon, "while :; do :; done", |_| {}).await;
+    let mut last = reading(&mut readings, "a busy command", |stats| {
+        stats["running_commands"] == 1 && stats["cpu_millis"].as_u64() > Some(100)
+    })
+    .await;
+    assert!(last["pids"].as_u64() >= Some(2), "{last}");
+    let total = |stats: &Value| stats["cpu_total_ms"].as_u64().unwrap();
+    for _ in 0..10 {
+        let next = reading(&mut readings, "any", |_| true).await;
+        assert!(total(&next) >= total(&last), "{last} {next}");
+        last = next;
+    }
+    let took = begun.elapsed();
+    assert!(
+        took >= interval * 10,
+        "a reading each {interval:?}: {took:?}"
+    );
+    let used = total(&last) - total(&idle);
+    // One CPU at most; the first reading and its time are not of one moment.
+    let most = u64::try_from(took.as_millis()).unwrap() + 1_000;
+    assert!((100..=most).contains(&used), "{used} ms in {took:?}");
+    run(&daemon, &["kill", "w", &spin]).await;
+    reading(&mut readings, "no command again", |stats| {
+        stats["running_commands"] == 0
+    })
+    .await;
+
+    // Who leaves costs nothing any more, and takes nothing from who stays.
+    line(&mut others).await;
+    leaves.kill().await.unwrap();
+    stream_has_ended(&daemon, "Cancelled").await;
+    run(&daemon, &["stop", "w"]).await;
+    let stopped = reading(&mut readings, "no processes", |stats| {
+        stats["state"] == "stopped"
+    })
+    .await;
+    assert_eq!(stopped["pids"], 0, "{stopped}");
+    assert_eq!(stopped["cpu_millis"], 0, "{stopped}");
+
+    run(&daemon, &["delete", "w", "--yes"]).await;
+    let end = async {
+        while readings.next_line().await.unwrap().is_some() {}
+        stays.wait().await.unwrap()
+    };
+    let end = tokio::time::timeout(wait::PATIENCE, end).await;
+    let end = end.expect("it ends with its workspace");
+    assert_eq!(end.code(), Some(2), "what was named is gone");
+    stream_has_ended(&daemon, "NotFound").await;
+}
+
+/// Waits until the daemon has done with a stream of stats, and with this code.
+async fn stream_has_ended(daemon: &Daemon, code: &str) {
+    let method = "/compy.v1.ActivityService/WatchStats";
+    let labels = [("method", method), ("code", code)];
+    wait::until("the stream to end", wait::PATIENCE, async || {
+        let ended = value(&scrape(daemon).await, "compy_grpc_calls_total", &labels);
+        (ended == Some(1.)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn ask(daemon: &Daemon, method: &str, path: &str) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
-async fn scrape(daemon: &Daemon) -> BTreeMap<String, Family> {
+pub(crate) async fn scrape(daemon: &Daemon) -> BTreeMap<String, Family> {
     let (head, body) = ask(daemon, "GET", "/metrics").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let media_type = "content-type: text/plain; version=0.0.4; charset=utf-8";
