@@ -268,6 +268,72 @@ async fn a_fork_has_the_files_and_an_identity_of_its_own() {
     leftovers(&daemon, 2, 1).await;
 }
 
+/// The daemon and the engine say that the workspace stands still, in the
+/// container that it was paused in.
+async fn stands_still(daemon: &Daemon, container: &str) {
+    let now = daemon.workspace_now("w").await;
+    assert_eq!(now.state(), WorkspaceState::Paused);
+    assert_eq!(now.container_id, container);
+    let state = daemon.engine().await.inspect(container).await.state;
+    assert_eq!(state.unwrap().paused, Some(true));
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_paused_workspace_has_what_was_written_before_and_leaves_it_paused() {
+    let Some(daemon) = filled().await else {
+        return;
+    };
+    let ctl = async |args: &[&str]| {
+        let _ = daemon.compyctl(args).await.expect_code(0);
+    };
+    let before = bash(&daemon, "w", LOOK).await;
+    // It writes until it is frozen, and goes on when it is let go.
+    let count = "i=0; while :; do i=$((i+1)); echo $i >> ~/count; sleep 0.01; done";
+    let writer = ["exec", "w", "--detach", "--", "bash", "-c", count];
+    ctl(&[&["workspace"], &writer[..]].concat()).await;
+    wait::until("the writer", wait::PATIENCE, async || {
+        let written = bash(&daemon, "w", "cat ~/count 2>/dev/null || :").await;
+        (!written.is_empty()).then_some(())
+    })
+    .await;
+    ctl(&["workspace", "pause", "w"]).await;
+    let container = daemon.workspace_now("w").await.container_id;
+
+    let taken = snapshot(&daemon, "w").await;
+    assert_eq!(taken["workspace_state"], "paused");
+    stands_still(&daemon, &container).await;
+    let again = snapshot(&daemon, "w").await;
+    assert_eq!(again["volumes"], taken["volumes"], "nobody wrote meanwhile");
+    let taken = id(&taken);
+    ctl(&["workspace", "fork", "w", "f", "--snapshot", &taken]).await;
+    assert_eq!(bash(&daemon, "f", LOOK).await, before);
+    let counted = bash(&daemon, "f", "cat ~/count").await;
+    let numbers = 1..=counted.lines().count();
+    let whole: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    assert_eq!(counted.lines().collect::<Vec<_>>(), whole);
+    stands_still(&daemon, &container).await;
+
+    // What was frozen lives on, and has written nothing that is not in there.
+    ctl(&["workspace", "resume", "w"]).await;
+    wait::until("the writer goes on", wait::PATIENCE, async || {
+        let now = bash(&daemon, "w", "cat ~/count").await;
+        assert!(now.starts_with(&counted), "{now} after {counted}");
+        (now.lines().count() > whole.len()).then_some(())
+    })
+    .await;
+
+    // From paused to what it was when it was paused before.
+    bash(&daemon, "w", "rm -r /workspace/* ~/.dotfile").await;
+    root(&daemon, "w", "echo two > /opt/installed").await;
+    ctl(&["workspace", "pause", "w"]).await;
+    ctl(&["workspace", "restore", "w", &taken]).await;
+    assert_eq!(bash(&daemon, "w", LOOK).await, before);
+    assert_eq!(bash(&daemon, "w", "cat ~/count").await, counted);
+    // The two, and the one that was taken before the restore.
+    assert_eq!(ids(&daemon, "w").await.len(), 3);
+    leftovers(&daemon, 2, 3).await;
+}
+
 #[tokio::test]
 async fn a_restore_is_refused_while_a_session_runs_and_cancels_it_when_forced() {
     let Some(daemon) = filled().await else {
