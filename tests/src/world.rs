@@ -29,7 +29,8 @@ pub struct World {
     /// On 127.0.0.1, for connections that are allowed. Serves files below its
     /// root, `/slow` without end, `/redirect` to the sink, and [`GOOD`].
     pub good: u16,
-    /// On every address of this machine, TCP and UDP: whoever comes has leaked.
+    /// On every address of this machine, TCP and UDP: whoever comes has leaked,
+    /// and is told [`LEAKED`].
     pub sink: u16,
     leaks: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
@@ -66,8 +67,10 @@ impl World {
         });
         let seen = leaks.clone();
         tasks.spawn(async move {
-            while udp.recv_from(&mut [0; 1]).await.is_ok() {
+            while let Ok((_, from)) = udp.recv_from(&mut [0; 1]).await {
                 seen.fetch_add(1, Ordering::SeqCst);
+                // It need not be heard.
+                let _ = udp.send_to(LEAKED.as_bytes(), from).await;
             }
         });
         let root = root.to_owned();

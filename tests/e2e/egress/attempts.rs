@@ -3,7 +3,10 @@
 //!
 //! Scripts find `$GOOD`, the port that is allowed on `localhost`; `$SINK`, the
 //! port that is not, on every address of the host; `$OWN`, an address of the
-//! host. [`PRELUDE`] has what they share.
+//! host. [`PRELUDE`] has what they share. What goes past the tunnel has itself for
+//! a twin, on the engine's bridge.
+
+use compyd_tests::world::LEAKED;
 
 /// Where a script runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,15 @@ pub(super) enum Rules {
     Closed,
 }
 
+/// Where the twin of an attempt runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TwinAt {
+    /// Under the same rules; under the allow-list where they allow nothing.
+    Rules,
+    /// On the engine's bridge, with a world of its own.
+    Bridge,
+}
+
 /// An attempt and its twin.
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -24,7 +36,8 @@ pub(super) struct Attempt {
     /// Must not come through, and must print `expected`.
     pub(super) script: String,
     pub(super) expected: &'static str,
-    /// Must come through, under the allow-list where `rules` allow nothing.
+    pub(super) twin_at: TwinAt,
+    /// Must come through.
     pub(super) twin: String,
     /// What the twin prints.
     pub(super) twin_expected: &'static str,
@@ -41,6 +54,16 @@ connect() { raw "CONNECT $1 HTTP/1.1\r\n\r\n$2"; }
 port() { printf '\\%03o\\%03o' $(($1 / 256)) $(($1 % 256)); }
 # A SOCKS5 request in printf's escapes, and the reply in hexadecimal.
 socks_raw() { raw "\005\001\000$1" | od -An -tx1 | tr -d ' \n'; }
+# A packet to a host and port, in the escapes of Python, and what comes back.
+udp() { python3 - "$1" "$2" "$3" <<'END' 2>&1
+import codecs, socket, sys
+host, port, packet = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.sendto(codecs.escape_decode(packet)[0], (host, int(port)))
+print("said", s.recv(99))
+END
+}
 # A TLS hello for one name to a host and port through a tunnel.
 hello() { python3 - "$1" "$2" "$3" <<'END'
 import socket, ssl, sys
@@ -66,6 +89,7 @@ fn address(name: &'static str, host: &str, expected: &'static str) -> Attempt {
         rules: Rules::Open,
         script: format!(r#"connect "{host}:$SINK" "{REQUEST}""#),
         expected,
+        twin_at: TwinAt::Rules,
         twin: format!(r#"connect "127.0.0.1:$GOOD" "{REQUEST}""#),
         twin_expected: "good-twin",
     }
@@ -78,8 +102,18 @@ fn tool(name: &'static str, script: &str, expected: &'static str, twin: &str) ->
         rules: Rules::Listed,
         script: script.to_owned(),
         expected,
+        twin_at: TwinAt::Rules,
         twin: twin.to_owned(),
         twin_expected: "good-twin",
+    }
+}
+
+/// An attempt to do without the tunnel; on a bridge the very same comes through.
+fn past_the_tunnel(name: &'static str, script: &str) -> Attempt {
+    Attempt {
+        twin_at: TwinAt::Bridge,
+        twin_expected: LEAKED,
+        ..tool(name, script, "Network is unreachable", script)
     }
 }
 
@@ -292,7 +326,6 @@ fn hosts_in_requests() -> Vec<Attempt> {
 
 fn other_protocols() -> Vec<Attempt> {
     const GET: &str = "get http://localhost:$GOOD/";
-    const NO_NETWORK: &str = "Network is unreachable";
     let socks = |name, request: &str, reply: &'static str| Attempt {
         twin_expected: "05000500",
         ..tool(
@@ -369,30 +402,32 @@ fn other_protocols() -> Vec<Attempt> {
                 "socks http://localhost:$GOOD/",
             )
         },
-        tool(
-            "past the proxy",
-            "get --noproxy '*' http://$OWN:$SINK/",
-            NO_NETWORK,
-            GET,
+        past_the_tunnel("past the proxy", "get --noproxy '*' http://$OWN:$SINK/"),
+        past_the_tunnel("UDP to the host", "udp $OWN $SINK x"),
+        past_the_tunnel(
+            "a DNS query to the host",
+            r"udp $OWN $SINK '\0\1\1\0\0\1\0\0\0\0\0\0\7example\3org\0\0\1\0\1'",
         ),
-        tool(
-            "UDP to the host",
-            r#"python3 -c 'import socket, sys; socket.socket(2, 2).sendto(b"x", (sys.argv[1], int(sys.argv[2])))' $OWN $SINK 2>&1"#,
-            NO_NETWORK,
-            GET,
-        ),
-        tool(
-            "a name looked up inside",
-            "getent hosts example.org || echo no answer",
-            "no answer",
-            GET,
-        ),
-        tool(
-            "the engine's resolver",
-            "bash -c 'exec 3<>/dev/tcp/127.0.0.11/53' 2>&1",
-            "refused",
-            GET,
-        ),
+        // The same program, for a name that needs nobody to be asked.
+        Attempt {
+            twin_expected: "localhost",
+            ..tool(
+                "a name looked up inside",
+                "getent hosts example.org || echo no answer",
+                "no answer",
+                "getent hosts localhost || echo no answer",
+            )
+        },
+        // The same connection to a port where somebody listens.
+        Attempt {
+            twin_expected: "connected",
+            ..tool(
+                "the engine's resolver",
+                "bash -c 'exec 3<>/dev/tcp/127.0.0.11/53 && echo connected' 2>&1",
+                "refused",
+                "bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128 && echo connected' 2>&1",
+            )
+        },
         tool(
             "the daemon's socket",
             r#"python3 -c 'import socket; s = socket.socket(1); s.connect("/run/compy/link/daemon.sock"); s.settimeout(10); print("said", s.recv(9))'"#,

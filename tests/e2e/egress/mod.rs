@@ -6,7 +6,7 @@ mod cargo;
 
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
-use attempts::{Attempt, PRELUDE, Rules};
+use attempts::{Attempt, PRELUDE, Rules, TwinAt};
 use compyd::domain::egress::{AddressRules, Host, Target};
 use compyd_proto::v1::EnvironmentVariable;
 use compyd_tests::{
@@ -68,11 +68,19 @@ async fn no_way_around_the_rules_leads_anywhere() {
     daemon.workspace("listed", &["--allow", &listed]).await;
     daemon.workspace("open", &["--egress", "open"]).await;
     daemon.workspace("closed", &[]).await;
+    // What comes through there has not leaked.
+    let bridged = match daemon.engine().await.has_bridge().await {
+        true => {
+            daemon.workspace("bridge", &["--network", "bridge"]).await;
+            Some(World::start(daemon.directory()).await)
+        }
+        false => None,
+    };
     let attempts = attempts::all();
     assert!(attempts.len() >= FEWEST_ATTEMPTS, "{}", attempts.len());
-    let (daemon, world) = (&daemon, &world);
+    let (daemon, world, bridged) = (&daemon, &world, bridged.as_ref());
     let verdicts = futures_util::stream::iter(&attempts)
-        .map(|attempt| async move { verdict(daemon, world, attempt).await })
+        .map(|attempt| async move { verdict(daemon, world, bridged, attempt).await })
         .buffer_unordered(AT_ONCE);
     let wrong: Vec<String> = verdicts.filter_map(|wrong| async { wrong }).collect().await;
     assert!(
@@ -86,8 +94,14 @@ async fn no_way_around_the_rules_leads_anywhere() {
 }
 
 /// What is wrong with an attempt; nothing when it failed as it should and its
-/// twin came through.
-async fn verdict(daemon: &Daemon, world: &World, attempt: &Attempt) -> Option<String> {
+/// twin came through. `bridged` is the world of twins on the bridge, where there
+/// is one.
+async fn verdict(
+    daemon: &Daemon,
+    world: &World,
+    bridged: Option<&World>,
+    attempt: &Attempt,
+) -> Option<String> {
     let name = attempt.name;
     let workspace = |rules| match rules {
         Rules::Listed => "listed",
@@ -101,11 +115,16 @@ async fn verdict(daemon: &Daemon, world: &World, attempt: &Attempt) -> Option<St
             attempt.expected
         ));
     }
-    let twin_rules = match attempt.rules {
-        Rules::Closed => Rules::Listed,
-        rules @ (Rules::Listed | Rules::Open) => rules,
+    let (twin_in, world) = match (attempt.twin_at, attempt.rules, bridged) {
+        (TwinAt::Rules, Rules::Closed, _) => (workspace(Rules::Listed), world),
+        (TwinAt::Rules, rules @ (Rules::Listed | Rules::Open), _) => (workspace(rules), world),
+        (TwinAt::Bridge, _, Some(bridged)) => ("bridge", bridged),
+        (TwinAt::Bridge, _, None) => {
+            skip(format!("{name}: its twin, as this engine has no bridge"));
+            return None;
+        }
     };
-    let said = script(daemon, workspace(twin_rules), world, &attempt.twin).await;
+    let said = script(daemon, twin_in, world, &attempt.twin).await;
     (!said.contains(attempt.twin_expected)).then(|| format!("{name}: its twin failed:\n{said}"))
 }
 
