@@ -70,6 +70,8 @@ impl TunnelPort for FakeTunnel {
 #[derive(Default)]
 struct FakeWorld {
     names: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    /// What names have after they were asked for once more.
+    rebound: Mutex<BTreeMap<String, Vec<IpAddr>>>,
     /// What was dialled, in order.
     dialled: Mutex<Vec<SocketAddr>>,
     servers: Mutex<Vec<DuplexStream>>,
@@ -79,7 +81,11 @@ struct FakeWorld {
 #[async_trait]
 impl WorldPort for FakeWorld {
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, WorldError> {
-        let found = self.names.lock().unwrap().get(name).cloned();
+        let mut names = self.names.lock().unwrap();
+        let found = match self.rebound.lock().unwrap().remove(name) {
+            Some(later) => names.insert(name.to_owned(), later),
+            None => names.get(name).cloned(),
+        };
         found.ok_or_else(|| WorldError::Unresolved {
             name: name.to_owned(),
             message: "no such name".to_owned(),
@@ -191,6 +197,12 @@ impl Bench {
         rules.insert(programs.workspace.clone(), policy);
     }
 
+    /// The name has its addresses once more, and this one from then on.
+    fn rebind(&self, name: &str, address: IpAddr) {
+        let mut rebound = self.world.rebound.lock().unwrap();
+        rebound.insert(name.to_owned(), vec![address]);
+    }
+
     fn dialled(&self) -> Vec<String> {
         let dialled = self.world.dialled.lock().unwrap();
         dialled.iter().map(ToString::to_string).collect()
@@ -294,6 +306,36 @@ async fn what_is_refused_is_never_dialled_and_its_reason_is_told() {
         assert_eq!(bench.denial().await, denial);
     }
     assert_eq!(bench.dialled(), [""; 0]);
+}
+
+/// Public when it is decided on, private when it is asked for again.
+#[tokio::test]
+async fn a_name_that_turns_private_is_dialled_where_it_was_public_and_refused_from_then_on() {
+    for private in [[169, 254, 169, 254], [127, 0, 0, 1], [8, 8, 4, 4]] {
+        let mut bench = Bench::new();
+        let programs = bench.workspace(allow(&["a.example"])).await;
+        let private = IpAddr::from(private);
+        bench.rebind("a.example", private);
+        let mut program = programs.want("a.example", 443).await.unwrap();
+        let public = "93.184.216.34:443".parse().unwrap();
+        assert_eq!(bench.outcome().await, EgressOutcome::Allowed(public));
+        let Err(Refusal::Denied { denial, .. }) = programs.want("a.example", 443).await else {
+            panic!("{private} was not denied");
+        };
+        assert_eq!(denial.code(), "ADDRESS_REFUSED");
+        assert!(
+            denial.to_string().contains(&private.to_string()),
+            "{denial}"
+        );
+        assert_eq!(bench.denial().await, denial);
+        // What is open stays with whom it was opened to.
+        program.write_all(b"\0still").await.unwrap();
+        program.shutdown().await.unwrap();
+        let (mut heard, mut server) = (Vec::new(), bench.server());
+        server.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"\0still");
+        assert_eq!(bench.dialled(), ["93.184.216.34:443"]);
+    }
 }
 
 #[tokio::test]
