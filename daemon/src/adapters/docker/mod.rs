@@ -651,4 +651,6 @@ fn newest_first(generation: Generation, status: ContainerStatus) -> (Reverse<Gen
 }
 
 #[cfg(test)]
+mod removal_tests;
+#[cfg(test)]
 mod tests;

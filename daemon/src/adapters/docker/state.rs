@@ -72,3 +72,26 @@ fn status(word: Option<String>) -> ContainerStatus {
         Some(_) | None => ContainerStatus::Broken,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_the_engine_has_a_meaning_and_what_is_on_its_way_out_is_broken() {
+        for (word, meaning) in [
+            ("created", ContainerStatus::Created),
+            ("running", ContainerStatus::Running),
+            ("stopping", ContainerStatus::Running),
+            ("paused", ContainerStatus::Paused),
+            ("restarting", ContainerStatus::Restarting),
+            ("exited", ContainerStatus::Exited),
+            ("removing", ContainerStatus::Broken),
+            ("dead", ContainerStatus::Broken),
+            ("of a later engine", ContainerStatus::Broken),
+        ] {
+            assert_eq!(status(Some(word.to_owned())), meaning, "{word}");
+        }
+        assert_eq!(status(None), ContainerStatus::Broken);
+    }
+}

@@ -437,6 +437,50 @@ async fn a_container_that_the_engine_could_not_remove_is_made_again() {
     assert_eq!(observed(&workspaces, &id).await, Observed::Stopped);
 }
 
+/// As long as the engine is at it, nothing can take its place.
+#[tokio::test]
+async fn a_container_that_is_being_removed_is_made_again_after_that_whatever_was_wanted() {
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let (running, stopped) = (made(&workspaces, "a").await, made(&workspaces, "b").await);
+    let (paused, lost) = (made(&workspaces, "c").await, made(&workspaces, "d").await);
+    workspaces.stop(&stopped).await.unwrap();
+    workspaces.pause(&paused).await.unwrap();
+    let all = [&running, &stopped, &paused, &lost];
+    let mut before = Vec::new();
+    for id in all {
+        let container = bench.runtime.find(id).await.unwrap().unwrap().id;
+        bench.runtime.get_stuck(&container.0);
+        bench.runtime.set_status(id, ContainerStatus::Broken);
+        before.push(container);
+    }
+    // Nobody knows of the last one any more but its labels.
+    bench.store.remove_workspace(&lost).await.unwrap();
+    let workspaces = bench.daemon().await;
+    workspaces.reconcile().await.unwrap();
+    for id in all {
+        assert_eq!(observed(&workspaces, id).await, Observed::Missing);
+    }
+
+    bench.runtime.come_loose();
+    let settled = async {
+        // One that was tried just now is left alone for a moment.
+        while observed(&workspaces, &running).await != Observed::Running {
+            workspaces.reconcile().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let settled = tokio::time::timeout(Duration::from_secs(20), settled).await;
+    settled.expect("it is made again");
+    for id in [&stopped, &paused, &lost] {
+        assert_eq!(observed(&workspaces, id).await, Observed::Stopped);
+    }
+    for (id, before) in all.into_iter().zip(before) {
+        let container = bench.runtime.find(id).await.unwrap().unwrap().id;
+        assert_ne!(container, before, "{id}");
+    }
+}
+
 #[tokio::test]
 async fn what_a_workspace_may_reach_changes_while_something_is_done_to_it_and_stays_so() {
     let bench = Bench::new();
