@@ -235,7 +235,7 @@ impl RequestOutcome {
     #[must_use]
     pub fn progress(&self) -> RequestProgress {
         match self {
-            Self::Begun(_) => RequestProgress::Begun,
+            Self::Begun { .. } => RequestProgress::Begun,
             Self::Failed | Self::Answered(_) => RequestProgress::Ended,
         }
     }
@@ -244,9 +244,15 @@ impl RequestOutcome {
 /// How far a mutating request came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestOutcome {
-    /// Its work has begun, and makes what it makes under this id. Found by a
-    /// retry, it says that the daemon ended meanwhile.
-    Begun(uuid::Uuid),
+    /// Its work has begun. Found by a retry, it says that the daemon ended
+    /// meanwhile.
+    Begun {
+        /// Id that it makes what it makes under.
+        id: uuid::Uuid,
+        /// What the request was about at that time, in the words of its method;
+        /// may be empty.
+        about: String,
+    },
     /// Its work failed and left nothing behind.
     Failed,
     /// The encoded answer.

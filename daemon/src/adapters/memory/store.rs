@@ -403,7 +403,8 @@ impl StorePort for MemoryStore {
             at_ms: record.at_ms,
             bytes: match &record.outcome {
                 RequestOutcome::Answered(answer) => answer.len() as u64,
-                RequestOutcome::Begun(_) | RequestOutcome::Failed => 0,
+                RequestOutcome::Begun { about, .. } => about.len() as u64,
+                RequestOutcome::Failed => 0,
             },
             progress: record.outcome.progress(),
         });

@@ -20,10 +20,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
 /// `at_ms`, the fingerprint's length, the fingerprint, the answer. Answers are
 /// bytes, which JSON would blow up fourfold. The fingerprint of a request that
 /// has no answer is followed by `+` and the id of what it makes, or by `-` when
-/// it failed.
+/// it failed; in the answer's place is what it is about.
 pub(super) fn encode_request(record: &RequestRecord) -> Vec<u8> {
     let (suffix, answer) = match &record.outcome {
-        RequestOutcome::Begun(id) => (format!("+{}", id.simple()), [].as_slice()),
+        RequestOutcome::Begun { id, about } => (format!("+{}", id.simple()), about.as_bytes()),
         RequestOutcome::Failed => ("-".to_owned(), [].as_slice()),
         RequestOutcome::Answered(answer) => (String::new(), answer.as_slice()),
     };
@@ -47,7 +47,8 @@ pub(super) fn decode_request(bytes: &[u8]) -> Result<RequestRecord, CodecError> 
     let fingerprint = String::from_utf8_lossy(fingerprint);
     let (fingerprint, outcome) = if let Some((fingerprint, id)) = fingerprint.split_once('+') {
         let id = uuid::Uuid::parse_str(id).map_err(|error| CodecError(error.to_string()))?;
-        (fingerprint, RequestOutcome::Begun(id))
+        let about = String::from_utf8_lossy(answer).into_owned();
+        (fingerprint, RequestOutcome::Begun { id, about })
     } else if let Some(fingerprint) = fingerprint.strip_suffix('-') {
         (fingerprint, RequestOutcome::Failed)
     } else {

@@ -105,7 +105,8 @@ impl Write {
         let bytes = match self {
             Self::PutRequest(_, record) => match &record.outcome {
                 RequestOutcome::Answered(answer) => answer.len(),
-                RequestOutcome::Begun(_) | RequestOutcome::Failed => 0,
+                RequestOutcome::Begun { about, .. } => about.len(),
+                RequestOutcome::Failed => 0,
             },
             Self::PutPullRequest(_, pull_request) => pull_request.draft.body.len(),
             Self::PutSnapshot(_, _, record) | Self::PutOperation(_, record) => record.len(),

@@ -8,7 +8,9 @@
 //!
 //! What makes something, or cannot be told from a mistake when it is done twice,
 //! writes down that it begins and the id of what it makes. A retry after a kill
-//! finds that and goes on under the same id.
+//! finds that and goes on under the same id. What a request means by a name, or
+//! by leaving something out, is written down with that: by the time of a retry
+//! the same words may mean something else.
 //!
 //! A request leaves the list of those under way only after its answer is in
 //! the store, and a call enters that list before it looks into the store. So
@@ -82,10 +84,13 @@ struct UnderWay {
 const NOTHING: Bound = Bound { count: 0, bytes: 0 };
 
 /// Work that is written down before it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {
     /// Id of what it makes; the same for every retry. Sorts by time.
     pub id: Uuid,
+    /// What the request was about when it began, in the words of its method; the
+    /// same for every retry. Empty where nothing was written down of that.
+    pub about: String,
     /// Whether it was begun before and cut off, by the end of a daemon or by an
     /// outage: it may be done, or half done.
     pub before: bool,
@@ -144,7 +149,7 @@ impl Requests {
         Work: Future<Output = Result<Answer, Status>> + Send + 'static,
     {
         let work = move |_| work();
-        self.run(method, request_id, request, Intent::None, work)
+        self.run(method, request_id, request, Intent::None, nothing(), work)
             .await
     }
 
@@ -166,7 +171,37 @@ impl Requests {
         Answer: Message + Default,
         Work: Future<Output = Result<Answer, Status>> + Send + 'static,
     {
-        self.run(method, request_id, request, Intent::Written, work)
+        self.run(
+            method,
+            request_id,
+            request,
+            Intent::Written,
+            nothing(),
+            work,
+        )
+        .await
+    }
+
+    /// As [`once_begun`](Self::once_begun), for work that is bound to what its
+    /// request means when it begins: `about` finds that out, and runs again for
+    /// no retry of what has begun. Where it fails nothing has begun.
+    ///
+    /// # Errors
+    /// As for [`once_begun`](Self::once_begun), and whatever `about` fails with.
+    pub async fn once_bound<Request, Answer, Work>(
+        &self,
+        method: &'static str,
+        request_id: &str,
+        request: &Request,
+        about: impl Future<Output = Result<String, Status>> + Send + 'static,
+        work: impl FnOnce(Begun) -> Work + Send + 'static,
+    ) -> Result<Answer, Status>
+    where
+        Request: Message,
+        Answer: Message + Default,
+        Work: Future<Output = Result<Answer, Status>> + Send + 'static,
+    {
+        self.run(method, request_id, request, Intent::Written, about, work)
             .await
     }
 
@@ -176,6 +211,7 @@ impl Requests {
         request_id: &str,
         request: &Request,
         intent: Intent,
+        about: impl Future<Output = Result<String, Status>> + Send + 'static,
         work: impl FnOnce(Begun) -> Work + Send + 'static,
     ) -> Result<Answer, Status>
     where
@@ -187,7 +223,7 @@ impl Requests {
             .parse()
             .map_err(|error| invalid_id("REQUEST_ID_INVALID", &error))?;
         let fingerprint = fingerprint(method, request);
-        let outcome = self.join_or_begin(&id, fingerprint, intent, work)?;
+        let outcome = self.join_or_begin(&id, fingerprint, intent, about, work)?;
         decode(&wait(outcome).await?)
     }
 
@@ -197,6 +233,7 @@ impl Requests {
         id: &RequestId,
         fingerprint: String,
         intent: Intent,
+        about: impl Future<Output = Result<String, Status>> + Send + 'static,
         work: impl FnOnce(Begun) -> Work + Send + 'static,
     ) -> Result<Outcome, Status>
     where
@@ -227,7 +264,8 @@ impl Requests {
                 inner: &inner,
                 id: &id,
             };
-            let result = inner.settle(&id, fingerprint, intent, work).await;
+            let settled = inner.settle(&id, fingerprint, intent, about, work);
+            let result = settled.await;
             drop(cleared);
             let answer_bytes = result.as_ref().map_or(0, |answer| answer.len() as u64);
             let _ = tell.send(Some(result));
@@ -286,6 +324,7 @@ impl Inner {
         id: &RequestId,
         fingerprint: String,
         intent: Intent,
+        about: impl Future<Output = Result<String, Status>>,
         work: impl FnOnce(Begun) -> Work,
     ) -> Result<Vec<u8>, Status>
     where
@@ -298,7 +337,10 @@ impl Inner {
             check(id, &record.fingerprint, &fingerprint)?;
             match record.outcome {
                 RequestOutcome::Answered(answer) => return Ok(answer),
-                RequestOutcome::Begun(id) => begun = Some(Begun { id, before: true }),
+                RequestOutcome::Begun { id, about } => {
+                    let before = true;
+                    begun = Some(Begun { id, about, before });
+                }
                 RequestOutcome::Failed => {}
             }
         }
@@ -313,20 +355,23 @@ impl Inner {
         let begun = match (begun, intent) {
             (Some(begun), _) => begun,
             (None, intent) => {
-                let id = Uuid::now_v7();
+                let (id, about) = (Uuid::now_v7(), about.await?);
                 if intent == Intent::Written {
-                    let written = remember(RequestOutcome::Begun(id)).await;
+                    let about = about.clone();
+                    let written = remember(RequestOutcome::Begun { id, about }).await;
                     written.map_err(|error| not_written(&error))?;
                 }
-                Begun { id, before: false }
+                let before = false;
+                Begun { id, about, before }
             }
         };
+        let before = begun.before;
         let done = work(begun).await.map(|answer| answer.encode_to_vec());
         let outcome = match (&done, intent) {
             (Ok(answer), _) => RequestOutcome::Answered(answer.clone()),
             (Err(_), Intent::None) => return done,
             // What came of it before is known only to who finds it under its id.
-            (Err(error), Intent::Written) if begun.before || error.code() == Code::Unavailable => {
+            (Err(error), Intent::Written) if before || error.code() == Code::Unavailable => {
                 return done;
             }
             (Err(_), Intent::Written) => RequestOutcome::Failed,
@@ -354,6 +399,11 @@ impl Drop for ClearWhenDone<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(self.id);
     }
+}
+
+/// Of work that is bound to nothing but its parameters.
+async fn nothing() -> Result<String, Status> {
+    Ok(String::new())
 }
 
 /// What identifies a request's parameters; its id is among them.

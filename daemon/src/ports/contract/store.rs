@@ -621,8 +621,11 @@ async fn requests(store: &dyn StorePort) {
         outcome: RequestOutcome::Answered(vec![0, 255, 1]),
         at_ms,
     };
-    let begun = RequestOutcome::Begun(uuid::Uuid::from_u128(7));
-    for outcome in [begun, RequestOutcome::Failed] {
+    let begun = |about: &str| RequestOutcome::Begun {
+        id: uuid::Uuid::from_u128(7),
+        about: about.to_owned(),
+    };
+    for outcome in [begun(""), begun("q1 +-"), RequestOutcome::Failed] {
         let record = RequestRecord {
             outcome,
             ..record(5)
@@ -632,7 +635,7 @@ async fn requests(store: &dyn StorePort) {
     }
     store.put_request(&id("b"), &record(20)).await.unwrap();
     let begun = RequestRecord {
-        outcome: RequestOutcome::Begun(uuid::Uuid::from_u128(7)),
+        outcome: begun("q2"),
         ..record(30)
     };
     store.put_request(&id("c"), &begun).await.unwrap();

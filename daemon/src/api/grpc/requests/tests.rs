@@ -250,7 +250,45 @@ async fn a_retry_after_a_kill_goes_on_under_the_same_id() {
     assert_eq!(version(call(Some("again")).await), "done");
     let told = killed.lock().unwrap().clone();
     let id = told[0].id;
-    let expected = [false, true, true].map(|before| Begun { id, before });
+    let expected = [false, true, true].map(|before| Begun {
+        id,
+        about: String::new(),
+        before,
+    });
+    assert_eq!(told, expected);
+}
+
+/// The work of a request that means something else each time it is looked at.
+#[tokio::test]
+async fn a_retry_after_a_kill_is_about_what_it_was_about_when_it_began() {
+    let bench = bench();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let call = async |about: Result<&'static str, Status>, answer: Option<&'static str>| {
+        let told = told.clone();
+        let work = move |begun: Begun| async move {
+            told.lock().unwrap().push((begun.about, begun.before));
+            let version = answer.expect("killed in the middle of the work");
+            Ok(GetInfoResponse {
+                version: version.to_owned(),
+                ..GetInfoResponse::default()
+            })
+        };
+        let about = async move { about.map(str::to_owned) };
+        bench
+            .requests
+            .once_bound("m", "r1", &GetInfoRequest {}, about, work)
+            .await
+    };
+    let refused = call(Err(Status::not_found("no such thing")), Some("x")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::NotFound);
+    assert_eq!(bench.store.requests().await.unwrap(), [], "nothing began");
+    call(Ok("q1"), None).await.unwrap_err();
+    call(Err(Status::not_found("it is gone")), None)
+        .await
+        .unwrap_err();
+    assert_eq!(version(call(Ok("q2"), Some("done")).await), "done");
+    let told = told.lock().unwrap().clone();
+    let expected = [false, true, true].map(|before| ("q1".to_owned(), before));
     assert_eq!(told, expected);
 }
 
