@@ -256,22 +256,25 @@ impl WorkspaceService for WorkspaceApi {
         request: Request<wire::DeleteWorkspaceRequest>,
     ) -> Result<Response<wire::DeleteWorkspaceResponse>, Status> {
         let request = request.into_inner();
-        let workspaces = self.workspaces.clone();
-        let (name_or_id, force) = (request.workspace.clone(), request.force);
+        let (workspaces, force) = (self.workspaces.clone(), request.force);
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
+        // By the time of a retry another workspace may have the name.
+        let about = async move { api.resolve(&name_or_id).map(|id| id.to_string()) };
         let work = move |begun: Begun| async move {
-            let id = match workspaces.resolve(&name_or_id) {
+            let id: WorkspaceId =
+                (begun.about.parse()).map_err(|error| invalid_id("WORKSPACE_UNKNOWN", &error))?;
+            match workspaces.delete(&id, force).await {
                 // The daemon ended right after the deletion, or the reconciler
                 // finished it once the engine was back.
-                Err(_) if begun.before => return Ok(wire::DeleteWorkspaceResponse {}),
-                found => found.map_err(refused)?.id.clone(),
-            };
-            workspaces.delete(&id, force).await.map_err(refused)?;
+                Err(WorkspacesError::Unknown(_)) if begun.before => {}
+                deleted => deleted.map_err(refused)?,
+            }
             Ok(wire::DeleteWorkspaceResponse {})
         };
-        let method = "DeleteWorkspace";
+        let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun(method, &request.request_id, &request, work);
+            .once_bound("DeleteWorkspace", id, &request, about, work);
         answer.await.map(Response::new)
     }
 
@@ -647,3 +650,6 @@ impl Feeder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
