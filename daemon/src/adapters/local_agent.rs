@@ -786,7 +786,12 @@ impl AgentPort for LocalAgent {
         Err(refused("STDIN_CLOSED", text))
     }
 
-    async fn signal(&self, id: &ExecId, target: SignalTarget) -> Result<(), AgentError> {
+    async fn signal(
+        &self,
+        id: &ExecId,
+        _step: Option<&StepId>,
+        target: SignalTarget,
+    ) -> Result<(), AgentError> {
         let exec = self.find(id)?;
         match target {
             SignalTarget::Group(number) | SignalTarget::Tree(number) => {

@@ -57,8 +57,14 @@ pub trait AgentPort: Send + Sync {
         eof: bool,
     ) -> Result<u64, AgentError>;
 
-    /// Signals a command; one that has ended is left as it is.
-    async fn signal(&self, id: &ExecId, target: SignalTarget) -> Result<(), AgentError>;
+    /// Signals a command; one that has ended is left as it is, and so is one that
+    /// the step has signalled already. An agent of an older daemon signals it again.
+    async fn signal(
+        &self,
+        id: &ExecId,
+        step: Option<&StepId>,
+        target: SignalTarget,
+    ) -> Result<(), AgentError>;
 
     /// Sets the size of a command's terminal.
     async fn resize(&self, id: &ExecId, size: TerminalSize) -> Result<(), AgentError>;

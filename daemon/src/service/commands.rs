@@ -276,7 +276,7 @@ impl Commands {
         let ended = async {
             let agent = self.workspaces.agent(workspace).await?;
             let target = SignalTarget::End { grace_ms: 2_000 };
-            agent.signal(exec, target).await?;
+            agent.signal(exec, None, target).await?;
             wait_for_exit(agent.as_ref(), exec).await
         };
         let error = match tokio::time::timeout(CANCEL_DEADLINE, ended).await {

@@ -1,5 +1,6 @@
 //! One command as the table holds it, running or ended.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,6 +20,8 @@ use crate::errors::{AgentError, Reason};
 /// Largest specification that an ended command keeps in memory; a larger one
 /// is read from its spool when somebody asks.
 const SPEC_IN_MEMORY_BYTES: usize = 1024;
+/// Steps that a command was signalled with, kept while it runs; the oldest goes.
+const SIGNALS_KNOWN: usize = 64;
 /// Requests to a driver that may wait; it takes them at once.
 const REQUESTS: usize = 16;
 
@@ -55,6 +58,8 @@ struct Live {
     stdin: OnceLock<Stdin>,
     /// Set when the program runs on a terminal.
     terminal: OnceLock<Pipe>,
+    /// Steps that it was signalled with. Held for a look or an exchange.
+    signalled: Mutex<VecDeque<String>>,
 }
 
 impl Command {
@@ -76,6 +81,7 @@ impl Command {
                 wanted,
                 stdin: OnceLock::new(),
                 terminal: OnceLock::new(),
+                signalled: Mutex::default(),
             }))),
             spec: Mutex::new(Some(spec)),
             files: OnceLock::new(),
@@ -312,6 +318,28 @@ impl Command {
     pub(super) async fn want(&self, wanted: Wanted) {
         if let Some(live) = self.live() {
             let _ = live.wanted.send(wanted).await;
+        }
+    }
+
+    /// Whether a step has signalled the command; one that has ended knows none,
+    /// and no signal reaches it.
+    pub(super) fn was_signalled_by(&self, step_id: &str) -> bool {
+        self.live().is_some_and(|live| {
+            let signalled = live.signalled.lock();
+            let signalled = signalled.unwrap_or_else(PoisonError::into_inner);
+            signalled.iter().any(|known| known == step_id)
+        })
+    }
+
+    /// Takes note of the step that has signalled the command.
+    pub(super) fn signalled_by(&self, step_id: String) {
+        if let Some(live) = self.live() {
+            let signalled = live.signalled.lock();
+            let mut signalled = signalled.unwrap_or_else(PoisonError::into_inner);
+            if signalled.len() >= SIGNALS_KNOWN {
+                signalled.pop_front();
+            }
+            signalled.push_back(step_id);
         }
     }
 

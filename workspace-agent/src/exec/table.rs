@@ -487,6 +487,16 @@ impl CommandHandle {
         self.command.resize(size).await
     }
 
+    /// Whether a step has signalled the command.
+    pub(crate) fn was_signalled_by(&self, step_id: &str) -> bool {
+        self.command.was_signalled_by(step_id)
+    }
+
+    /// Takes note of the step that has signalled the command.
+    pub(crate) fn signalled_by(&self, step_id: String) {
+        self.command.signalled_by(step_id);
+    }
+
     /// Signals the leader's group.
     pub(crate) async fn signal_group(&self, signal: i32) -> Result<(), AgentError> {
         check_signal(signal)?;

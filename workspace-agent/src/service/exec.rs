@@ -91,6 +91,10 @@ pub(super) async fn signal(
     request: wire::SignalExecRequest,
 ) -> Answer<wire::SignalExecResponse> {
     let command = table.find(&request.exec_id).await?;
+    let step_id = request.step_id;
+    if !step_id.is_empty() && command.was_signalled_by(&step_id) {
+        return Ok(Response::new(wire::SignalExecResponse {}));
+    }
     match request.what {
         Some(What::Group(signal)) => command.signal_group(signal).await?,
         Some(What::Tree(signal)) => command.signal_tree(signal).await?,
@@ -102,6 +106,10 @@ pub(super) async fn signal(
             )
             .into());
         }
+    }
+    // After the signal: a call that is dropped before has sent none.
+    if !step_id.is_empty() {
+        command.signalled_by(step_id);
     }
     Ok(Response::new(wire::SignalExecResponse {}))
 }

@@ -197,6 +197,7 @@ async fn unknown_commands_are_refused_everywhere_and_forgotten_gladly() {
     let signal = SignalExecRequest {
         exec_id: id(),
         what: Some(What::Group(15)),
+        ..SignalExecRequest::default()
     };
     assert_eq!(reason(client.signal_exec(signal).await), unknown);
     let resize = ResizeExecRequest {
@@ -493,6 +494,7 @@ async fn signals_are_checked_and_one_for_an_ended_command_does_nothing() {
         let request = SignalExecRequest {
             exec_id: "a".into(),
             what,
+            ..SignalExecRequest::default()
         };
         assert_eq!(reason(client.signal_exec(request).await), "SIGNAL_INVALID");
     }

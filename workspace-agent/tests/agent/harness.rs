@@ -207,10 +207,16 @@ impl Rig {
     }
 
     pub(crate) async fn signal(&self, id: &str, what: signal_exec_request::What) {
+        self.signal_as(id, what, "").await;
+    }
+
+    /// Signals a command as a step.
+    pub(crate) async fn signal_as(&self, id: &str, what: signal_exec_request::What, step: &str) {
         let mut client = self.client.clone();
         let request = SignalExecRequest {
             exec_id: id.into(),
             what: Some(what),
+            step_id: step.into(),
         };
         client.signal_exec(request).await.unwrap();
     }

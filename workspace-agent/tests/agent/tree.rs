@@ -100,6 +100,25 @@ async fn a_signal_to_the_tree_reaches_sessions_that_a_group_signal_does_not() {
 }
 
 #[tokio::test]
+async fn a_step_signals_a_command_once_however_often_it_is_asked_for() {
+    let rig = Rig::start().await;
+    // Dies of the third.
+    let script = "n=0; trap 'n=$((n+1)); echo $n; [ $n -lt 3 ] || exit 0' USR1
+        echo r; while :; do sleep 0.01; done";
+    let stream = rig.open("usr", sh(script)).await;
+    ready(&rig, "usr", 2).await;
+    for (step, bytes) in [("one", 4), ("one", 4), ("two", 6), ("one", 6)] {
+        rig.signal_as("usr", What::Group(10), step).await;
+        ready(&rig, "usr", bytes).await;
+    }
+    assert!(rig.get("usr").await.exit.is_none());
+    rig.signal("usr", What::Group(10)).await;
+    assert_eq!(Outcome::collect(stream).await.text(), "r\n1\n2\n3\n");
+    // It has ended, and is left as it is.
+    rig.signal_as("usr", What::Group(10), "one").await;
+}
+
+#[tokio::test]
 async fn a_background_child_that_holds_the_pipe_does_not_hold_the_call() {
     let rig = Rig::start().await;
     // One sleeps, one floods: neither the silence nor the noise may be waited out.

@@ -222,7 +222,7 @@ impl Call {
                 let data = bytes::Bytes::from_static(b"data");
                 link.write_stdin(&id, 0, data, true).await.map(drop)
             }
-            Self::Signal => link.signal(&id, SignalTarget::Group(15)).await,
+            Self::Signal => link.signal(&id, Some(&step), SignalTarget::Group(15)).await,
             Self::Get => link.get(&id).await.map(drop),
             Self::List => link.list(false).await.map(drop),
             Self::ReadFile => link.read_file("/f", &ReadRange::default()).await.map(drop),

@@ -441,10 +441,16 @@ impl AgentPort for AgentLink {
         Ok(answer.accepted_bytes)
     }
 
-    async fn signal(&self, id: &ExecId, target: SignalTarget) -> Result<(), AgentError> {
+    async fn signal(
+        &self,
+        id: &ExecId,
+        step: Option<&StepId>,
+        target: SignalTarget,
+    ) -> Result<(), AgentError> {
         let request = wire::SignalExecRequest {
             exec_id: id.to_string(),
             what: Some(convert::signal_to_wire(target)),
+            step_id: step.map(ToString::to_string).unwrap_or_default(),
         };
         within("signal", LONG_DEADLINE, self.client().signal_exec(request))
             .await

@@ -458,11 +458,14 @@ impl WorkspaceService for WorkspaceApi {
         let request = request.into_inner();
         let exec = exec::id(&request.exec_id)?;
         let target = exec::signal(request.what)?;
+        // The agent knows a request again that was cut off after the signal.
+        let step = exec::step_id(&request.request_id)?;
         let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move || async move {
             let id = api.resolve(&name_or_id)?;
             let agent = api.workspaces.agent(&id).await.map_err(refused)?;
-            agent.signal(&exec, target).await.map_err(refused)?;
+            let signalled = agent.signal(&exec, Some(&step), target).await;
+            signalled.map_err(refused)?;
             Ok(wire::SignalExecResponse {})
         };
         let method = "SignalExec";
@@ -619,7 +622,8 @@ impl Feeder {
                 Some(ExecPart::Signal(signal)) => {
                     let target = SignalTarget::Group(exec::signal_number(signal)?);
                     let agent = self.workspaces.agent_again(&self.workspace).await;
-                    let signalled = agent.map_err(refused)?.signal(&self.exec, target).await;
+                    let agent = agent.map_err(refused)?;
+                    let signalled = agent.signal(&self.exec, None, target).await;
                     signalled.map_err(refused)?;
                 }
                 Some(ExecPart::Start(_) | ExecPart::Attach(_)) | None => {

@@ -400,7 +400,7 @@ async fn end_commands(id: &WorkspaceId, agent: &dyn AgentPort, exempt: &HashSet<
     let mut ended = 0;
     for exec in running.iter().filter(|exec| !exempt.contains(&exec.id)) {
         let target = SignalTarget::End { grace_ms: GRACE_MS };
-        match agent.signal(&exec.id, target).await {
+        match agent.signal(&exec.id, None, target).await {
             Ok(()) => ended += 1,
             Err(error) => tracing::warn!(workspace_id = %id, exec_id = %exec.id, %error,
                 "a command over the disk limit is not ended"),

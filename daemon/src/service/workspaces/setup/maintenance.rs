@@ -182,7 +182,7 @@ async fn end(agent: &dyn AgentPort, exec: &str) {
         return;
     };
     let target = SignalTarget::End { grace_ms: GRACE_MS };
-    let ended = tokio::time::timeout(PATIENCE, agent.signal(&exec, target)).await;
+    let ended = tokio::time::timeout(PATIENCE, agent.signal(&exec, None, target)).await;
     if !matches!(ended, Ok(Ok(()))) {
         tracing::warn!(exec_id = %exec, "a maintenance command that took too long is left");
     }
