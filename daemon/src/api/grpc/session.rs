@@ -339,26 +339,26 @@ impl session_service_server::SessionService for SessionApi {
                 "name one that `compyctl session show` has a snapshot of",
             )
         })?;
-        let to = RollBackTo {
-            stage,
-            attempt: (request.attempt > 0).then_some(request.attempt),
+        let attempt = (request.attempt > 0).then_some(request.attempt);
+        let (sessions, of) = (self.sessions.clone(), session.clone());
+        let about = async move {
+            let now = sessions.get(&of).await.map_err(session_status)?;
+            Ok(now.state.sequence.to_string())
         };
         let sessions = self.sessions.clone();
         let work = move |begun: Begun| async move {
-            let rolled_back = match sessions.roll_back(&session, to).await {
-                // The daemon ended right after it had begun, and has gone on.
-                Err(SessionError::Refused(RequestRefusal::Running)) if begun.before => {
-                    sessions.get(&session).await
-                }
-                answer => answer,
+            let to = RollBackTo {
+                stage,
+                attempt,
+                since: begun.about.parse().ok(),
             };
-            let session = answered(rolled_back)?;
+            let session = answered(sessions.roll_back(&session, to).await)?;
             Ok(wire::RollbackSessionResponse { session })
         };
         let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun("RollbackSession", id, &request, work)
+            .once_bound("RollbackSession", id, &request, about, work)
             .await;
         answer.map(Response::new)
     }

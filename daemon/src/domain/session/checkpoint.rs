@@ -63,6 +63,33 @@ pub struct RollBackTo {
     pub stage: Stage,
     /// Its attempt; `None` means the last one with a snapshot.
     pub attempt: Option<u32>,
+    /// Number of the session's last event when this was first asked for: a rollback
+    /// to there that has begun since is the one that is meant. `None` means another.
+    pub since: Option<u64>,
+}
+
+/// A rollback that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolledBack {
+    /// Number of the event that began it.
+    pub sequence: u64,
+    /// The stage that it leads to.
+    pub stage: Stage,
+    /// Its attempt.
+    pub attempt: u32,
+}
+
+impl RollBackTo {
+    /// Whether a session has begun with it already, whatever came of it.
+    #[must_use]
+    pub fn has_begun(&self, state: &SessionState) -> bool {
+        let Some((since, last)) = self.since.zip(state.rolled_back) else {
+            return false;
+        };
+        last.sequence > since
+            && last.stage == self.stage
+            && self.attempt.is_none_or(|number| number == last.attempt)
+    }
 }
 
 impl Checkpoint {
@@ -122,6 +149,9 @@ pub(super) fn told(stage: Stage) -> String {
 
 /// What a wish to roll back comes to.
 pub(super) fn respond(state: &SessionState, to: RollBackTo) -> Response {
+    if to.has_begun(state) {
+        return Response::AlreadySo;
+    }
     match state.condition {
         Condition::Running => return Response::Refused(RequestRefusal::Running),
         Condition::Failed | Condition::Verified | Condition::Cancelled => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, RolledBack},
     event::{
         AfterModelFailure, ApprovalRequest, ApprovalVerdict, Condition, Created, Event, EventBody,
         Question, QuestionAbout, ToolEffect, ToolEnded, ToolOutcome,
@@ -102,6 +102,8 @@ pub struct SessionState {
     pub start: Option<SnapshotId>,
     /// What it was at each of its snapshots, oldest first.
     pub checkpoints: Vec<Arc<Checkpoint>>,
+    /// The last rollback that began.
+    pub rolled_back: Option<RolledBack>,
     /// Number of the event that last began to publish its branch; 0 before.
     pub publishing: u64,
     /// What the daemon's checks last said.
@@ -341,6 +343,7 @@ impl SessionState {
             base: None,
             start: None,
             checkpoints: Vec::new(),
+            rolled_back: None,
             publishing: 0,
             validation: None,
             commit: None,
@@ -531,6 +534,13 @@ impl SessionState {
                 }
                 if *work == Work::Publish {
                     self.publishing = event.sequence;
+                }
+                if let Work::RollBack { stage, attempt, .. } = work {
+                    self.rolled_back = Some(RolledBack {
+                        sequence: event.sequence,
+                        stage: *stage,
+                        attempt: *attempt,
+                    });
                 }
                 let (work, attempt) = (work.clone(), *attempt);
                 self.begin_effect(event, Effect::DoWork { work, attempt });

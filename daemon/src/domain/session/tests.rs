@@ -1412,7 +1412,7 @@ proptest! {
             let mut people = rng.fork();
             if people.u8(..20) == 0 {
                 let reason = "person".to_owned();
-                let back_to = |stage| Request::RollBack(RollBackTo { stage, attempt: None });
+                let back_to = |stage| Request::RollBack(RollBackTo { stage, attempt: None, since: None });
                 let _ = play.ask(match people.u8(..6) {
                     0 => Request::Pause { reason },
                     1 => Request::Interrupt { reason },

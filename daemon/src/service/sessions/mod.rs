@@ -645,7 +645,7 @@ impl Sessions {
     }
 
     /// Puts a session that stands still, and its workspace, back to a snapshot of
-    /// its own, and goes on from there.
+    /// its own, and goes on from there. One that has begun already is left as it is.
     ///
     /// # Errors
     /// [`SessionError::Unknown`], [`SessionError::Shared`] and [`RequestRefusal`].
@@ -655,6 +655,9 @@ impl Sessions {
         to: RollBackTo,
     ) -> Result<Published, SessionError> {
         let session = self.get(id).await?;
+        if to.has_begun(&session.state) {
+            return Ok(session);
+        }
         let workspace = &session.state.created.workspace;
         let mut others = self.sessions_in(workspace).await;
         others.retain(|other| other != id);

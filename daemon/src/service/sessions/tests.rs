@@ -19,6 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use compyd_proto::v1::{self as wire, session_service_server::SessionService as _};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +30,10 @@ use crate::{
         forge::local::LocalForge,
         local_agent::LocalMachine,
         memory::{ManualClock, MemoryAudit, MemoryBlobs, MemoryStore},
+    },
+    api::grpc::{
+        requests::Requests,
+        session::{SessionApi, SessionDefaults},
     },
     domain::{
         access::Token,
@@ -392,9 +397,22 @@ impl Daemon {
     }
 
     async fn stop(self) {
+        self.end().await;
+    }
+
+    /// Ends it; whoever asks it then is told to try again.
+    async fn end(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// The way to its sessions, with what is remembered of requests in a store.
+    fn api(&self, store: Arc<MemoryStore>) -> SessionApi {
+        let clock = Arc::new(ManualClock::default());
+        let requests = Requests::new(store.clone(), clock, TaskTracker::new());
+        let defaults = SessionDefaults::default();
+        SessionApi::new(self.sessions.clone(), store, requests, defaults)
     }
 }
 
@@ -945,6 +963,67 @@ async fn a_start_with_the_same_id_finds_the_session_that_was_started() {
     let again = next.sessions.start(start).await.unwrap();
     assert_eq!(again.state.created, started.state.created);
     assert_eq!(fixture.store.sessions().await.unwrap().len(), 1);
+}
+
+/// A model that asks a person, and then once more.
+fn asks_twice() -> Script {
+    let ask = |question: &str| vec![call("ask_person", json!({"question": question}))];
+    script(vec![ask("which sum?"), ask("which sign?")])
+}
+
+fn asks(state: &SessionState, question: &str) -> bool {
+    let open = state.question.as_ref();
+    state.condition == Condition::Waiting && open.is_some_and(|open| open.id == question)
+}
+
+#[tokio::test]
+async fn a_rollback_that_was_cut_off_is_done_once_however_often_it_is_asked_for() {
+    let fixture = Fixture::new().await;
+    let first = fixture.daemon(asks_twice());
+    let started = first.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    first.wait_until(&id, |state| asks(state, "q1")).await;
+    let roll_back = async |daemon: &Daemon| {
+        let request = wire::RollbackSessionRequest {
+            request_id: "roll-back".to_owned(),
+            session_id: id.to_string(),
+            stage: wire::Stage::Understand.into(),
+            ..Default::default()
+        };
+        let api = daemon.api(fixture.store.clone());
+        api.rollback_session(tonic::Request::new(request)).await
+    };
+    first.end().await;
+    let cut_off = roll_back(&first).await.unwrap_err();
+    assert_eq!(cut_off.code(), tonic::Code::Unavailable);
+
+    let next = fixture.daemon(asks_twice());
+    next.sessions.resume_all().await.unwrap();
+    // What the first call would have come to, had the daemon ended a moment later.
+    let to = RollBackTo {
+        stage: Stage::Understand,
+        attempt: None,
+        since: None,
+    };
+    next.sessions.roll_back(&id, to).await.unwrap();
+    next.wait_until(&id, |state| asks(state, "q2")).await;
+    let answer = roll_back(&next).await.unwrap().into_inner();
+    assert_eq!(answer.session.unwrap().id, id.to_string());
+    let state = next.sessions.get(&id).await.unwrap().state;
+    assert!(asks(&state, "q2"), "{}", state.reason);
+    next.stop().await;
+    let events = fixture.events(&id).await;
+    let rollbacks = events.iter().filter(|event| {
+        let body = &event.body;
+        matches!(
+            body,
+            EventBody::WorkStarted {
+                work: Work::RollBack { .. },
+                ..
+            }
+        )
+    });
+    assert_eq!(rollbacks.count(), 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use super::*;
 
 fn back_to(stage: Stage, attempt: Option<u32>) -> Request {
-    Request::RollBack(RollBackTo { stage, attempt })
+    let since = None;
+    Request::RollBack(RollBackTo {
+        stage,
+        attempt,
+        since,
+    })
 }
 
 fn pause() -> Request {
@@ -130,6 +135,40 @@ fn a_rollback_is_refused_with_the_reason() {
     let mut ended = play(options(), World::default());
     let why = refusal(&mut ended, Stage::Modify, None);
     assert_eq!(why, RequestRefusal::Ended(Condition::Verified));
+}
+
+#[test]
+fn a_rollback_that_is_asked_for_again_is_done_once() {
+    let mut play = paused_after(40).unwrap();
+    let checkpoint = play.state.checkpoints.last().unwrap().clone();
+    let stage = checkpoint.stage;
+    let since = Some(play.state.sequence);
+    let ask = |play: &mut Play, attempt, since| {
+        let to = RollBackTo {
+            stage,
+            attempt,
+            since,
+        };
+        let before = play.state.sequence;
+        play.ask(Request::RollBack(to)).unwrap();
+        play.state.sequence > before
+    };
+    assert!(ask(&mut play, None, since));
+    // While it runs, and once it stands still again.
+    assert!(!ask(&mut play, None, since));
+    while play.state.open.is_some() {
+        assert!(play.step(&mut honest));
+    }
+    play.ask(pause()).unwrap();
+    for attempt in [None, Some(checkpoint.attempt)] {
+        assert!(!ask(&mut play, attempt, since));
+    }
+    // Another request is another rollback.
+    let now = Some(play.state.sequence);
+    assert!(ask(&mut play, None, now));
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    assert!(!ask(&mut play, None, since), "it has ended since");
 }
 
 #[test]
