@@ -27,7 +27,7 @@ use crate::{
             checkpoint::RollBackTo,
             event::Condition,
             options::{Budget, RULES_TOKENS, SessionLimits},
-            request::{Answer, RequestRefusal, Scope},
+            request::{Answer, RequestRefusal, Scope, open_question},
         },
         workspace::Workspace,
     },
@@ -389,15 +389,33 @@ impl session_service_server::SessionService for SessionApi {
         let by = name_of(&request);
         let request = request.into_inner();
         let session = session_id(&request.session_id)?;
+        let (sessions, of, named) = (
+            self.sessions.clone(),
+            session.clone(),
+            request.question_id.clone(),
+        );
+        // By the time of a retry the session may ask something else.
+        let about = async move {
+            if !named.is_empty() {
+                return Ok(named);
+            }
+            let now = sessions.get(&of).await.map_err(session_status)?;
+            let open = open_question(&now.state).map_err(SessionError::from);
+            Ok(open.map_err(session_status)?.id.clone())
+        };
         let sessions = self.sessions.clone();
         let given = Answer {
-            question: (!request.question_id.is_empty()).then(|| request.question_id.clone()),
+            question: None,
             accepted: request.accept,
             text: request.text.clone(),
             scope: Scope::Once,
             by,
         };
         let work = move |begun: Begun| async move {
+            let given = Answer {
+                question: Some(begun.about),
+                ..given
+            };
             let answer = match sessions.answer(&session, given).await {
                 // The daemon ended right after it had taken the answer.
                 Err(SessionError::Refused(
@@ -413,7 +431,7 @@ impl session_service_server::SessionService for SessionApi {
         let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun("AnswerSession", id, &request, work)
+            .once_bound("AnswerSession", id, &request, about, work)
             .await;
         answer.map(Response::new)
     }

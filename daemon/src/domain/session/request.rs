@@ -7,7 +7,8 @@ use super::{
     checkpoint::{self, RollBackTo},
     decide::answered,
     event::{
-        ApprovalVerdict, Condition, EventBody, QuestionAbout, Speaker, ToolEffect, ToolOutcome,
+        ApprovalVerdict, Condition, EventBody, Question, QuestionAbout, Speaker, ToolEffect,
+        ToolOutcome,
     },
     outcome::claim_of,
     state::{SessionState, refusal_words},
@@ -217,12 +218,21 @@ fn resume_waiting(state: &SessionState, now_ms: i64) -> Response {
     respond_to_answer(state, &answer, now_ms)
 }
 
-fn respond_to_answer(state: &SessionState, answer: &Answer, now_ms: i64) -> Response {
+/// The question that an answer means which names none.
+///
+/// # Errors
+/// [`RequestRefusal::Ended`], [`RequestRefusal::NothingAsked`].
+pub fn open_question(state: &SessionState) -> Result<&Question, RequestRefusal> {
     if state.condition.has_ended() {
-        return Response::Refused(RequestRefusal::Ended(state.condition));
+        return Err(RequestRefusal::Ended(state.condition));
     }
-    let Some(question) = &state.question else {
-        return Response::Refused(RequestRefusal::NothingAsked);
+    (state.question.as_ref()).ok_or(RequestRefusal::NothingAsked)
+}
+
+fn respond_to_answer(state: &SessionState, answer: &Answer, now_ms: i64) -> Response {
+    let question = match open_question(state) {
+        Ok(question) => question,
+        Err(refusal) => return Response::Refused(refusal),
     };
     if let Some(given) = &answer.question
         && *given != question.id

@@ -1027,6 +1027,47 @@ async fn a_rollback_that_was_cut_off_is_done_once_however_often_it_is_asked_for(
 }
 
 #[tokio::test]
+async fn an_answer_that_was_cut_off_goes_to_no_later_question() {
+    let fixture = Fixture::new().await;
+    let first = fixture.daemon(asks_twice());
+    let started = first.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    first.wait_until(&id, |state| asks(state, "q1")).await;
+    let answer = async |daemon: &Daemon| {
+        let request = wire::AnswerSessionRequest {
+            request_id: "answer".to_owned(),
+            session_id: id.to_string(),
+            accept: true,
+            text: "the first".to_owned(),
+            ..Default::default()
+        };
+        let api = daemon.api(fixture.store.clone());
+        api.answer_session(tonic::Request::new(request)).await
+    };
+    first.end().await;
+    let cut_off = answer(&first).await.unwrap_err();
+    assert_eq!(cut_off.code(), tonic::Code::Unavailable);
+
+    let next = fixture.daemon(asks_twice());
+    next.sessions.resume_all().await.unwrap();
+    // Somebody else answers, and the session asks again.
+    let given = Answer {
+        question: None,
+        accepted: true,
+        text: "the second".to_owned(),
+        scope: Default::default(),
+        by: None,
+    };
+    next.sessions.answer(&id, given).await.unwrap();
+    next.wait_until(&id, |state| asks(state, "q2")).await;
+    let answered = answer(&next).await.unwrap().into_inner();
+    assert_eq!(answered.session.unwrap().id, id.to_string());
+    let state = next.sessions.get(&id).await.unwrap().state;
+    assert!(asks(&state, "q2"), "{}", state.reason);
+    next.stop().await;
+}
+
+#[tokio::test]
 async fn a_list_shows_ended_sessions_without_reading_their_logs_again() {
     let fixture = Fixture::new().await;
     let state = fixture.play(honest(), options()).await;
