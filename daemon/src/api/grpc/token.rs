@@ -129,8 +129,9 @@ impl AccessService for AccessApi {
         let request = request.into_inner();
         let new = self.decode(&request)?;
         let (api, id) = (self.clone(), request.request_id.clone());
-        let work = move || async move {
-            let (token, secret) = api.tokens.create(new).await.map_err(refused)?;
+        let work = move |begun: Begun| async move {
+            let created = api.tokens.create(begun.id, new).await;
+            let (token, secret) = created.map_err(refused)?;
             api.fresh(|fresh| fresh.insert(id, (Instant::now(), secret)));
             Ok(wire::CreateTokenResponse {
                 token: Some(api.on_wire(&token)),
@@ -138,7 +139,7 @@ impl AccessService for AccessApi {
             })
         };
         let id = &request.request_id;
-        let answer = self.requests.once("CreateToken", id, &request, work);
+        let answer = (self.requests).once_begun("CreateToken", id, &request, work);
         let mut answer = answer.await?;
         let secret = self.fresh(|fresh| fresh.get(id).map(|(_, secret)| secret.clone()));
         answer.secret = secret

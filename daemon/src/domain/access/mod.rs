@@ -179,7 +179,18 @@ impl Presented {
     }
 }
 
-/// Makes a token from random bytes: what names it, its hash, and the token.
+/// What names the token that is made for a request: no secret, and the same for
+/// every retry.
+#[must_use]
+pub fn key_for(request: uuid::Uuid) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    let hash = blake3::hash(request.as_bytes());
+    key.copy_from_slice(&hash.as_bytes()[..KEY_BYTES]);
+    key
+}
+
+/// Makes a token of what names it and of random bytes: what names it, the secret's
+/// hash, and the token.
 #[must_use]
 pub fn mint(key: [u8; KEY_BYTES], secret: [u8; SECRET_BYTES]) -> (String, [u8; 32], Secret) {
     let (key, secret) = (hex(&key), hex(&secret));

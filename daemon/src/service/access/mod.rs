@@ -18,10 +18,11 @@ use std::{
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     domain::{
-        access::{KEY_BYTES, Presented, Role, SECRET_BYTES, Scope, Token, mint},
+        access::{Presented, Role, SECRET_BYTES, Scope, Token, key_for, mint},
         ids::{TokenName, WorkspaceId},
         secret::Secret,
     },
@@ -161,23 +162,29 @@ impl Tokens {
         })
     }
 
-    /// Makes a token; durable when it returns. The secret is told here alone.
+    /// Makes a token for the request of this id; durable when it returns. The secret
+    /// is told here alone: the same request again, whose answer was lost, replaces
+    /// it in a token that nobody has used.
     ///
     /// # Errors
     /// [`TokensError::Exists`], [`TokensError::NoRandomness`],
     /// [`TokensError::Store`].
-    pub async fn create(&self, new: NewToken) -> Result<(Token, Secret), TokensError> {
+    pub async fn create(
+        &self,
+        request: Uuid,
+        new: NewToken,
+    ) -> Result<(Token, Secret), TokensError> {
         let _changing = self.inner.changes.lock().await;
-        if self.named(&new.name).is_some() {
+        let mut secret = [0; SECRET_BYTES];
+        let filled = SystemRandom::new().fill(&mut secret);
+        filled.map_err(|_| TokensError::NoRandomness)?;
+        let (key, hash, secret) = mint(key_for(request), secret);
+        let before = self.named(&new.name);
+        if let Some(before) = &before
+            && (before.token.key != key || before.current().last_used_at_ms.is_some())
+        {
             return Err(TokensError::Exists(new.name));
         }
-        let (mut key, mut secret) = ([0; KEY_BYTES], [0; SECRET_BYTES]);
-        let random = SystemRandom::new();
-        let filled = random
-            .fill(&mut key)
-            .and_then(|()| random.fill(&mut secret));
-        filled.map_err(|_| TokensError::NoRandomness)?;
-        let (key, hash, secret) = mint(key, secret);
         let now_ms = self.inner.clock.now_ms();
         let token = Token {
             name: new.name,
@@ -198,6 +205,9 @@ impl Tokens {
             .await?;
         let held = Held::new(token.clone());
         self.write(|all| all.insert(token.key.clone(), held));
+        if let Some(before) = before {
+            before.revoked.cancel();
+        }
         Ok((token, secret))
     }
 

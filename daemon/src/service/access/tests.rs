@@ -25,7 +25,7 @@ async fn a_token_is_known_until_it_expires_also_after_a_restart() {
         Arc::new(ManualClock::at(1_000)),
     );
     let tokens = opened(&store, &clock).await;
-    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    let (token, secret) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
     assert_eq!(tokens.list()[0].last_used_at_ms, None);
     clock.advance(Duration::from_secs(1));
     let held = tokens.know(&presented(&secret)).unwrap();
@@ -48,7 +48,7 @@ async fn a_revoked_token_is_not_known_and_does_not_come_back() {
         Arc::new(ManualClock::default()),
     );
     let tokens = opened(&store, &clock).await;
-    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    let (token, secret) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
     let held = tokens.know(&presented(&secret)).unwrap();
     tokens.revoke(&token.name).await.unwrap();
     assert!(held.revoked().is_cancelled());
@@ -67,8 +67,8 @@ async fn a_name_is_given_once_and_a_wrong_secret_of_it_is_nobodys() {
         Arc::new(ManualClock::default()),
     );
     let tokens = opened(&store, &clock).await;
-    let (_, secret) = tokens.create(new("ci")).await.unwrap();
-    let again = tokens.create(new("ci")).await.map(|_| ());
+    let (_, secret) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
+    let again = tokens.create(Uuid::now_v7(), new("ci")).await.map(|_| ());
     assert_eq!(again, Err(TokensError::Exists("ci".parse().unwrap())));
     let last = if secret.expose().ends_with('0') {
         "1"
@@ -87,16 +87,42 @@ async fn a_name_is_given_once_and_a_wrong_secret_of_it_is_nobodys() {
 }
 
 #[tokio::test]
+async fn a_token_whose_secret_was_lost_with_the_daemon_is_given_another_by_its_request() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::default()),
+    );
+    let request = Uuid::now_v7();
+    let first = opened(&store, &clock).await;
+    let (_, lost) = first.create(request, new("ci")).await.unwrap();
+    let next = opened(&store, &clock).await;
+    let held = next.named(&"ci".parse().unwrap()).unwrap();
+    let (token, secret) = next.create(request, new("ci")).await.unwrap();
+    assert!(held.revoked().is_cancelled());
+    assert_eq!(next.list(), [token.clone()]);
+    assert_eq!(store.tokens().await.unwrap(), [token]);
+    let refused = next.know(&presented(&lost)).map(|_| ());
+    assert_eq!(refused, Err(NotKnown::Unknown));
+    // Another request has no part in it, and one that was used was not lost.
+    let exists = Err(TokensError::Exists("ci".parse().unwrap()));
+    let other = next.create(Uuid::now_v7(), new("ci")).await;
+    assert_eq!(other.map(|_| ()), exists);
+    assert!(next.know(&presented(&secret)).is_ok());
+    let again = next.create(request, new("ci")).await;
+    assert_eq!(again.map(|_| ()), exists);
+}
+
+#[tokio::test]
 async fn a_full_disk_makes_no_token_and_keeps_a_revoked_one_in_force() {
     let (store, clock) = (
         Arc::new(MemoryStore::new()),
         Arc::new(ManualClock::default()),
     );
     let tokens = opened(&store, &clock).await;
-    let (token, secret) = tokens.create(new("ci")).await.unwrap();
+    let (token, secret) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
     store.fill_disk();
     assert!(matches!(
-        tokens.create(new("web")).await,
+        tokens.create(Uuid::now_v7(), new("web")).await,
         Err(TokensError::Store(_))
     ));
     assert!(matches!(

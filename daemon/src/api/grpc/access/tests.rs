@@ -117,7 +117,11 @@ impl World {
             workspaces,
             expires_in: Some(Duration::from_secs(60)),
         };
-        self.tokens.create(new).await.unwrap().1
+        self.tokens
+            .create(uuid::Uuid::now_v7(), new)
+            .await
+            .unwrap()
+            .1
     }
 
     /// The request of a call over TCP.
