@@ -2,6 +2,8 @@
 //! there. Everything is done by the workspace's own git, as its own user; what
 //! comes back is untrusted.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 use tokio::io::AsyncReadExt as _;
@@ -13,7 +15,10 @@ use super::{
 };
 use crate::{
     domain::{
-        exec::{ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputStream},
+        exec::{
+            ExecEvent, ExecSpec, ExitStatus, Leftovers, OutputOffsets, OutputStream, Reading,
+            SignalTarget,
+        },
         files::FileKind,
         ids::{ExecId, RepositoryName},
         workspace::{Provenance, Repository},
@@ -23,6 +28,14 @@ use crate::{
 
 /// Where each import has a directory of its own for a moment, inside.
 pub(super) const IMPORT_DIR: &str = "/workspace/.compy/import";
+/// What the ids of an import's commands begin with; a UUID follows.
+const IMPORT_COMMAND: &str = "compy-import";
+/// Directories of imports that are cleared away at a time.
+const CLEARED: u32 = 100;
+/// What the ids of commands begin with that only look.
+const LOOK_COMMAND: &str = "repository";
+/// Time that a command of an import which was cut off may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(15);
 /// Time that one git command of an import may take inside.
 const IMPORT_TIMEOUT_MS: u64 = 15 * 60 * 1000;
 /// Time that a question about a repository may take inside.
@@ -129,6 +142,59 @@ impl Checkouts<'_> {
         moved.map(drop)
     }
 
+    /// Ends what an import that was cut off has left running, and removes what it
+    /// has left lying. The caller sees to it that none is under way.
+    pub(super) async fn clear_left_over(&self) -> Result<(), WorkspacesError> {
+        if self.agent.stat(IMPORT_DIR).await?.is_none() {
+            return Ok(());
+        }
+        // An import runs nothing while it has no directory.
+        let left = self.agent.list_directory(IMPORT_DIR, Some(CLEARED)).await?;
+        if left.entries.is_empty() {
+            return Ok(());
+        }
+        for exec in self.agent.list(true).await? {
+            if is_of_import(&exec.id) {
+                tracing::info!(exec_id = %exec.id, "ending a command of an import that was cut off");
+                self.end(&exec.id).await?;
+            }
+        }
+        let entries = left.entries.iter();
+        let names = entries.filter_map(|entry| entry.path.rsplit('/').next());
+        let paths: Vec<String> = names.map(|name| format!("{IMPORT_DIR}/{name}")).collect();
+        let mut remove = vec!["rm", "-rf", "--"];
+        remove.extend(paths.iter().map(String::as_str));
+        if let Err(error) = self.must(&remove).await {
+            tracing::warn!(%error, "cannot clean up after a checkout that was cut off");
+        }
+        Ok(())
+    }
+
+    /// Ends a command, and waits for that.
+    async fn end(&self, id: &ExecId) -> Result<(), WorkspacesError> {
+        let ended = async {
+            let at_once = SignalTarget::End { grace_ms: 0 };
+            self.agent.signal(id, None, at_once).await?;
+            let from = OutputOffsets::default();
+            let mut events = self.agent.attach(id, from, Reading::ExitOnly);
+            while let Some(event) = events.next().await {
+                if matches!(event?, ExecEvent::Exited(_)) {
+                    break;
+                }
+            }
+            Ok::<_, AgentError>(())
+        };
+        match tokio::time::timeout(END_DEADLINE, ended).await {
+            Ok(ended) => ended?,
+            Err(_) => {
+                let (call, seconds) = ("the end of an import", END_DEADLINE.as_secs());
+                return Err(AgentError::Deadline { call, seconds }.into());
+            }
+        }
+        drop(self.agent.remove(id).await);
+        Ok(())
+    }
+
     /// The repository in a directory below `/workspace`; `None` when there is
     /// no directory of this name, or no repository in it.
     pub(super) async fn look(
@@ -193,9 +259,10 @@ impl Checkouts<'_> {
         Ok(found)
     }
 
-    /// Standard output of a command that must exit with 0.
+    /// Standard output of a command of an import, which must exit with 0.
     pub(super) async fn must(&self, argv: &[&str]) -> Result<String, WorkspacesError> {
-        let (status, stdout, stderr) = self.outcome(argv, IMPORT_TIMEOUT_MS).await?;
+        let outcome = self.outcome(IMPORT_COMMAND, argv, IMPORT_TIMEOUT_MS);
+        let (status, stdout, stderr) = outcome.await?;
         match status {
             ExitStatus::Code(0) => Ok(stdout),
             status => Err(WorkspacesError::Checkout(format!(
@@ -207,13 +274,14 @@ impl Checkouts<'_> {
 
     /// Standard output of a command; `None` when it does not exit with 0.
     async fn run(&self, argv: &[&str], timeout_ms: u64) -> Result<Option<String>, WorkspacesError> {
-        let (status, stdout, _) = self.outcome(argv, timeout_ms).await?;
+        let (status, stdout, _) = self.outcome(LOOK_COMMAND, argv, timeout_ms).await?;
         Ok((status == ExitStatus::Code(0)).then_some(stdout))
     }
 
     /// How a command ended, and the start of its outputs.
     async fn outcome(
         &self,
+        kind: &str,
         argv: &[&str],
         timeout_ms: u64,
     ) -> Result<(ExitStatus, String, String), WorkspacesError> {
@@ -221,7 +289,7 @@ impl Checkouts<'_> {
         let mut spec = ExecSpec::new(argv);
         spec.timeout_ms = Some(timeout_ms);
         spec.leftovers = Leftovers::Kill;
-        let id: ExecId = format!("repository-{}", Uuid::now_v7().simple())
+        let id: ExecId = format!("{kind}-{}", Uuid::now_v7().simple())
             .parse()
             .map_err(|error| WorkspacesError::Dropped(format!("{error}")))?;
         let mut events = self.agent.run(&id, &spec);
@@ -252,6 +320,12 @@ impl Checkouts<'_> {
             None => Err(AgentError::Unreachable("git's exit never came".to_owned()).into()),
         }
     }
+}
+
+/// Whether a command was run by an import: others choose their ids as they like.
+fn is_of_import(id: &ExecId) -> bool {
+    let rest = (id.as_str().strip_prefix(IMPORT_COMMAND)).and_then(|rest| rest.strip_prefix('-'));
+    rest.is_some_and(|rest| rest.len() == 32 && Uuid::parse_str(rest).is_ok())
 }
 
 pub(super) fn directory_of(name: &RepositoryName) -> String {

@@ -508,14 +508,15 @@ impl Workspaces {
     }
 
     /// Whatever state its container is in, makes a workspace's agent answer,
-    /// finds what is in it, does its maintenance and lets others in; the caller
-    /// holds its lock.
+    /// clears away what was cut off, finds what is in it, does its maintenance
+    /// and lets others in; the caller holds its lock.
     pub(in crate::service) async fn bring_up(
         &self,
         workspace: &Workspace,
     ) -> Result<(Arc<dyn AgentPort>, Took), WorkspacesError> {
         let id = &workspace.id;
         let (agent, took) = self.link_up(workspace).await?;
+        self.clear_left_over_imports(id, &*agent).await;
         self.find_first_repositories(id, &*agent).await;
         self.maintain(id, &*agent).await;
         self.note_up(id, Up::Yes);

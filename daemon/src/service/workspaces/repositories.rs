@@ -120,6 +120,9 @@ impl Workspaces {
         let _one_at_a_time = place.lock().await;
         let agent = self.agent_quietly(id).await?;
         let checkouts = Checkouts { agent: &*agent };
+        // A kill of the daemon cuts an import off, but not its commands: they would
+        // go on beside the retry.
+        checkouts.clear_left_over().await?;
         let there = agent.stat(&directory_of(&name)).await?.is_some();
         let half_way = there && self.restoring(id, &name)?;
         if there {
@@ -331,6 +334,18 @@ impl Workspaces {
         };
         if let Err(error) = found {
             tracing::warn!(workspace_id = %id, %error, "a workspace's repositories are not known");
+        }
+    }
+
+    /// Clears away what an import left that was cut off, where none is under way;
+    /// what cannot be cleared now is cleared before the next import.
+    pub(super) async fn clear_left_over_imports(&self, id: &WorkspaceId, agent: &dyn AgentPort) {
+        let place = self.inner.adding.place(id);
+        let Ok(_nobody_adds) = place.try_lock() else {
+            return;
+        };
+        if let Err(error) = (Checkouts { agent }).clear_left_over().await {
+            tracing::warn!(workspace_id = %id, %error, "what an import left is cleared away later");
         }
     }
 

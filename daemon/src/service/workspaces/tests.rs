@@ -171,6 +171,41 @@ async fn adds_of_different_repositories_do_not_take_each_others_bundles() {
 }
 
 #[tokio::test]
+async fn what_an_add_left_that_was_cut_off_ends_before_the_next_one_begins() {
+    use crate::{domain::exec::ExecSpec, ports::agent::AgentPort as _};
+    let bench = Bench::new();
+    let workspaces = bench.daemon().await;
+    let id = made(&workspaces, "a").await;
+    // A git that runs on, and what it was to check out.
+    let cut_off = async |name: &str| {
+        let own = bench.inside(&id, &format!(".compy/import/{name}"));
+        std::fs::create_dir_all(own.join("tree")).unwrap();
+        std::fs::write(own.join("bundle"), "half").unwrap();
+        let import = format!("compy-import-{}", uuid::Uuid::now_v7().simple());
+        let spec = ExecSpec::new(["sleep", "300"]);
+        for exec in [import.as_str(), &format!("compy-import-{name}")] {
+            let started = bench.agent(&id).start(&exec.parse().unwrap(), &spec).await;
+            started.unwrap();
+        }
+    };
+    let left = async || {
+        let lying = std::fs::read_dir(bench.inside(&id, ".compy/import"));
+        let running = bench.agent(&id).list(true).await.unwrap();
+        (lying.map_or(0, Iterator::count), running.len())
+    };
+    cut_off("one").await;
+    assert_eq!(left().await, (1, 2));
+    let added = workspaces.add_repository(&id, bench.add("repo")).await;
+    assert_eq!(added.unwrap().repository, bench.repository("repo"));
+    assert_eq!(left().await, (0, 1), "a command of somebody else's runs on");
+    // Nobody asks for it again.
+    cut_off("two").await;
+    let next = bench.daemon().await;
+    next.agent(&id).await.unwrap();
+    assert_eq!(left().await, (0, 2));
+}
+
+#[tokio::test]
 async fn an_add_that_fails_leaves_nothing_behind() {
     let bench = Bench::new();
     let workspaces = bench.daemon().await;
