@@ -181,7 +181,14 @@ fn case(rng: &mut Rng, class: Class) -> Case {
         // Another place that is the same but for its one line.
         Class::NearTwin => {
             let mut twin = region.to_vec();
-            twin[special].push_str("_twin");
+            // A text may well fit the begin of a longer line; it is refused then.
+            match rng.u8(0..4) {
+                0 => twin[special].push_str("_twin"),
+                _ => {
+                    let at = lines::indent(&twin[special]).len();
+                    twin[special].insert_str(at, "twin_");
+                }
+            }
             let twin = join(&twin);
             file = format!("{twin}{file}{twin}");
             expected = format!("{twin}{expected}{twin}");
