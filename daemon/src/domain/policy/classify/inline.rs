@@ -510,7 +510,11 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
         match &command.input {
             Input::None | Input::File(_) => {}
             Input::Text(text) => look(act, text),
-            Input::Names(_) | Input::Fetched | Input::Decoded | Input::Unknown => {
+            Input::Names(_)
+            | Input::Fetched
+            | Input::Decoded
+            | Input::Environment
+            | Input::Unknown => {
                 act.find(RiskKind::NotUnderstood, program);
             }
         }

@@ -1,11 +1,12 @@
 //! Credentials that are lent to a session as variables: a word that expands one is
 //! a look at it where a program shows its arguments, and hands it on where a program
-//! sends them. Tools that read a variable by themselves are asked nothing.
+//! sends them. Tools that read a variable by themselves are asked nothing. All
+//! variables together are theirs to see, but not to be sent away.
 
 use super::{
     super::{
         risk::RiskKind,
-        shell::{SimpleCommand, Word},
+        shell::{Input, SimpleCommand, Word},
     },
     Act, forge,
 };
@@ -16,6 +17,10 @@ const ASKS: [&str; 5] = ["curl", "wget", "http", "https", "aria2c"];
 const SENDS: [&str; 20] = [
     "nc", "ncat", "netcat", "socat", "telnet", "ssh", "scp", "sftp", "ftp", "rcp", "rsync",
     "rclone", "mail", "mailx", "sendmail", "dig", "host", "nslookup", "ping", "websocat",
+];
+/// Programs that hand on what they are told to, by an account of their own.
+const HANDS_ON: [&str; 9] = [
+    "gh", "glab", "hub", "aws", "gsutil", "gcloud", "az", "s3cmd", "mc",
 ];
 /// Programs that show or copy what they are given, or the file that it names.
 const SHOWS: [&str; 28] = [
@@ -58,6 +63,12 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
     };
     let asks = ASKS.contains(&program);
     let sends = SENDS.contains(&program) || asks && !forge::Request::of(command).stays_here();
+    let mut given = command.arguments().iter().chain(&command.reads);
+    if (sends || HANDS_ON.contains(&program))
+        && (command.input == Input::Environment || given.any(|word| word.of_environment))
+    {
+        act.find(RiskKind::Credentials, "all variables");
+    }
     if !sends && !SHOWS.contains(&program) {
         return;
     }

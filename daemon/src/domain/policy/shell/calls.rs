@@ -25,12 +25,14 @@ impl Walker<'_> {
 
     pub(super) fn note_written(&mut self, command: &SimpleCommand) {
         let said = output::output(command, &command.input);
+        let has_environment = said == Input::Environment;
         let text = match said {
             Input::Text(text) => Some(text),
             Input::None
             | Input::Names(_)
             | Input::Fetched
             | Input::Decoded
+            | Input::Environment
             | Input::File(_)
             | Input::Unknown => None,
         };
@@ -42,6 +44,9 @@ impl Walker<'_> {
         });
         let targets: Vec<Word> = command.writes.iter().cloned().chain(made).collect();
         self.note_texts(targets.iter(), &command.directories, text.as_deref());
+        if has_environment {
+            self.note_environment(&targets, &command.directories);
+        }
     }
 
     /// Files have this text from here on, or one that is not known.
@@ -57,6 +62,7 @@ impl Walker<'_> {
                 let mut text = text.map(str::to_owned);
                 if !file.is_added_to {
                     self.added.remove(&place);
+                    self.of_environment.remove(&place);
                 } else if let Some(before) = self.written.get(&place) {
                     text = before
                         .clone()
@@ -129,6 +135,12 @@ impl Walker<'_> {
         let begins_at = self.reading.commands.len();
         let text = &source[node.byte_range()];
         self.walk_inside(node, source);
+        if self.say_environment(begins_at) {
+            return Word {
+                of_environment: true,
+                ..Word::unknown(text)
+            };
+        }
         let here = match self.directories.as_slice() {
             [only] => Some(only.clone()),
             _ => None,
@@ -159,8 +171,12 @@ impl Walker<'_> {
     /// A process substitution as a word: nobody knows its name, and a shell that
     /// reads it runs what it says.
     pub(super) fn process(&mut self, node: Node<'_>, source: &str) -> Word {
+        let begins_at = self.reading.commands.len();
         self.walk_inside(node, source);
-        Word::unknown(&source[node.byte_range()])
+        Word {
+            of_environment: self.say_environment(begins_at),
+            ..Word::unknown(&source[node.byte_range()])
+        }
     }
 }
 

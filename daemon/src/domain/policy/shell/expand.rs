@@ -24,6 +24,7 @@ impl Fields {
             Some(open) => {
                 open.exact = false;
                 open.within = None;
+                open.of_environment |= word.of_environment;
                 open.text.push_str(&word.text);
             }
             None => self.open = Some(word.clone()),
@@ -137,6 +138,7 @@ impl Walker<'_> {
             words => Word {
                 exact: words.iter().all(|word| word.exact),
                 text: words.iter().map(|word| word.text.as_str()).collect(),
+                of_environment: words.iter().any(|word| word.of_environment),
                 ..Word::default()
             },
         }

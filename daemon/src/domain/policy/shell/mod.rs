@@ -8,6 +8,7 @@
 //! be known says so, and what cannot be followed is a doubt. Whoever judges a
 //! line has to take doubts for the worst.
 
+mod all_variables;
 mod calls;
 mod environment;
 mod expand;
@@ -48,6 +49,8 @@ pub struct Word {
     pub is_glob: bool,
     /// Whether it is where a redirection adds to what is there.
     pub is_added_to: bool,
+    /// Whether it holds all variables, or names a file that does.
+    pub of_environment: bool,
 }
 
 impl Word {
@@ -89,6 +92,8 @@ pub enum Input {
     Fetched,
     /// Something that was encoded.
     Decoded,
+    /// All variables, among whatever else.
+    Environment,
     /// A file.
     File(Word),
     /// Something else.

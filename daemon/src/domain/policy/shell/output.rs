@@ -1,6 +1,6 @@
 //! What commands say to a pipe, and the files that they make.
 
-use super::{Input, SimpleCommand, Word, absolute};
+use super::{Input, SimpleCommand, Word, absolute, all_variables};
 
 /// The directory that everything a command names lies below, if that is one.
 pub(super) fn roots(command: &SimpleCommand) -> Option<String> {
@@ -62,6 +62,9 @@ pub(super) fn roots(command: &SimpleCommand) -> Option<String> {
 /// What a command says to the next part of a pipeline. `input` is what it reads
 /// itself.
 pub(super) fn output(command: &SimpleCommand, input: &Input) -> Input {
+    if *input == Input::Environment || all_variables::are_said_by(command) {
+        return Input::Environment;
+    }
     let Some(program) = command.program() else {
         return Input::Unknown;
     };

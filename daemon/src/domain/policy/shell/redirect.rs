@@ -33,6 +33,9 @@ impl Walker<'_> {
                 let directories = self.directories.clone();
                 // What several commands say together is not put together here.
                 self.note_texts(streams.writes.iter(), &directories, None);
+                if self.say_environment(begins_at) {
+                    self.note_environment(&streams.writes, &directories);
+                }
                 match self.reading.commands.get_mut(begins_at..) {
                     Some([.., last]) => last.writes.extend(streams.writes),
                     Some([]) | None => {
@@ -101,14 +104,20 @@ impl Walker<'_> {
                         if child.kind() == "heredoc_body" {
                             let text = &source[child.byte_range()];
                             let plain = quoted || !text.contains(['$', '`', '\\']);
+                            let begins_at = self.reading.commands.len();
                             if !quoted {
                                 self.walk_inside(*child, source);
                             }
+                            let of_environment = self.say_environment(begins_at);
                             if !plain {
-                                streams.reads.push(Word::unknown(text));
+                                streams.reads.push(Word {
+                                    of_environment,
+                                    ..Word::unknown(text)
+                                });
                             }
                             streams.input = Some(match plain {
                                 true => Input::Text(text.to_owned()),
+                                false if of_environment => Input::Environment,
                                 false => Input::Unknown,
                             });
                         } else if child.kind() == "file_redirect" {
@@ -124,6 +133,7 @@ impl Walker<'_> {
                         .unwrap_or_default();
                     streams.input = Some(match word.known() {
                         Some(text) => Input::Text(text.to_owned()),
+                        None if word.of_environment => Input::Environment,
                         None => Input::Unknown,
                     });
                     if !word.exact {
@@ -154,7 +164,9 @@ impl Walker<'_> {
             if operator.starts_with("<>") || !operator.starts_with('<') {
                 streams.writes.push(word);
             } else {
+                word.of_environment |= self.names_environment(&word, &self.directories);
                 streams.input = Some(match target.kind() {
+                    _ if word.of_environment => Input::Environment,
                     "process_substitution" => Input::Unknown,
                     _ => Input::File(word.clone()),
                 });

@@ -45,6 +45,8 @@ pub(super) struct Walker<'a> {
     pub(super) written: BTreeMap<String, Option<String>>,
     /// Of these, the ones that it has only added to.
     pub(super) added: BTreeSet<String>,
+    /// Files that the line has put all variables in.
+    pub(super) of_environment: BTreeSet<String>,
     depth: usize,
     /// Depth of the trees that are walked now.
     nesting: usize,
@@ -64,6 +66,7 @@ impl<'a> Walker<'a> {
             input: Input::None,
             written: BTreeMap::new(),
             added: BTreeSet::new(),
+            of_environment: BTreeSet::new(),
             depth: 0,
             nesting: 0,
         }
@@ -361,6 +364,9 @@ impl<'a> Walker<'a> {
 
     /// What the commands from here on say to the next part of a pipeline.
     fn output_since(&self, begins_at: usize, input: &Input) -> Input {
+        if self.say_environment(begins_at) {
+            return Input::Environment;
+        }
         match self.reading.commands.get(begins_at..) {
             Some([only]) => super::output::output(only, input),
             Some([.., last]) => match super::output::output(last, input) {
@@ -425,6 +431,7 @@ impl<'a> Walker<'a> {
         for word in &command.argv {
             self.bindings(&word.text);
         }
+        self.mark_environment(&mut command);
         command.runs = self.written_file(&command);
         self.note_written(&command);
         self.reading.commands.push(command.clone());

@@ -300,7 +300,7 @@ impl Walker<'_> {
             }),
             Input::Fetched => self.doubt(RUNS_FETCHED),
             Input::Decoded => self.doubt(RUNS_DECODED),
-            Input::File(_) | Input::Names(_) | Input::Unknown => {
+            Input::File(_) | Input::Names(_) | Input::Environment | Input::Unknown => {
                 self.doubt("a shell runs what another command says");
             }
         }

@@ -1,0 +1,75 @@
+//! Where all variables go: what says them, and the files that they are put in.
+//!
+//! Who starts a command may have lent it credentials as variables, so all of them
+//! together are worth as much as the best of them.
+
+use super::{Input, SimpleCommand, Word, absolute, walk::Walker, wrap::after_options};
+
+/// Whether a command says all variables, or what holds them.
+pub(super) fn are_said_by(command: &SimpleCommand) -> bool {
+    let words = command.arguments();
+    let mut given = words.iter().chain(&command.reads);
+    if given.any(|word| word.of_environment) {
+        return true;
+    }
+    let has_operand = words.iter().any(|word| !word.text.starts_with('-'));
+    let names = |word: &Word, name: &str| {
+        let is_of_a_name = |char: char| char.is_ascii_alphanumeric() || "_.".contains(char);
+        let mut names = word.text.split(|char: char| !is_of_a_name(char));
+        names.any(|found| found.split('.').next() == Some(name))
+    };
+    match command.program() {
+        Some("env") => {
+            let valued = ["-u", "-C", "-S", "--unset", "--chdir", "--split-string"];
+            after_options(words, &valued, 0).is_empty()
+        }
+        Some("printenv") => !has_operand,
+        Some("set") => words.is_empty(),
+        // `-f` and `-F` show functions.
+        Some("export" | "declare" | "typeset" | "local" | "readonly") => {
+            let shows_functions = |word: &Word| word.text.contains(['f', 'F']);
+            command.environment.is_empty() && !has_operand && !words.iter().any(shows_functions)
+        }
+        Some("awk" | "gawk" | "mawk" | "nawk") => words.iter().any(|word| names(word, "ENVIRON")),
+        Some("jq") => words
+            .iter()
+            .any(|word| names(word, "env") || names(word, "ENV")),
+        _ => false,
+    }
+}
+
+impl Walker<'_> {
+    /// Whether one of the commands from here on says all variables.
+    pub(super) fn say_environment(&self, begins_at: usize) -> bool {
+        let commands = self.reading.commands.get(begins_at..).unwrap_or_default();
+        commands
+            .iter()
+            .any(|command| command.input == Input::Environment || are_said_by(command))
+    }
+
+    /// Files hold all variables from here on.
+    pub(super) fn note_environment(&mut self, files: &[Word], directories: &[String]) {
+        for file in files.iter().filter(|word| word.exact) {
+            let places = directories.iter().map(|from| absolute(&file.text, from));
+            self.of_environment.extend(places);
+        }
+    }
+
+    /// Marks the words that name files with all variables: `@FILE` and
+    /// `--file=FILE` do, too.
+    pub(super) fn mark_environment(&self, command: &mut SimpleCommand) {
+        for word in command.argv.iter_mut().skip(1) {
+            word.of_environment |= self.names_environment(word, &command.directories);
+        }
+    }
+
+    /// Whether a word names a file with all variables.
+    pub(super) fn names_environment(&self, word: &Word, directories: &[String]) -> bool {
+        let Some(text) = word.known().filter(|_| !self.of_environment.is_empty()) else {
+            return false;
+        };
+        let text = text.rsplit(['=', '@']).next().unwrap_or(text);
+        let mut places = directories.iter().map(|from| absolute(text, from));
+        places.any(|place| self.of_environment.contains(&place))
+    }
+}
