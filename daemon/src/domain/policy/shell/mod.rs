@@ -10,6 +10,7 @@
 
 mod all_variables;
 mod calls;
+mod copies;
 mod environment;
 mod expand;
 mod found;

@@ -47,6 +47,11 @@ pub(super) struct Walker<'a> {
     pub(super) added: BTreeSet<String>,
     /// Files that the line has put all variables in.
     pub(super) of_environment: BTreeSet<String>,
+    /// Files that the line has copied, linked or moved, by where they are now, with
+    /// where they were.
+    pub(super) copies: BTreeMap<String, Vec<Word>>,
+    /// Whether the command that comes next is one that was walked under another name.
+    pub(super) is_renamed: bool,
     depth: usize,
     /// Depth of the trees that are walked now.
     nesting: usize,
@@ -67,6 +72,8 @@ impl<'a> Walker<'a> {
             written: BTreeMap::new(),
             added: BTreeSet::new(),
             of_environment: BTreeSet::new(),
+            copies: BTreeMap::new(),
+            is_renamed: false,
             depth: 0,
             nesting: 0,
         }
@@ -409,6 +416,7 @@ impl<'a> Walker<'a> {
         environment: BTreeMap<String, Word>,
         input: Input,
     ) {
+        let is_renamed = std::mem::take(&mut self.is_renamed);
         if words.is_empty() {
             let directories = self.directories.clone();
             let writes = writes.into_iter().map(|word| (word, directories.clone()));
@@ -434,6 +442,7 @@ impl<'a> Walker<'a> {
         self.mark_environment(&mut command);
         command.runs = self.written_file(&command);
         self.note_written(&command);
+        self.note_copies(&command);
         self.reading.commands.push(command.clone());
         if self.depth >= DEPTH_MAX {
             self.doubt("commands start commands too deeply");
@@ -442,6 +451,9 @@ impl<'a> Walker<'a> {
         self.depth += 1;
         self.follow(&command);
         self.call(&command);
+        if !is_renamed {
+            self.under_first_names(&command);
+        }
         self.depth -= 1;
     }
 

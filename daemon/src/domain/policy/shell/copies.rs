@@ -1,0 +1,269 @@
+//! Programs and scripts that a line copies, links or moves, and runs under their new
+//! names: what is run is judged as what it is a copy of, beside what it is called.
+
+use std::collections::BTreeMap;
+
+use super::{SimpleCommand, Word, absolute, output::is_option, walk::Walker, wrappers::SHELLS};
+
+/// Copies of one line that are followed.
+const COPIES_MAX: usize = 512;
+/// Files that one file may be a copy of, over others.
+const ORIGINS_MAX: usize = 16;
+
+/// What a command copies, and where to.
+#[derive(Debug)]
+struct Copying {
+    sources: Vec<Word>,
+    target: Word,
+    /// Whether the target is a directory for certain.
+    into: bool,
+    /// Whether a name leads from where the link lies, and not from here.
+    symbolic: bool,
+}
+
+impl Walker<'_> {
+    /// Notes where a command copies, links or moves files to.
+    pub(super) fn note_copies(&mut self, command: &SimpleCommand) {
+        let Some(copying) = copying(command) else {
+            return;
+        };
+        let Some(target) = copying.target.known() else {
+            return;
+        };
+        for from in &command.directories {
+            let target = absolute(target, from);
+            for source in &copying.sources {
+                let name = looked_up(&source.text).unwrap_or(&source.text);
+                let name = name.trim_end_matches('/').rsplit('/').next();
+                let name = name.filter(|name| !matches!(*name, "" | "." | ".."));
+                let inside = name.map(|name| absolute(name, &target));
+                let itself = (!copying.into).then(|| target.clone());
+                for place in inside.into_iter().chain(itself) {
+                    let base = match copying.symbolic {
+                        true => absolute("..", &place),
+                        false => from.clone(),
+                    };
+                    self.note_copy(source, &base, place);
+                }
+            }
+        }
+    }
+
+    fn note_copy(&mut self, source: &Word, base: &str, place: String) {
+        let origin = match (source.known(), looked_up(&source.text)) {
+            (Some(path), _) => Word::exact(absolute(path, base)),
+            (None, Some(name)) => Word::exact(name),
+            (None, None) => source.clone(),
+        };
+        if let Some(text) = self.written.get(&origin.text).cloned() {
+            self.written.insert(place.clone(), text);
+            match self.added.contains(&origin.text) {
+                true => self.added.insert(place.clone()),
+                false => self.added.remove(&place),
+            };
+        }
+        if self.of_environment.contains(&origin.text) {
+            self.of_environment.insert(place.clone());
+        }
+        let known = self.copies.get(&place);
+        if origin.text == place || known.is_some_and(|known| known.contains(&origin)) {
+            return;
+        }
+        if self.copies.values().map(Vec::len).sum::<usize>() >= COPIES_MAX {
+            self.doubt(format!("it copies more than {COPIES_MAX} files"));
+            return;
+        }
+        self.copies.entry(place).or_default().push(origin);
+    }
+
+    /// Walks a command once more for each file that its program, or the script that
+    /// it has a shell run, is a copy of.
+    pub(super) fn under_first_names(&mut self, command: &SimpleCommand) {
+        if self.copies.is_empty() {
+            return;
+        }
+        let mut others = vec![command.argv.clone()];
+        self.add_first_names(command, 0, &mut others);
+        for words in others.clone() {
+            let program = words.first().and_then(Word::known).unwrap_or_default();
+            let program = program.rsplit('/').next().unwrap_or_default();
+            if SHELLS.contains(&program) || matches!(program, "source" | ".") {
+                let options = words.iter().skip(1);
+                let options = options.take_while(|word| word.text.starts_with(['-', '+']));
+                let script_at = 1 + options.count();
+                let of = SimpleCommand {
+                    argv: words,
+                    ..command.clone()
+                };
+                self.add_first_names(&of, script_at, &mut others);
+            }
+        }
+        for words in others.into_iter().skip(1) {
+            self.is_renamed = true;
+            let input = command.input.clone();
+            self.command(words, Vec::new(), Vec::new(), BTreeMap::new(), input);
+        }
+    }
+
+    /// Adds a command for each file that one of its words is a copy of.
+    fn add_first_names(&mut self, command: &SimpleCommand, at: usize, to: &mut Vec<Vec<Word>>) {
+        let Some(name) = command.argv.get(at).and_then(Word::known) else {
+            return;
+        };
+        let places = match at == 0 && !name.contains('/') {
+            true => self.in_program_directories(name),
+            false => {
+                let directories = command.directories.iter();
+                directories.map(|from| absolute(name, from)).collect()
+            }
+        };
+        let shown = name.to_owned();
+        for origin in self.origins(places) {
+            if !origin.exact {
+                self.doubt(format!("what `{shown}` is a copy of is not known"));
+                continue;
+            }
+            let mut words = command.argv.clone();
+            words[at] = origin;
+            to.push(words);
+        }
+    }
+
+    /// Copies with this name in directories that programs are looked for in.
+    fn in_program_directories(&self, name: &str) -> Vec<String> {
+        let in_one = |place: &&String| {
+            let parent = place.rsplit_once('/');
+            parent.is_some_and(|(parent, last)| {
+                last == name && (parent.ends_with("/bin") || parent.ends_with("/sbin"))
+            })
+        };
+        self.copies.keys().filter(in_one).cloned().collect()
+    }
+
+    /// What files are copies of, over other copies, and as parts of directories.
+    fn origins(&mut self, places: Vec<String>) -> Vec<Word> {
+        let mut found: Vec<Word> = Vec::new();
+        let mut left = places;
+        while let Some(place) = left.pop() {
+            let mut of_place = Vec::new();
+            for (copy, origins) in &self.copies {
+                let Some(rest) = place.strip_prefix(copy.as_str()) else {
+                    continue;
+                };
+                if rest.is_empty() || rest.starts_with('/') {
+                    of_place.extend(origins.iter().map(|origin| Word {
+                        text: format!("{}{rest}", origin.text),
+                        ..origin.clone()
+                    }));
+                }
+            }
+            for origin in of_place {
+                if found.contains(&origin) {
+                    continue;
+                }
+                if found.len() >= ORIGINS_MAX {
+                    self.doubt("it copies what it runs too often to be followed");
+                    return found;
+                }
+                left.extend(origin.known().map(str::to_owned));
+                found.push(origin);
+            }
+        }
+        found
+    }
+}
+
+/// What a command copies, links or moves.
+fn copying(command: &SimpleCommand) -> Option<Copying> {
+    let program = command.program()?;
+    let words = command.arguments();
+    let valued: &[&str] = match program {
+        "cp" | "mv" | "ln" | "link" => &["-S", "--suffix"],
+        "install" => &[
+            "-S", "--suffix", "-m", "--mode", "-o", "--owner", "-g", "--group",
+        ],
+        "rsync" => &["-e", "--rsh", "--exclude", "--include", "--filter"],
+        "dd" => {
+            let of = |name: &str| {
+                let mut values = words.iter().filter(|word| word.text.starts_with(name));
+                let word = values.next()?;
+                Some(Word {
+                    text: word.text[name.len()..].to_owned(),
+                    ..word.clone()
+                })
+            };
+            return Some(Copying {
+                sources: vec![of("if=")?],
+                target: of("of=")?,
+                into: false,
+                symbolic: false,
+            });
+        }
+        _ => return None,
+    };
+    let mut given: Vec<Word> = Vec::new();
+    let mut directory = None;
+    let mut at = 0;
+    while let Some(word) = words.get(at) {
+        at += 1;
+        let text = word.text.as_str();
+        if let Some(path) = text.strip_prefix("--target-directory=") {
+            directory = Some(Word {
+                text: path.to_owned(),
+                ..word.clone()
+            });
+        } else if program != "rsync" && is_option(text, &["-t", "--target-directory"]) {
+            directory = words.get(at).cloned();
+            at += 1;
+        } else if program != "rsync"
+            && let Some(path) = text.strip_prefix("-t")
+        {
+            directory = Some(Word {
+                text: path.to_owned(),
+                ..word.clone()
+            });
+        } else if is_option(text, valued) {
+            at += 1;
+        } else if !text.starts_with('-') || text == "-" {
+            given.push(word.clone());
+        }
+    }
+    let has_letter = |letter: char| {
+        let mut options = words.iter().map(|word| word.text.as_str());
+        options.any(|text| {
+            let is_short = text.starts_with('-') && !text.starts_with("--");
+            is_short && text.contains(letter) || text == "--symbolic" || text == "--symbolic-link"
+        })
+    };
+    let symbolic = matches!(program, "ln" | "cp") && has_letter('s');
+    let (target, into) = match directory {
+        Some(directory) => (directory, true),
+        None if given.len() > 1 => {
+            let target = given.pop()?;
+            let into = given.len() > 1 || target.text.ends_with(['/', '.']);
+            (target, into)
+        }
+        // `ln ../x` makes `x` here.
+        None if program == "ln" => (Word::exact("."), true),
+        None => return None,
+    };
+    Some(Copying {
+        sources: given,
+        target,
+        into,
+        symbolic,
+    })
+}
+
+/// The program that `$(which NAME)` or `$(command -v NAME)` finds.
+fn looked_up(text: &str) -> Option<&str> {
+    let inside = text
+        .strip_prefix("$(")
+        .and_then(|rest| rest.strip_suffix(')'));
+    let inside = inside.or_else(|| text.strip_prefix('`')?.strip_suffix('`'))?;
+    let mut words = inside.split_whitespace();
+    let looks = matches!(words.next()?, "which" | "command" | "type");
+    let name = words.find(|word| !word.starts_with('-'))?;
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "_.+-".contains(char);
+    (looks && words.next().is_none() && name.chars().all(is_plain)).then_some(name)
+}
