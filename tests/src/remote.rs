@@ -117,6 +117,18 @@ impl Remote {
             .await
     }
 
+    /// A connection without a token, made when it is used and anew when it was
+    /// closed.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        let remote = self.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let remote = remote.clone();
+            async move { remote.dial().await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://compyd").connect_with_connector_lazy(connector)
+    }
+
     /// A connection of a client with a token.
     ///
     /// # Errors
