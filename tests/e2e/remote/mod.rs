@@ -7,9 +7,11 @@ mod roles;
 use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use compyd_proto::v1::{
-    GetInfoRequest, GetWorkspaceRequest, ListApprovalsRequest, ListSessionsRequest,
-    ListWorkspacesRequest, WatchWorkspacesRequest, activity_service_client::ActivityServiceClient,
-    approval_service_client::ApprovalServiceClient, session_service_client::SessionServiceClient,
+    ExecRequest, GetInfoRequest, GetWorkspaceRequest, ListApprovalsRequest, ListExecsRequest,
+    ListSessionsRequest, ListWorkspacesRequest, PortForwardRequest, PortForwardStart,
+    WatchWorkspacesRequest, activity_service_client::ActivityServiceClient,
+    approval_service_client::ApprovalServiceClient, exec_request::Part as ExecPart,
+    port_forward_request::Part as ForwardPart, session_service_client::SessionServiceClient,
     system_service_client::SystemServiceClient, watch_workspaces_response::Change,
     workspace_service_client::WorkspaceServiceClient,
 };
@@ -356,6 +358,108 @@ async fn a_stream_that_is_open_ends_when_its_token_is_revoked() {
         .expect_code(0);
     let ended = tokio::time::timeout(compyd_tests::wait::PATIENCE, stream.message()).await;
     assert_eq!(reason(&ended.unwrap().unwrap_err()), "TOKEN_UNKNOWN");
+}
+
+/// Takes one connection, and leaves a file when it comes and when it is cut.
+const LISTEN: &str = r#"
+import socket
+server = socket.socket()
+server.bind(("127.0.0.1", 8765))
+server.listen()
+open("/workspace/listens", "w").close()
+connection = server.accept()[0]
+open("/workspace/came", "w").close()
+try:
+    while connection.recv(100):
+        pass
+except OSError:
+    pass
+open("/workspace/left", "w").close()
+"#;
+
+/// A message of a stream that stays open, and how long the call may take.
+fn open_for<T: Send + 'static>(
+    first: T,
+    timeout: &str,
+) -> (
+    tokio::sync::mpsc::Sender<T>,
+    tonic::Request<tokio_stream::wrappers::ReceiverStream<T>>,
+) {
+    let (feed, parts) = tokio::sync::mpsc::channel(1);
+    assert!(feed.try_send(first).is_ok());
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(parts));
+    let timeout = timeout.parse().unwrap();
+    request.metadata_mut().insert("grpc-timeout", timeout);
+    (feed, request)
+}
+
+/// How a stream ends that would go on for ever.
+async fn end_of<T>(mut stream: tonic::Streaming<T>) -> Status {
+    loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended well"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_carried_a_call_is_gone_after_its_deadline_and_its_command_goes_on() {
+    let Some(daemon) = Daemon::start(with_tls(Options::default())).await else {
+        return;
+    };
+    daemon.workspace("w", &[]).await;
+    let token = daemon.token("ci", "author", &[]).await;
+    let transport = Remote::of(&daemon).connect(&token).await.unwrap();
+    let mut workspaces = WorkspaceServiceClient::new(transport);
+    let listen = ["workspace", "exec", "w", "--detach", "--", "python3", "-c"];
+    let listen: Vec<&str> = listen.into_iter().chain([LISTEN]).collect();
+    let _ = daemon.compyctl(&listen).await.expect_code(0);
+    let is_there = async |file: &str| {
+        let look = format!("test -e /workspace/{file}");
+        (daemon.shell("w", &look).await.code() == Some(0)).then_some(())
+    };
+    let patience = compyd_tests::wait::PATIENCE;
+    compyd_tests::wait::until("a server", patience, async || is_there("listens").await).await;
+
+    // The client goes on sending nothing: its half of the call stays open.
+    let start = PortForwardStart {
+        workspace: "w".to_owned(),
+        port: 8765,
+    };
+    let first = PortForwardRequest {
+        part: Some(ForwardPart::Start(start)),
+    };
+    let (feed, request) = open_for(first, "5S");
+    let carried = workspaces.port_forward(request).await.unwrap();
+    let ended = end_of(carried.into_inner()).await;
+    assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
+    assert_eq!(reason(&ended), "DEADLINE_EXCEEDED");
+    assert!(is_there("came").await.is_some());
+    compyd_tests::wait::until("the end", patience, async || is_there("left").await).await;
+    drop(feed);
+
+    // Who watches a command is no longer there; the command is.
+    let start = compyd_tests::exec::command("w", &["sleep", "1000"]);
+    let first = ExecRequest {
+        part: Some(ExecPart::Start(start)),
+    };
+    let (feed, request) = open_for(first, "5S");
+    let watched = workspaces.exec(request).await.unwrap();
+    let ended = end_of(watched.into_inner()).await;
+    assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
+    drop(feed);
+    let running = ListExecsRequest {
+        workspace: "w".to_owned(),
+        running_only: true,
+    };
+    let running = workspaces.list_execs(running).await.unwrap().into_inner();
+    let goes_on = |argv: &[bytes::Bytes]| argv.first().is_some_and(|name| name == "sleep");
+    assert!(
+        running.execs.iter().any(|exec| goes_on(&exec.argv)),
+        "{running:?}"
+    );
 }
 
 #[tokio::test]

@@ -571,16 +571,34 @@ impl WorkspaceService for WorkspaceApi {
         let mut inside = self.workspaces.dial(&id, port).await.map_err(refused)?;
         let (mut client, outgoing) = Pipe::new(parts);
         let (in_use, stop) = (self.workspaces.use_of(&id), self.stop.clone());
+        // An answer that is dropped, as at a deadline or with a token that is revoked,
+        // cuts both directions, whoever goes on sending.
+        let gone = CancellationToken::new();
+        let mut guard = Some(gone.clone().drop_guard());
         // On cancel: dropped, which cuts both; a shutdown does not wait for it.
         // On error: either side has closed, which closes the other.
         self.tasks.spawn(async move {
             let _in_use = in_use;
-            let carried = tokio::io::copy_bidirectional(&mut client, &mut inside);
-            stop.run_until_cancelled(carried).await
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut client, &mut inside) => {}
+                () = gone.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
         });
         let stands = wire::PortForwardResponse::new(Bytes::new(), false);
         let pieces = stream::once(async { stands }).chain(ReceiverStream::new(outgoing));
-        Ok(Response::new(Box::pin(pieces.map(Ok))))
+        let mut pieces = pieces.boxed();
+        let answers = stream::poll_fn(move |cx| {
+            let piece = std::task::ready!(pieces.poll_next_unpin(cx));
+            if piece.is_none()
+                && let Some(guard) = guard.take()
+            {
+                // Both have ended: what is still under way comes to its end.
+                drop(guard.disarm());
+            }
+            std::task::Poll::Ready(piece.map(Ok::<_, Status>))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 

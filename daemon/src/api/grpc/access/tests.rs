@@ -74,6 +74,8 @@ struct World {
     guard: Guard,
     peer: Peer,
     reached: Arc<AtomicUsize>,
+    /// Held by whatever is at work for a call.
+    at_work: Arc<()>,
 }
 
 impl World {
@@ -107,6 +109,7 @@ impl World {
             log,
             clock,
             reached: Arc::default(),
+            at_work: Arc::default(),
         }
     }
 
@@ -450,13 +453,20 @@ async fn too_many_calls_and_too_large_messages_are_refused_with_when_and_what() 
 /// A service that answers with a stream which never ends, and one that never
 /// answers at all.
 async fn endless(world: &World, request: Request<Body>) -> Response<Body> {
-    let inner = tower::service_fn(|request: Request<Body>| async move {
-        if request.uri().path() == GET {
-            std::future::pending::<()>().await;
+    let at_work = world.at_work.clone();
+    let inner = tower::service_fn(move |request: Request<Body>| {
+        let at_work = at_work.clone();
+        async move {
+            if request.uri().path() == GET {
+                std::future::pending::<()>().await;
+            }
+            let never = futures_util::stream::poll_fn(move |_| {
+                let _at_work = &at_work;
+                std::task::Poll::<Option<Result<http_body::Frame<Bytes>, Status>>>::Pending
+            });
+            let body = Body::new(http_body_util::StreamBody::new(never));
+            Ok::<_, Infallible>(Response::new(body))
         }
-        let never = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, Status>>();
-        let body = Body::new(http_body_util::StreamBody::new(never));
-        Ok::<_, Infallible>(Response::new(body))
     });
     let mut service = world.admit.layer(world.guard.layer(inner));
     service.ready().await.unwrap().call(request).await.unwrap()
@@ -483,6 +493,8 @@ async fn a_call_ends_at_its_deadline_before_and_after_its_answer_has_begun() {
         let ended = end_of(endless(&world, request).await).await;
         assert_eq!(ended.code(), Code::DeadlineExceeded, "{path}");
         assert!(begun.elapsed() < Duration::from_millis(300));
+        let at_work = Arc::strong_count(&world.at_work) - 1;
+        assert_eq!(at_work, 0, "{path}: nobody works for it any more");
     }
 }
 
