@@ -11,7 +11,7 @@ use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -305,9 +305,11 @@ impl SnapshotService for SnapshotApi {
             },
         };
         let snapshots = self.snapshots.clone();
-        // On cancel: it goes on to its end, as it may have a container to
-        // remove. On error: told to the client.
-        let looking = self.tasks.spawn(async move { snapshots.diff(what).await });
+        let gone = CancellationToken::new();
+        let _answered = gone.clone().drop_guard();
+        // On cancel: it stops looking and comes to its end, as it may have a
+        // container to remove. On error: told to the client.
+        let looking = (self.tasks).spawn(async move { snapshots.diff(what, &gone).await });
         let diff = looking.await.map_err(|error| internal(&error))?;
         let messages = diff::messages(diff.map_err(refused)?);
         Ok(Response::new(stream::iter(messages).map(Ok).boxed()))

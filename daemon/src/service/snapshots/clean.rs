@@ -84,6 +84,7 @@ fn access(workspace: &WorkspaceId, error: SnapshotsError) -> WorkspaceAccessErro
         | SnapshotsError::PausedTooLong { .. }
         | SnapshotsError::FinishedLater(_)
         | SnapshotsError::Needed { .. }
+        | SnapshotsError::Abandoned
         | SnapshotsError::Deleting
         | SnapshotsError::Agent(_)
         | SnapshotsError::Unreadable { .. }

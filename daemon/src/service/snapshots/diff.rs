@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use compyd_proto::{agent::TreeEntryKind, tree::walk_order};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -113,18 +114,23 @@ pub struct Side {
 type Volumes = BTreeMap<CapturedVolume, Vec<TreeEntry>>;
 
 impl Snapshots {
-    /// Compares. To be run to its end: a helper is to be removed.
+    /// Compares. To be run to its end: a helper is to be removed. Where nobody waits
+    /// for the answer any more, `gone` says so, and volumes are read no further.
     ///
     /// # Errors
     /// [`SnapshotsError::Unknown`], [`SnapshotsError::Damaged`],
-    /// [`SnapshotsError::NoContainer`] of a workspace as it is now; an engine or
-    /// a store that does not do its part.
-    pub async fn diff(&self, request: DiffRequest) -> Result<Diff, SnapshotsError> {
+    /// [`SnapshotsError::NoContainer`] of a workspace as it is now,
+    /// [`SnapshotsError::Abandoned`]; an engine or a store that does not do its part.
+    pub async fn diff(
+        &self,
+        request: DiffRequest,
+        gone: &CancellationToken,
+    ) -> Result<Diff, SnapshotsError> {
         self.ready()?;
         let _read = self.inner.deleting.read().await;
         let from = self.get(&request.from).await?;
         let (to, root) = match request.to {
-            DiffTo::Now(workspace) => (self.look(&workspace).await?, RootDiff::NotCompared),
+            DiffTo::Now(workspace) => (self.look(&workspace, gone).await?, RootDiff::NotCompared),
             DiffTo::Snapshot(id) => {
                 let to = self.get(&id).await?;
                 let root = match to.image.id == from.image.id {
@@ -162,16 +168,21 @@ impl Snapshots {
     }
 
     /// What the volumes of a workspace hold now.
-    async fn look(&self, id: &WorkspaceId) -> Result<Volumes, SnapshotsError> {
+    async fn look(
+        &self,
+        id: &WorkspaceId,
+        gone: &CancellationToken,
+    ) -> Result<Volumes, SnapshotsError> {
         let workspaces = &self.inner.workspaces;
-        let _held = workspaces.hold(id).await;
+        let held = gone.run_until_cancelled(workspaces.hold(id)).await;
+        let _held = held.ok_or(SnapshotsError::Abandoned)?;
         let workspace = workspaces.living(id)?;
         if workspaces.runtime().find(id).await?.is_none() {
             let name = workspace.definition.name.clone();
             return Err(SnapshotsError::NoContainer(name));
         }
         let helper = WorkspaceId::from_uuid(Uuid::now_v7());
-        let seen = self.look_through(&helper, &workspace).await;
+        let seen = self.look_through(&helper, &workspace, gone).await;
         // One that a kill leaves is swept at the next start.
         self.remove_container(&helper_container(&helper)).await?;
         seen
@@ -181,7 +192,9 @@ impl Snapshots {
         &self,
         helper: &WorkspaceId,
         workspace: &Workspace,
+        gone: &CancellationToken,
     ) -> Result<Volumes, SnapshotsError> {
+        // Not given up halfway: what the engine is asked for, it makes.
         let trees = self
             .open_helper(helper, workspace, VolumeAccess::Read, None)
             .await?;
@@ -190,7 +203,10 @@ impl Snapshots {
         for volume in CapturedVolume::ALL {
             let before = remembered.remove(&volume).unwrap_or_default();
             let write_out = WriteOut::No;
-            let seen = volumes::capture(&*trees, volume, &before, write_out, &mut Nowhere).await?;
+            let mut nowhere = Nowhere;
+            let seen = volumes::capture(&*trees, volume, &before, write_out, &mut nowhere);
+            let seen = gone.run_until_cancelled(seen).await;
+            let seen = seen.ok_or(SnapshotsError::Abandoned)??;
             volumes.insert(volume, seen.entries);
         }
         Ok(volumes)

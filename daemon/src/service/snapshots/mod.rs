@@ -138,6 +138,9 @@ pub enum SnapshotsError {
         /// The session.
         session: SessionId,
     },
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer any more")]
+    Abandoned,
     /// Snapshots are being deleted for too long.
     #[error("snapshots are being deleted; try again when that is done")]
     Deleting,

@@ -189,6 +189,13 @@ pub fn error(error: &SnapshotsError) -> Status {
             "it is deleted by itself when the session has ended; `compyctl session cancel` ends one",
             Retry::No,
         ),
+        SnapshotsError::Abandoned => refusal(
+            Code::Cancelled,
+            "ABANDONED",
+            message,
+            "ask again and wait for the answer",
+            Retry::No,
+        ),
         SnapshotsError::Deleting => refusal(
             Code::Unavailable,
             "SNAPSHOTS_BUSY",
