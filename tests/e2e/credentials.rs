@@ -2,12 +2,13 @@
 //!
 //! Canaries are set as credentials and printed in every form by a session's
 //! commands. A scanner looks for them in everything that outlives the session and
-//! in every message to its model. The same scanner finds all of them when
-//! redaction is off.
+//! in every message to its model. The same scanner finds all of them in each of these
+//! places when redaction is off.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use compyd::adapters::model::{
@@ -121,18 +122,89 @@ fn base64_inside(raw: &[u8], before: usize) -> Vec<u8> {
     characters.collect()
 }
 
+/// Where the outputs of commands come to, with every form of every canary.
+const WITH_OUTPUTS: [&str; 4] = ["a message to the model", "an artifact", "events/", "blobs/"];
+/// Where the task comes to, or a command that says a canary, as they are.
+const WITH_THE_TASK: [&str; 6] = [
+    "session show",
+    "the log",
+    "audit/",
+    "recordings/",
+    // Pull requests.
+    "store/",
+    "what the forge has",
+];
+
 /// Which forms of which canaries are in which place.
 type Hits = BTreeMap<String, BTreeSet<String>>;
 
+/// Looks through some bytes, and through the texts in them if they are JSON.
 fn scan(place: &str, bytes: &[u8], hits: &mut Hits) {
+    let texts = unescaped(bytes);
     for (name, _, value) in CANARIES {
         for (form, sought) in forms(needle(value)) {
-            if bytes.windows(sought.len()).any(|window| window == sought) {
+            let is_in = |bytes: &[u8]| bytes.windows(sought.len()).any(|window| window == sought);
+            if is_in(bytes) || is_in(texts.as_slice()) {
                 let found = hits.entry(format!("{name} {form}")).or_default();
                 found.insert(place.to_owned());
             }
         }
     }
+}
+
+/// What JSON says with backslashes, without them.
+fn unescaped(bytes: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        plain.extend_from_slice(&rest[..at]);
+        let number = rest.get(at + 2..at + 6);
+        let number = number.and_then(|digits| std::str::from_utf8(digits).ok());
+        let number = number.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let (char, length) = match (rest.get(at + 1), number.and_then(char::from_u32)) {
+            (Some(b'u'), Some(char)) => (char, 6),
+            (Some(b'n'), _) => ('\n', 2),
+            (Some(b't'), _) => ('\t', 2),
+            (Some(byte), _) if byte.is_ascii() => (char::from(*byte), 2),
+            (Some(_) | None, _) => ('\\', 1),
+        };
+        plain.extend_from_slice(char.to_string().as_bytes());
+        rest = &rest[at + length..];
+    }
+    // Nothing has to be looked through twice.
+    if rest.len() < bytes.len() {
+        plain.extend_from_slice(rest);
+    }
+    plain
+}
+
+/// Everything that the bare repositories below a directory hold, which they keep
+/// compressed.
+fn scan_repositories(directory: &Path, hits: &mut Hits) {
+    let mut found = 0;
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        if !directory.join("objects").is_dir() {
+            let entries = std::fs::read_dir(&directory).unwrap();
+            let entries = entries.map(|entry| entry.unwrap().path());
+            left.extend(entries.filter(|path| path.is_dir()));
+            continue;
+        }
+        found += 1;
+        let references = ["for-each-ref"];
+        let objects = ["cat-file", "--batch", "--batch-all-objects"];
+        for arguments in [&references[..], &objects[..]] {
+            let git = Command::new("git")
+                .arg("--git-dir")
+                .arg(&directory)
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(git.status.success(), "{arguments:?} {git:?}");
+            scan("what the forge has", &git.stdout, hits);
+        }
+    }
+    assert!(found > 0, "there is a repository of the forge");
 }
 
 /// Every file below a directory.
@@ -187,7 +259,9 @@ async fn hits_of_a_session(mode: Mode) -> Option<Hits> {
         set(&daemon, name, kind, value).await;
     }
     let mut start = request("w", model(WireDialect::OpenAi));
-    start.task = format!("{}; the token is {}", start.task, CANARIES[0].2);
+    // It comes to the title of what is published, and to its text.
+    let token = CANARIES[0].2;
+    start.task = format!("{token}: {}; the token is {token}", start.task);
     let id = daemon.start_session(start).await;
     let session = daemon.rested(&id).await;
     let story = story(&daemon.events(&id, 0).await);
@@ -224,13 +298,13 @@ async fn hits_of_a_session(mode: Mode) -> Option<Hits> {
     files_below(recordings.path(), &mut files);
     assert!(files.len() > 5, "{files:?}");
     for file in files {
-        let place = file.strip_prefix(data.path()).unwrap_or(&file);
-        scan(
-            &place.display().to_string(),
-            &std::fs::read(&file).unwrap(),
-            &mut hits,
-        );
+        let place = match file.strip_prefix(data.path()) {
+            Ok(place) => place.display().to_string(),
+            Err(_) => format!("recordings/{}", file.display()),
+        };
+        scan(&place, &std::fs::read(&file).unwrap(), &mut hits);
     }
+    scan_repositories(&data.path().join("forge"), &mut hits);
     Some(hits)
 }
 
@@ -253,31 +327,28 @@ async fn the_scanner_finds_every_canary_when_redaction_is_off() {
     let Some(hits) = hits_of_a_session(Mode::WithoutRedaction).await else {
         return;
     };
-    for (name, _, value) in CANARIES {
-        for (form, _) in forms(needle(value)) {
-            assert!(
-                hits.contains_key(&format!("{name} {form}")),
-                "{name} {form}: {hits:?}"
+    let is_in = |what: &str, place: &str| {
+        let mut places = hits.get(what).into_iter().flatten();
+        places.any(|found| found.starts_with(place))
+    };
+    let mut missed = Vec::new();
+    for place in WITH_OUTPUTS {
+        for (name, _, value) in CANARIES {
+            let forms = forms(needle(value)).into_iter();
+            let forms = forms.map(|(form, _)| format!("{name} {form}"));
+            missed.extend(
+                forms
+                    .filter(|form| !is_in(form, place))
+                    .map(|form| format!("{form} in {place}")),
             );
         }
     }
-    let places: BTreeSet<&str> = hits.values().flatten().map(String::as_str).collect();
-    for place in [
-        "a message to the model",
-        "an artifact",
-        "session show",
-        "the log",
-    ] {
-        assert!(places.contains(place), "{place}: {places:?}");
+    for place in WITH_THE_TASK {
+        if !is_in("token raw", place) {
+            missed.push(format!("token raw in {place}"));
+        }
     }
-    assert!(
-        places.iter().any(|place| place.contains("events")),
-        "{places:?}"
-    );
-    assert!(
-        places.iter().any(|place| place.contains("blobs")),
-        "{places:?}"
-    );
+    assert_eq!(missed, Vec::<String>::new(), "{hits:?}");
 }
 
 #[tokio::test]
