@@ -18,7 +18,7 @@ use prost::Message;
 use tonic::{Code, Status, body::Body, transport::server::UdsConnectInfo};
 use tower::{Layer as _, Service, ServiceExt as _};
 
-use super::{Caller, CallerLimits, admit::Admit, asker_of, guard::Guard, scope_of};
+use super::{Caller, CallerLimits, admit::Admit, asker_of, guard::Guard, scope_of, subjects};
 use crate::{
     adapters::memory::{ManualClock, MemoryAudit, MemoryStore},
     api::grpc::{
@@ -422,6 +422,51 @@ async fn a_first_message_that_says_two_things_says_what_the_handler_is_given() {
         assert!(world.serve(request).await.is_err());
     }
     assert_eq!(world.reached.load(Ordering::Relaxed), 0);
+}
+
+/// A method's number, and what its caller sends. Who may reach some workspaces alone
+/// is judged by what the first message names; the handler must find the same in it.
+#[test]
+fn whatever_a_first_message_is_the_handler_is_given_what_was_looked_at() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let methods = Methods::of_this_build();
+    let mut inputs: Vec<_> = methods.all().collect();
+    inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let seeds = (0..inputs.len()).flat_map(|number| {
+        let number = u8::try_from(number).unwrap();
+        let one = &b"\x0a\x04mine"[..];
+        let two = &b"\x0a\x04mine\x12\x05other\x0a\x05other"[..];
+        let inside = &b"\x0a\x06\x0a\x04mine\x12\x07\x0a\x05other"[..];
+        [&b""[..], one, two, inside].map(|message| {
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            [&[number, 0][..], &length[..], message].concat()
+        })
+    });
+    crate::fuzz::run_here("first-messages", seeds.collect(), |input| {
+        let Some((number, framed)) = input.split_first() else {
+            return String::new();
+        };
+        let (path, method) = &inputs[usize::from(*number) % inputs.len()];
+        let read = |bytes: Bytes| {
+            let body = Body::new(Full::new(bytes).map_err(|never| match never {}));
+            runtime.block_on(async {
+                let (named, rest) = subjects::of_first_message(&method.input, body).await?;
+                let given = rest.collect().await?.to_bytes();
+                Ok::<_, Status>((named, given))
+            })
+        };
+        match read(Bytes::copy_from_slice(framed)) {
+            Err(refused) => format!("{path}: {}", refused.message()),
+            Ok((named, given)) => {
+                let (again, _) = read(given).expect("it was written to be read");
+                assert_eq!(again, named, "{path}");
+                format!("{path}: {} names", named.len())
+            }
+        }
+    });
 }
 
 #[tokio::test]
