@@ -1,5 +1,6 @@
 //! The files that a session has written whose text was not judged as a script for
-//! a shell: to have a shell run one of them is a doubt.
+//! a shell: to have a shell run one of them is a doubt. So is to start a program of
+//! the system's under another name.
 //!
 //! A text counts as judged where it is known, is named as a script or begins as
 //! one, and is short enough to be read whole. What a program of any language
@@ -98,7 +99,8 @@ impl Unjudged {
         }
     }
 
-    /// A copy of what was not judged is not judged either.
+    /// A copy of what was not judged is not judged either, and under the name of a
+    /// copy no program is judged as what it is.
     fn copy(&mut self, command: &SimpleCommand) {
         if !matches!(command.program(), Some("cp" | "mv" | "ln" | "install")) {
             return;
@@ -109,6 +111,7 @@ impl Unjudged {
             for source in &given {
                 let from = absolute(source, directory);
                 let name = from.rsplit('/').next().unwrap_or_default();
+                let is_program = shell::program_name(&from) != from;
                 // The file itself, or all that lie in a directory.
                 let copied = self.files.iter().filter_map(|(path, language)| {
                     let below = path.strip_prefix(&from)?;
@@ -118,6 +121,10 @@ impl Unjudged {
                 let copied: Vec<(String, Language)> = copied.collect();
                 for target in given.iter().filter(|target| *target != source) {
                     let to = absolute(target, directory);
+                    if is_program {
+                        self.files.insert(format!("{to}/{name}"), Language::Unknown);
+                        self.files.insert(to.clone(), Language::Unknown);
+                    }
                     for (below, language) in &copied {
                         self.files.insert(format!("{to}/{name}{below}"), *language);
                         self.files.insert(format!("{to}{below}"), *language);
@@ -196,6 +203,15 @@ mod tests {
         assert!(after(&["echo x > a", "mv a b", "mkdir d && cp b d"]).holds("/w/r/d/b"));
         assert!(after(&["echo x > d/a", "mv d e"]).holds("/w/r/e/a"));
         assert!(after(&["echo x > d/a", "cp -r d e"]).holds("/w/r/e/d/a"));
+        for line in [
+            "cp /bin/rm x",
+            "ln -sf /usr/bin/rm x",
+            "install -m 755 /bin/rm x",
+        ] {
+            assert!(after(&[line]).may_be_a_script("/w/r/x"), "{line}");
+        }
+        assert!(after(&["cp /bin/rm d"]).may_be_a_script("/w/r/d/rm"));
+        assert!(!after(&["cp target/release/tool x"]).holds("/w/r/x"));
         let mut edited = Unjudged::default();
         edited.change("/w/r/bin/tool", "    return 1");
         assert!(
