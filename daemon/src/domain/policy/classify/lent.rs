@@ -11,6 +11,8 @@ use super::{
     Act, forge,
 };
 
+/// What is found of who sends all variables away.
+pub(super) const ALL_VARIABLES: &str = "all variables";
 /// Programs that ask another machine by HTTP.
 const ASKS: [&str; 5] = ["curl", "wget", "http", "https", "aria2c"];
 /// Other programs that send what they are given, or look it up.
@@ -67,7 +69,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
     if (sends || HANDS_ON.contains(&program))
         && (command.input == Input::Environment || given.any(|word| word.of_environment))
     {
-        act.find(RiskKind::Credentials, "all variables");
+        act.find(RiskKind::Credentials, ALL_VARIABLES);
     }
     if !sends && !SHOWS.contains(&program) {
         return;

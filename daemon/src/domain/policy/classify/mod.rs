@@ -257,6 +257,7 @@ fn of_a_script(mut act: Act) -> Option<Act> {
     let counts = |finding: &Finding| match finding.kind {
         RiskKind::NotUnderstood => [shell::RUNS_FETCHED, shell::RUNS_DECODED, WRITES_SCRIPTS]
             .contains(&finding.subject.as_str()),
+        RiskKind::Credentials if finding.subject == lent::ALL_VARIABLES => true,
         RiskKind::DeleteOutside
         | RiskKind::DeleteRepository
         | RiskKind::WriteSystem
