@@ -87,6 +87,17 @@ pub(super) enum Shift {
     ToSpaces(usize),
 }
 
+/// What a block means where its text to find fits exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// That text for the other.
+    AsItIs,
+    /// A line of which the indentation was left out, there and in the new text.
+    Line,
+    /// Either.
+    Unclear,
+}
+
 /// A search for one block.
 pub(super) struct Search<'a> {
     lines: &'a Lines<'a>,
@@ -113,12 +124,11 @@ impl<'a> Search<'a> {
             return self.insertion();
         }
         let exact = self.exact();
-        // As whole lines without their indentation they may be given it.
-        let are_lines = |fit: &Fit| self.leaves_indent(fit) && self.block_goes_on(fit);
-        if !exact.is_empty() && !(exact.iter().all(are_lines)) {
-            let unclear = exact.iter().find(|fit| self.leaves_indent(fit));
+        let readings = || exact.iter().map(|fit| self.reading(fit));
+        if !exact.is_empty() && !readings().all(|reading| reading == Reading::Line) {
+            let unclear = readings().position(|reading| reading != Reading::AsItIs);
             return Place {
-                unclear: unclear.map(|fit| fit.start),
+                unclear: unclear.map(|index| exact[index].start),
                 fits: exact,
                 tolerance: Tolerance::Exact,
             };
@@ -140,20 +150,25 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether the text to find is one line without the indentation that its place
-    /// has, and the new text has more lines, of which one is less indented than that:
-    /// it may have been left out there too.
-    fn leaves_indent(&self, fit: &Fit) -> bool {
+    /// What the block means where its text to find fits exactly.
+    fn reading(&self, fit: &Fit) -> Reading {
         let (lines, index) = (self.lines, self.lines.index_at(fit.start));
         let before = &lines.text[lines.start(index)..fit.start];
-        let is_whole = !before.is_empty()
+        let is_line = self.block.unit == Unit::Text
+            && !before.is_empty()
             && before.trim_matches([' ', '\t']).is_empty()
             && lines.is_end(fit.end)
             && self.old[1..].iter().all(|line| line.trim().is_empty());
-        let mut more = self.block.new.lines().skip(1);
-        self.block.unit == Unit::Text
-            && is_whole
-            && more.any(|line| !line.trim().is_empty() && !line.starts_with(before))
+        let is_blank = |line: &str| line.trim().is_empty();
+        let mut new = self.block.new.lines();
+        let begins_blank = new.next().is_none_or(is_blank);
+        let is_less_deep = |line: &str| !is_blank(line) && !line.starts_with(before);
+        match (is_line, new.any(is_less_deep)) {
+            (true, true) if self.block_goes_on(fit) => Reading::Line,
+            (true, true) => Reading::Unclear,
+            (true, false) if begins_blank => Reading::Line,
+            (true | false, _) => Reading::AsItIs,
+        }
     }
 
     /// Whether what follows a place is as deep, so that nothing less deep can come

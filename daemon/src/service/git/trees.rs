@@ -119,19 +119,25 @@ impl Git {
         if objects.is_empty() {
             return Ok(Vec::new());
         }
-        let script = r#"printf '%s\n' "$@" | git cat-file --batch"#;
-        let arguments: Vec<&[u8]> = objects.iter().map(|each| each.as_bytes()).collect();
+        // What a command prints may lose credentials on its way, so that no size
+        // tells where a content ends.
+        let mark = format!("blob {}", uuid::Uuid::now_v7().simple());
+        let script = r#"mark=$1; shift; printf '%s\n' "$@" | git cat-file --batch="$mark""#;
+        let mut arguments = vec![mark.as_bytes()];
+        arguments.extend(objects.iter().map(|each| each.as_bytes()));
         let answer = self.ask_raw("cat-file", script, &arguments).await?;
-        let mut rest = &answer[..];
-        let mut next = || {
-            let end = rest.iter().position(|byte| *byte == b'\n')?;
-            let (said, after) = rest.split_at_checked(end)?;
-            let size = std::str::from_utf8(said).ok()?.rsplit(' ').next()?;
-            let (content, after) = after[1..].split_at_checked(size.parse().ok()?)?;
-            rest = after.strip_prefix(b"\n")?;
-            Some(content.to_vec())
+        let mark = format!("{mark}\n");
+        let contents = split(&answer, mark.as_bytes());
+        let [begin, contents @ ..] = contents.as_slice() else {
+            return Err(other_files());
         };
-        let contents = objects.iter().map(|_| next().ok_or_else(other_files));
+        if !begin.is_empty() || contents.len() != objects.len() {
+            return Err(other_files());
+        }
+        let content = |each: &&[u8]| each.strip_suffix(b"\n").map(<[u8]>::to_vec);
+        let contents = contents
+            .iter()
+            .map(|each| content(each).ok_or_else(other_files));
         contents.collect()
     }
 
@@ -239,4 +245,15 @@ fn other_files() -> GitError {
         action: "cat-file",
         message: "not the files that were asked for".to_owned(),
     }
+}
+
+fn split<'a>(text: &'a [u8], mark: &[u8]) -> Vec<&'a [u8]> {
+    let mut begin = 0;
+    let mut parts = Vec::new();
+    for at in memchr::memmem::find_iter(text, mark) {
+        parts.push(&text[begin..at]);
+        begin = at + mark.len();
+    }
+    parts.push(&text[begin..]);
+    parts
 }
