@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// The longest wait that a provider may ask for: beyond it nobody waits, and a
+/// person decides.
+pub const PROVIDER_WAIT_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// How waits grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use crate::{
-    domain::backoff::Backoff,
+    domain::backoff::{Backoff, PROVIDER_WAIT_MAX},
     ports::model::{ModelError, ModelPort, ModelProgress, ModelReply, ModelRequest, RetryAdvice},
 };
 
@@ -38,7 +38,7 @@ impl Default for RetryPolicy {
                 first: Duration::from_secs(1),
                 longest: Duration::from_secs(30),
             },
-            max_provider_wait: Duration::from_secs(5 * 60),
+            max_provider_wait: PROVIDER_WAIT_MAX,
         }
     }
 }

@@ -206,6 +206,7 @@ fn close(state: &SessionState) -> Vec<EventBody> {
                 error: error(),
                 then: AfterModelFailure::AskAgain,
                 free: false,
+                wait_ms: None,
             },
             Effect::RunTool { call, .. } => {
                 calls.next();

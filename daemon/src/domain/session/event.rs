@@ -114,6 +114,10 @@ pub enum EventBody {
         /// spent.
         #[serde(default)]
         free: bool,
+        /// How long the provider asks to be left alone, in milliseconds, where it
+        /// says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_ms: Option<u64>,
     },
     /// Intent: a tool call begins that acts on the workspace.
     ToolStarted {

@@ -29,14 +29,7 @@ pub enum Outcome {
     /// The model's answer.
     Reply(Reply),
     /// No answer from the model.
-    NoReply {
-        /// Why.
-        error: String,
-        /// What follows.
-        then: AfterModelFailure,
-        /// Whether it certainly cost nothing.
-        free: bool,
-    },
+    NoReply(NoReply),
     /// What a tool did.
     Tool(ToolAnswer),
     /// What came of the daemon's own work.
@@ -65,6 +58,20 @@ pub struct Reply {
     pub provider_request: Option<String>,
 }
 
+/// Why the model did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoReply {
+    /// Why.
+    pub error: String,
+    /// What follows.
+    pub then: AfterModelFailure,
+    /// Whether it certainly cost nothing.
+    pub free: bool,
+    /// How long the provider asks to be left alone, in milliseconds, where it says
+    /// so.
+    pub wait_ms: Option<u64>,
+}
+
 /// What a tool did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolAnswer {
@@ -88,7 +95,7 @@ pub struct ToolAnswer {
 pub fn events(state: &SessionState, open: &Open, outcome: Outcome) -> Vec<EventBody> {
     match outcome {
         Outcome::Reply(reply) => model_answered(state, open.intent, reply),
-        Outcome::NoReply { error, then, free } => no_reply(state, open.intent, error, then, free),
+        Outcome::NoReply(failure) => no_reply(state, open.intent, failure),
         Outcome::Tool(answer) => tool_ended(open, answer),
         Outcome::Work {
             result,
@@ -140,18 +147,19 @@ fn correction(state: &SessionState, reply: &Reply) -> Option<String> {
     })
 }
 
-fn no_reply(
-    state: &SessionState,
-    intent: u64,
-    error: String,
-    then: AfterModelFailure,
-    free: bool,
-) -> Vec<EventBody> {
+fn no_reply(state: &SessionState, intent: u64, failure: NoReply) -> Vec<EventBody> {
+    let NoReply {
+        error,
+        then,
+        free,
+        wait_ms,
+    } = failure;
     let failed = EventBody::ModelFailed {
         intent,
         error: error.clone(),
         then,
         free,
+        wait_ms,
     };
     match then {
         // A second time in a row it would not help either.
@@ -162,7 +170,13 @@ fn no_reply(
         }
         AfterModelFailure::AskAgain | AfterModelFailure::Compact => vec![failed],
         AfterModelFailure::Pause => {
-            let reason = format!("{error}; resume when that is mended");
+            let reason = match wait_ms {
+                Some(wait_ms) => format!(
+                    "{error}; the provider asks to be left alone for {} s; resume after that",
+                    wait_ms.div_ceil(1000)
+                ),
+                None => format!("{error}; resume when that is mended"),
+            };
             let to = Condition::Paused;
             vec![failed, EventBody::StateChanged { to, reason }]
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -85,6 +86,10 @@ pub struct SessionState {
     pub spending: Spending,
     /// Model calls in a row that brought no reply.
     pub model_failures: u32,
+    /// Until when the provider asks to be left alone, in milliseconds since the
+    /// Unix epoch; 0 where it never did. Whoever resumes the session does not
+    /// change that.
+    pub ask_from_ms: i64,
     /// Whether the provider said that the conversation is too long, and nothing
     /// was done about it yet.
     pub overflowed: bool,
@@ -335,6 +340,7 @@ impl SessionState {
             tokens: Usage::default(),
             spending: Spending::default(),
             model_failures: 0,
+            ask_from_ms: 0,
             overflowed: false,
             compacted: false,
             changed_files: BTreeSet::new(),
@@ -397,6 +403,14 @@ impl SessionState {
     #[must_use]
     pub fn repository_dir(&self) -> String {
         format!("/workspace/{}", self.created.repository)
+    }
+
+    /// How long the provider still asks to be left alone at a time, in
+    /// milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn provider_wait(&self, at_ms: i64) -> Duration {
+        let left_ms = self.ask_from_ms.saturating_sub(at_ms);
+        Duration::from_millis(u64::try_from(left_ms).unwrap_or(0))
     }
 
     /// A todo by number.
@@ -496,8 +510,19 @@ impl SessionState {
                 self.overflowed = false;
                 self.compacted = true;
             }
-            EventBody::ModelFailed { free, then, .. } => {
+            EventBody::ModelFailed {
+                free,
+                then,
+                wait_ms,
+                ..
+            } => {
                 self.open = None;
+                // Where a person looks first, the person says when.
+                if let (AfterModelFailure::AskAgain, Some(wait_ms)) = (then, wait_ms) {
+                    let wait_ms = i64::try_from(*wait_ms).unwrap_or(i64::MAX);
+                    let from_ms = event.at_ms.saturating_add(wait_ms);
+                    self.ask_from_ms = self.ask_from_ms.max(from_ms);
+                }
                 self.overflowed = *then == AfterModelFailure::Compact;
                 self.model_failures += 1;
                 let day = Day::of(event.at_ms);

@@ -14,7 +14,7 @@ use super::{
     },
     gate::Gate,
     options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
-    outcome::{self, Outcome, Reply, ToolAnswer},
+    outcome::{self, NoReply, Outcome, Reply, ToolAnswer},
     request::{Answer, Request, RequestRefusal, Response, Scope, respond},
     state::{Effect, SessionState, StageInput},
     work::{
@@ -1141,10 +1141,13 @@ fn a_claim_whose_check_could_not_be_done_is_checked_after_resuming() {
 
 #[test]
 fn outages_of_the_model_pause_and_wrong_requests_fail() {
-    let no_reply = |then| Outcome::NoReply {
-        error: "boom".into(),
-        then,
-        free: false,
+    let no_reply = |then| {
+        Outcome::NoReply(NoReply {
+            error: "boom".into(),
+            then,
+            free: false,
+            wait_ms: None,
+        })
     };
     let mut paused = Play::new(options(), World::default());
     paused.run(&mut script(vec![no_reply(AfterModelFailure::Pause)]));
@@ -1161,6 +1164,42 @@ fn outages_of_the_model_pause_and_wrong_requests_fail() {
         (Condition::Failed, Stage::Failed)
     );
     assert_eq!(failed.state.reason, "boom");
+}
+
+#[test]
+fn what_a_provider_asks_to_wait_outlives_the_daemon_and_is_said_where_it_is_too_long() {
+    let told_to_wait = |then| {
+        Outcome::NoReply(NoReply {
+            error: "boom".into(),
+            then,
+            free: false,
+            wait_ms: Some(60_000),
+        })
+    };
+    let mut play = Play::new(options(), World::default());
+    let mut model = script(vec![told_to_wait(AfterModelFailure::AskAgain)]);
+    while play.state.model_failures == 0 {
+        assert!(play.step(&mut model));
+    }
+    let failed_ms = play.now_ms;
+    let reason = || "restarted".to_owned();
+    play.ask(Request::Interrupt { reason: reason() }).unwrap();
+    play.ask(Request::Resume { reason: reason() }).unwrap();
+    assert_eq!(play.state.model_failures, 0);
+    assert_eq!(fold(&play.batches), play.state);
+    let left = |at_ms| play.state.provider_wait(at_ms).as_millis();
+    assert_eq!(left(failed_ms), 60_000);
+    assert_eq!(left(failed_ms + 59_999), 1);
+    assert_eq!(left(failed_ms + 61_000), 0);
+
+    let mut paused = Play::new(options(), World::default());
+    paused.run(&mut script(vec![told_to_wait(AfterModelFailure::Pause)]));
+    assert_eq!(
+        paused.state.reason,
+        "boom; the provider asks to be left alone for 60 s; resume after that"
+    );
+    // The person who resumes it knows better.
+    assert_eq!(paused.state.provider_wait(paused.now_ms).as_millis(), 0);
 }
 
 #[test]
@@ -1366,7 +1405,13 @@ fn anything(rng: &mut fastrand::Rng, state: &SessionState) -> Outcome {
             ][rng.usize(..3)];
             let error = "boom".into();
             let free = rng.bool();
-            return Outcome::NoReply { error, then, free };
+            let wait_ms = rng.bool().then_some(700);
+            return Outcome::NoReply(NoReply {
+                error,
+                then,
+                free,
+                wait_ms,
+            });
         }
         3..=6 => return honest(state),
         _ => {}

@@ -35,7 +35,7 @@ use crate::{
         decide::{Next, decide, leaving, time_is_up, time_left},
         event::{AfterModelFailure, Condition, EventBody},
         gate::Gate,
-        outcome::{self, Outcome},
+        outcome::{self, NoReply, Outcome},
         request::{Request, Response, respond},
         spending::{self, Reached, Reserved},
         state::{Effect, Open, SessionState},
@@ -375,11 +375,12 @@ impl Driver {
     async fn perform(&mut self, open: Open) -> Result<(), Stop> {
         let begun_here = self.begun == Some(open.intent);
         if open.effect == Effect::AskModel && !begun_here {
-            let outcome = Outcome::NoReply {
+            let outcome = Outcome::NoReply(NoReply {
                 error: "the daemon ended during the call".into(),
                 then: AfterModelFailure::AskAgain,
                 free: false,
-            };
+                wait_ms: None,
+            });
             return self.conclude(&open, outcome).await;
         }
         let cancel = CancellationToken::new();

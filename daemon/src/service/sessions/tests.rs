@@ -315,6 +315,7 @@ impl Fixture {
                 outage: Duration::from_secs(5),
                 haste: 200,
                 model_tries: 3,
+                ..Patience::default()
             },
             of_a_day,
         };

@@ -20,7 +20,7 @@ use crate::{
     domain::{
         artifact::ArtifactKind,
         audit::{Entry, Kind},
-        backoff::Backoff,
+        backoff::{Backoff, PROVIDER_WAIT_MAX},
         checks::Site,
         context::Context,
         exec::ExitStatus,
@@ -88,6 +88,9 @@ pub struct Patience {
     /// How often in a row a model is asked that begins to answer and does not
     /// end. Each try may cost, so each is a call of its own.
     pub model_tries: u32,
+    /// Longest wait that a provider may ask for after such a call; beyond it the
+    /// session pauses.
+    pub provider_wait_max: Duration,
 }
 
 impl Default for Patience {
@@ -96,6 +99,7 @@ impl Default for Patience {
             outage: Duration::from_secs(300),
             haste: 1,
             model_tries: 3,
+            provider_wait_max: PROVIDER_WAIT_MAX,
         }
     }
 }

@@ -231,6 +231,74 @@ async fn a_reply_that_is_cut_is_paid_for_and_asked_for_again() {
     assert_eq!(state.condition, Condition::Paused, "{}", state.reason);
 }
 
+/// A model whose provider breaks down once and asks to be left alone.
+struct Overloaded {
+    inner: ScriptedModel,
+    asks_to_wait: Duration,
+    called: Arc<Mutex<Vec<std::time::Instant>>>,
+}
+
+#[async_trait]
+impl ModelPort for Overloaded {
+    async fn call(
+        &self,
+        request: &ModelRequest,
+        progress: &mpsc::Sender<ModelProgress>,
+        cancel: &CancellationToken,
+    ) -> Result<ModelReply, ModelError> {
+        let calls = {
+            let mut called = self.called.lock().unwrap();
+            called.push(std::time::Instant::now());
+            called.len()
+        };
+        if calls == 1 {
+            return Err(ModelError::Server {
+                provider: "test".into(),
+                status: 500,
+                message: "busy".into(),
+                retry_after: Some(self.asks_to_wait),
+            });
+        }
+        self.inner.call(request, progress, cancel).await
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_may_have_charged_is_left_alone_for_as_long_as_it_asks() {
+    for (asks_to_wait, condition) in [
+        (Duration::from_millis(700), Condition::Verified),
+        (Duration::from_secs(3600), Condition::Paused),
+    ] {
+        let fixture = Fixture::new().await;
+        let called: Arc<Mutex<Vec<std::time::Instant>>> = Arc::default();
+        let (seen, calls) = (fixture.seen.clone(), called.clone());
+        let models: ModelFactory = Arc::new(move |_, _| {
+            let inner = ScriptedModel {
+                script: honest(),
+                seen: seen.clone(),
+                hang: false,
+            };
+            Ok(Arc::new(Overloaded {
+                inner,
+                asks_to_wait,
+                called: calls.clone(),
+            }))
+        });
+        let daemon = fixture.daemon_of(fixture.store.clone(), models);
+        let state = ended(&daemon, &fixture, options()).await;
+        assert_eq!(state.condition, condition, "{}", state.reason);
+        let called = called.lock().unwrap().clone();
+        match condition {
+            Condition::Verified => assert!(called[1] - called[0] >= asks_to_wait),
+            _ => {
+                assert_eq!(called.len(), 1);
+                assert!(state.reason.contains("for 3600 s"), "{}", state.reason);
+            }
+        }
+        daemon.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_step_that_takes_longer_than_the_day_may_is_ended_and_the_session_waits() {
     let fixture = Fixture::new().await;
