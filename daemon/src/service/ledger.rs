@@ -1,6 +1,7 @@
 //! The accounts of sessions and of days: what calls under way may still cost is
 //! set aside here, under one lock, so that calls made together cannot pass a
-//! limit together.
+//! limit together. So is the time in which sessions run: since when each does, as
+//! its log knows the time of a step only after it.
 //!
 //! The record is in the sessions' logs; this is what they come to, and is made
 //! from them again at each start.
@@ -10,6 +11,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::domain::{
     budget::{Account, Amounts, Day, Exhausted, Limits, Scope},
@@ -33,6 +36,17 @@ struct Inner {
 struct Accounts {
     sessions: HashMap<SessionId, Account>,
     days: BTreeMap<Day, Account>,
+    /// Since when each session runs whose time passes: what was before that is on
+    /// its account.
+    running: HashMap<SessionId, Instant>,
+}
+
+/// A session whose time may pass. Dropped, it does not any more.
+#[derive(Debug)]
+#[must_use = "dropped, the session's time stands still"]
+pub struct TimeKept {
+    ledger: Ledger,
+    session: SessionId,
 }
 
 /// What is set aside for one call. Dropped, it counts as spent: nobody knows
@@ -71,13 +85,30 @@ impl Ledger {
         self.inner.of_a_day.tokens.is_some() || self.inner.of_a_day.money.is_some()
     }
 
-    /// What is left of the time of all sessions on a day; `None` where it has no
-    /// limit.
+    /// What is left of the time of all sessions on a day, which is today; `None`
+    /// where it has no limit.
     #[must_use]
     pub fn time_left(&self, day: Day) -> Option<Duration> {
+        let (left, _) = self.time_left_for(day)?;
+        Some(left)
+    }
+
+    /// How soon a day's time is used up when all sessions that run go on; `None`
+    /// where it has no limit.
+    #[must_use]
+    pub fn time_is_up_in(&self, day: Day) -> Option<Duration> {
+        let (left, running) = self.time_left_for(day)?;
+        Some(left / running.max(1))
+    }
+
+    /// What is left of a day's time, and how many sessions use it.
+    fn time_left_for(&self, day: Day) -> Option<(Duration, u32)> {
         let limit_ms = self.inner.of_a_day.time_ms?;
-        let used_ms = self.lock().day(day, self.inner.of_a_day).used().time_ms;
-        Some(Duration::from_millis(limit_ms.saturating_sub(used_ms)))
+        let mut accounts = self.lock();
+        let used_ms = accounts.day(day, self.inner.of_a_day).used().time_ms;
+        let left = Duration::from_millis(limit_ms.saturating_sub(used_ms));
+        let running = u32::try_from(accounts.running.len()).unwrap_or(u32::MAX);
+        Some((left.saturating_sub(accounts.running_time()), running))
     }
 
     /// Opens the account of a session, with what it has spent. The account of
@@ -148,16 +179,27 @@ impl Ledger {
         self.lock().of(session, day, self.inner.of_a_day)
     }
 
-    /// Time has passed in which a session ran.
-    pub fn passed(&self, session: &SessionId, day: Day, time_ms: u64) {
+    /// Keeps the time of a session, which runs since then, or stands still.
+    pub fn keep_time(&self, session: &SessionId, since: Option<Instant>) -> TimeKept {
+        self.lock().runs(session, since);
+        TimeKept {
+            ledger: self.clone(),
+            session: session.clone(),
+        }
+    }
+
+    /// Time has passed in which a session ran; where it goes on, since then.
+    pub fn passed(&self, session: &SessionId, day: Day, time_ms: u64, since: Option<Instant>) {
         let time = Amounts {
             time_ms,
             ..Amounts::default()
         };
         let of_a_day = self.inner.of_a_day;
-        self.lock().change(session, day, of_a_day, |account| {
+        let mut accounts = self.lock();
+        accounts.change(session, day, of_a_day, |account| {
             account.settle(Amounts::default(), time);
         });
+        accounts.runs(session, since);
     }
 }
 
@@ -171,8 +213,25 @@ impl Accounts {
 
     fn of(&mut self, session: &SessionId, day: Day, limits: Limits) -> [(Scope, Account); 2] {
         let own = self.sessions.get(session).copied().unwrap_or_default();
-        let of_day = *self.day(day, limits);
+        let mut of_day = *self.day(day, limits);
+        // What steps under way have taken of it is on no account yet.
+        let running_ms = self.running_time().as_millis();
+        let running_ms = u64::try_from(running_ms).unwrap_or(u64::MAX);
+        of_day.spent.time_ms = of_day.spent.time_ms.saturating_add(running_ms);
         [(Scope::Session, own), (Scope::Day(day), of_day)]
+    }
+
+    /// How long the sessions that run do so, together, beyond what is on their
+    /// accounts.
+    fn running_time(&self) -> Duration {
+        self.running.values().map(Instant::elapsed).sum()
+    }
+
+    fn runs(&mut self, session: &SessionId, since: Option<Instant>) {
+        match since {
+            Some(since) => self.running.insert(session.clone(), since),
+            None => self.running.remove(session),
+        };
     }
 
     fn change(
@@ -212,6 +271,12 @@ impl Reservation {
         accounts.change(&self.session, self.day, of_a_day, |account| {
             account.settle(self.amounts, spent);
         });
+    }
+}
+
+impl Drop for TimeKept {
+    fn drop(&mut self) {
+        self.ledger.lock().runs(&self.session, None);
     }
 }
 

@@ -200,3 +200,53 @@ fn what_an_earlier_life_spent_counts() {
         .unwrap()
         .settle(tokens(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_sessions_that_run_at_once_take_of_a_day_counts_while_their_steps_run() {
+    let of_a_day = Limits {
+        time_ms: Some(60_000),
+        ..Limits::default()
+    };
+    let ledger = Ledger::new(of_a_day);
+    let sessions = [session(), session(), session()];
+    let second = Duration::from_secs(1);
+    let mut kept: Vec<TimeKept> = (sessions.iter())
+        .map(|session| ledger.keep_time(session, Some(Instant::now())))
+        .collect();
+    assert_eq!(ledger.time_left(DAY), Some(60 * second));
+    assert_eq!(ledger.time_is_up_in(DAY), Some(20 * second));
+    tokio::time::advance(5 * second).await;
+    assert_eq!(ledger.time_left(DAY), Some(45 * second));
+
+    // One step ends and another begins: what it took is on record, and once.
+    ledger.passed(&sessions[0], DAY, 5_000, Some(Instant::now()));
+    assert_eq!(ledger.time_left(DAY), Some(45 * second));
+    // One session pauses: its time stands still.
+    ledger.passed(&sessions[1], DAY, 5_000, None);
+    tokio::time::advance(5 * second).await;
+    assert_eq!(ledger.time_left(DAY), Some(35 * second));
+    assert_eq!(ledger.time_is_up_in(DAY), Some(second * 35 / 2));
+    // One driver ends without a word.
+    drop(kept.pop());
+    tokio::time::advance(5 * second).await;
+    assert_eq!(ledger.time_left(DAY), Some(40 * second));
+
+    // The day's account knows of it, so that no call begins when the time is over.
+    let call = Amounts {
+        steps: 1,
+        ..Amounts::default()
+    };
+    ledger
+        .reserve(&sessions[1], DAY, call)
+        .unwrap()
+        .settle(call);
+    tokio::time::advance(41 * second).await;
+    assert_eq!(ledger.time_left(DAY), Some(Duration::ZERO));
+    let (scope, exhausted) = ledger.reserve(&sessions[1], DAY, call).unwrap_err();
+    assert_eq!(scope, Scope::Day(DAY));
+    assert_eq!(
+        (exhausted.quantity, exhausted.used),
+        (Quantity::Time, 61_000)
+    );
+    drop(kept);
+}

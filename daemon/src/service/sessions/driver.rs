@@ -124,6 +124,9 @@ impl Driver {
     /// it; the session is interrupted and can be resumed.
     pub(super) async fn run(mut self) {
         let session = self.log.state().id().clone();
+        let _time = self
+            .ledger
+            .keep_time(&session, self.runs_since(Instant::now()));
         match self.drive().await {
             Ok(()) => {}
             Err(Stop::Shutdown) => {
@@ -283,6 +286,8 @@ impl Driver {
         }
         let records = audit.before_session_events(self.log.state(), events);
         let records = records.await.map_err(not_recorded)?;
+        // The events are of now, however long the disk takes.
+        let at = Instant::now();
         match when {
             When::Now => {
                 self.log.append(events).await?;
@@ -304,10 +309,18 @@ impl Driver {
         {
             reservation.settle(call);
         }
-        let day = Day::of(self.log.state().updated_at_ms);
-        let session = self.log.state().id();
-        self.ledger.passed(session, day, spent.time_ms);
+        if !events.is_empty() {
+            let day = Day::of(self.log.state().updated_at_ms);
+            let session = self.log.state().id();
+            let since = self.runs_since(at);
+            self.ledger.passed(session, day, spent.time_ms, since);
+        }
         Ok(())
+    }
+
+    /// Since when the session's time passes, where it does: the last event was then.
+    fn runs_since(&self, last_event: Instant) -> Option<Instant> {
+        (self.log.state().condition == Condition::Running).then_some(last_event)
     }
 
     /// What a request comes to in the session as it is, now.
@@ -495,29 +508,26 @@ impl Driver {
         self.respond(mail).await
     }
 
-    /// What is left of the session's time and of the day's, which other sessions
-    /// use too; the last event was then.
-    fn time_left(&self, last_event: Instant) -> (Duration, Option<Duration>) {
-        let since = last_event.elapsed();
-        let own = time_left(self.log.state()).saturating_sub(since);
-        let of_day = self.ledger.time_left(Day::of(self.log.now_ms()));
-        (own, of_day.map(|left| left.saturating_sub(since)))
+    /// What is left of the session's time; the last event was then.
+    fn time_left(&self, last_event: Instant) -> Duration {
+        time_left(self.log.state()).saturating_sub(last_event.elapsed())
     }
 
-    /// When to look at the time again.
+    /// When to look at the time again: other sessions use the day's, too.
     fn next_look(&self, last_event: Instant) -> Duration {
-        let (own, of_day) = self.time_left(last_event);
-        own.min(of_day.map_or(Duration::MAX, |left| left.min(DAY_LOOK)))
+        let of_day = self.ledger.time_is_up_in(Day::of(self.log.now_ms()));
+        let of_day = of_day.map_or(Duration::MAX, |left| left.min(DAY_LOOK));
+        self.time_left(last_event).min(of_day)
     }
 
     /// Whose time is used up.
     fn time_is_up(&self, last_event: Instant) -> Option<Scope> {
-        let (own, of_day) = self.time_left(last_event);
-        if own.is_zero() {
+        if self.time_left(last_event).is_zero() {
             return Some(Scope::Session);
         }
-        let is_over = of_day.is_some_and(|left| left.is_zero());
-        is_over.then(|| Scope::Day(Day::of(self.log.now_ms())))
+        let day = Day::of(self.log.now_ms());
+        let is_over = (self.ledger.time_left(day)).is_some_and(|left| left.is_zero());
+        is_over.then_some(Scope::Day(day))
     }
 
     /// Stops a session when time is used up in the middle of a step: its own time
