@@ -195,6 +195,12 @@ impl Failure {
         }
     }
 
+    /// Whether only a person can mend it.
+    #[must_use]
+    pub fn is_for_a_person(&self) -> bool {
+        self.action == RecoveryAction::Escalate
+    }
+
     /// As it is told: "[DISK_FULL: The disk is full. ... Change something before
     /// you try it again.]".
     #[must_use]

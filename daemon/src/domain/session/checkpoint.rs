@@ -127,6 +127,7 @@ impl Checkpoint {
         state.check_artifacts.clone_from(&self.check_artifacts);
         state.trail = Trail::default();
         state.failed_work = None;
+        state.escalated = None;
         state.silent_replies = 0;
     }
 

@@ -1,8 +1,9 @@
 //! What comes next in a session: a pure function of its state.
 //!
 //! The order of the questions is the policy: does it run at all; is an effect
-//! under way; could a piece of work not be done; is time left; does a tool call
-//! wait for its answer; and only then what the stage wants.
+//! under way; could a piece of work not be done, or did it fail with what only a
+//! person can mend; is time left; does a tool call wait for its answer; and only
+//! then what the stage wants.
 
 use std::time::Duration;
 
@@ -84,6 +85,10 @@ fn go_on(state: &SessionState, gate: &Gate<'_>) -> Next {
     }
     if let Some(failed) = &state.failed_work {
         return after_failed_work(state, failed);
+    }
+    if let Some(failure) = &state.escalated {
+        let reason = format!("{failure}; resume when that is mended");
+        return change(Condition::Paused, reason);
     }
     if time_left(state).is_zero() {
         return fail(state, &time_is_up(state));

@@ -24,7 +24,7 @@ use crate::domain::{
     policy::Unjudged,
     prompts,
     proof::Proof,
-    recovery::{Failure, RecoveryAction, stuck::Trail},
+    recovery::{Failure, stuck::Trail},
     stage::Stage,
     todo::{Todo, TodoState},
     tools::{Tool, path_key},
@@ -70,6 +70,8 @@ pub struct SessionState {
     pub silent_replies: u32,
     /// The piece of work that could not be done, since nothing else happened.
     pub failed_work: Option<FailedWork>,
+    /// What checks failed with that only a person can mend, until one has looked.
+    pub escalated: Option<String>,
     /// What the daemon last saw fail, with its output, for the model.
     pub last_failure: Option<String>,
     /// Hash of each file as the session last saw it, by [`path_key`].
@@ -332,6 +334,7 @@ impl SessionState {
             approvals: Approvals::default(),
             silent_replies: 0,
             failed_work: None,
+            escalated: None,
             last_failure: None,
             files: BTreeMap::new(),
             unjudged: Unjudged::default(),
@@ -583,6 +586,22 @@ impl SessionState {
                     Some(Effect::AskModel | Effect::RunTool { .. }) | None => 1,
                 };
                 self.end_work(work, result, attempt);
+                match result {
+                    // Whether it is tried again says what follows.
+                    WorkResult::Failed { .. } => {}
+                    WorkResult::BaseRun(_)
+                    | WorkResult::StartSnapshot { .. }
+                    | WorkResult::StageSnapshot { .. }
+                    | WorkResult::ActSnapshot { .. }
+                    | WorkResult::RolledBack { .. }
+                    | WorkResult::Validated(_)
+                    | WorkResult::TodoChecked(_)
+                    | WorkResult::Committed(_)
+                    | WorkResult::Proved(_)
+                    | WorkResult::Published { .. }
+                    | WorkResult::PullRequestOpened(_)
+                    | WorkResult::CiEnded(_) => self.escalated = escalated(work, failures),
+                }
                 self.note_failures(failures);
             }
             // The trail keeps it.
@@ -590,6 +609,7 @@ impl SessionState {
             EventBody::StateChanged { to, reason } => {
                 if *to == Condition::Running {
                     self.failed_work = None;
+                    self.escalated = None;
                     self.silent_replies = 0;
                     self.model_failures = 0;
                 }
@@ -783,10 +803,9 @@ impl SessionState {
         if failures.is_empty() {
             return;
         }
-        let is_for_a_person = |failure: &Failure| failure.action == RecoveryAction::Escalate;
         if let Some(failed) = &mut self.failed_work
             && failed.again == Again::MayHelp
-            && failures.iter().any(is_for_a_person)
+            && failures.iter().any(Failure::is_for_a_person)
         {
             failed.again = Again::NeedsPerson;
         }
@@ -839,6 +858,13 @@ impl SessionState {
             | QuestionAbout::Todo { .. } => None,
         }
     }
+}
+
+/// What only a person can mend of what a piece of work found.
+fn escalated(work: &Work, failures: &[Failure]) -> Option<String> {
+    let mut failures = failures.iter();
+    let failure = failures.find(|failure| failure.is_for_a_person())?;
+    Some(format!("{}: {}", work.name(), failure.told()))
 }
 
 /// Output of the checks that failed, where any did.

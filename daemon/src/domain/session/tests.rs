@@ -829,6 +829,81 @@ fn what_only_a_person_can_mend_is_asked_for_at_once_with_all_that_is_known() {
 }
 
 #[test]
+fn a_check_that_fails_with_what_only_a_person_can_mend_waits_for_one_each_time() {
+    let twice = || vec![false, false, true];
+    for (failing, what) in [
+        (
+            World {
+                validations: twice(),
+                ..World::default()
+            },
+            "tests, lint and types",
+        ),
+        (
+            World {
+                criteria: twice(),
+                ..World::default()
+            },
+            "criteria of todo 1",
+        ),
+        (
+            World {
+                proofs: twice(),
+                ..World::default()
+            },
+            "proof",
+        ),
+        (
+            World {
+                ci: twice(),
+                ..World::default()
+            },
+            "CI",
+        ),
+    ] {
+        let world = World {
+            known: vec![Failure {
+                action: RecoveryAction::Escalate,
+                advice: "Ask for the licence server.".into(),
+                ..Failure::of(FailureType::NetworkError)
+            }],
+            ..failing
+        };
+        let mut play = Play::new(options(), world);
+        for _ in 0..2 {
+            play.run(&mut honest);
+            assert_eq!(play.state.condition, Condition::Paused, "{what}");
+            assert_eq!(
+                play.state.reason,
+                format!(
+                    "{what}: [NETWORK_ERROR: Ask for the licence server. Only a person can mend \
+                     this.]; resume when that is mended"
+                )
+            );
+            assert_eq!(fold(&play.batches), play.state);
+            let reason = "mended".to_owned();
+            play.ask(Request::Resume { reason }).unwrap();
+        }
+        play.run(&mut honest);
+        assert_eq!(play.state.condition, Condition::Verified, "{what}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_a_session_goes_on_without_waits_for_nobody() {
+    let world = World {
+        broken: Some((Work::SnapshotStage, Again::MayHelp)),
+        known: vec![Failure {
+            action: RecoveryAction::Escalate,
+            ..Failure::of(FailureType::DiskFull)
+        }],
+        ..World::default()
+    };
+    let play = play(options(), world);
+    assert_eq!(play.state.condition, Condition::Verified);
+}
+
+#[test]
 fn evidence_older_than_the_last_edit_is_made_again() {
     // The honest model edits once more after its todo was verified.
     let mut verified = false;
