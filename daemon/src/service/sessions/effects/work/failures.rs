@@ -56,8 +56,9 @@ pub(super) fn of_ci<'a>(
     failed: impl Iterator<Item = &'a CheckResult>,
 ) -> Vec<Failure> {
     let found = once(failed.map(|check| {
-        // What a check prints says less than which one it is.
-        let said = format!("{}: {}", check.command.name, check.summary);
+        // The name first: what a check prints says less than which one it is.
+        let (name, summary) = (&check.command.name, &check.summary);
+        let said = format!("{name}: {summary}\n{}", check.view);
         let end = end_of(&check.exit.status);
         known(catalogue, FoundIn::Ci, end, said.as_bytes())
             .unwrap_or_else(|| Failure::of(FailureType::CiBuildFailed))
@@ -162,4 +163,107 @@ fn once(failures: impl Iterator<Item = Failure>) -> Vec<Failure> {
         }
     }
     kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        checks::CheckCommand, exec::Exit, recovery::RecoveryAction, report::RunVerdict,
+    };
+
+    fn check(name: &str, summary: &str, view: &str) -> CheckResult {
+        CheckResult {
+            command: CheckCommand {
+                name: name.into(),
+                kind: match name {
+                    "tests" => CheckKind::Tests,
+                    _ => CheckKind::Lint,
+                },
+                argv: vec!["make".into()],
+                why: "given".into(),
+            },
+            exit: Exit {
+                status: ExitStatus::Code(1),
+                duration_ms: 1,
+                leftover_processes: 0,
+                out_of_memory: false,
+            },
+            verdict: RunVerdict::Failed,
+            report: None,
+            summary: summary.into(),
+            view: view.into(),
+            artifact: None,
+            reports: vec![],
+        }
+    }
+
+    fn kind_in_ci(name: &str, summary: &str, view: &str) -> FailureType {
+        let catalogue = Catalogue::with(None).unwrap();
+        let failures = of_ci(&catalogue, [check(name, summary, view)].iter());
+        assert_eq!(failures.len(), 1);
+        failures[0].kind
+    }
+
+    #[test]
+    fn what_a_check_of_ci_prints_tells_what_it_failed_with() {
+        let unreadable = "cannot be read: it ends early";
+        for (name, summary, view, kind) in [
+            (
+                "tests",
+                unreadable,
+                "FAILED test_a.py::test_b",
+                FailureType::CiTestFailed,
+            ),
+            (
+                "tests",
+                unreadable,
+                "suite a: 0 failed\nsuite b: 2 failed",
+                FailureType::CiTestFailed,
+            ),
+            (
+                "tests",
+                unreadable,
+                "suite a: 0 failed\nthe build has failed",
+                FailureType::CiBuildFailed,
+            ),
+            // Which check it is says more than what it prints of others.
+            (
+                "lint-ruff",
+                "failed (exit status 1)",
+                "FAILED: 3 failed",
+                FailureType::CiLintFailed,
+            ),
+            (
+                "tests",
+                "1 failed",
+                "$ ruff check\nlint: clean",
+                FailureType::CiTestFailed,
+            ),
+        ] {
+            assert_eq!(kind_in_ci(name, summary, view), kind, "{name}: {view}");
+        }
+    }
+
+    #[test]
+    fn an_entry_of_ones_own_is_looked_for_in_what_ci_prints() {
+        let own = r#"
+[[pattern]]
+id = "ours.licence"
+where = ["ci"]
+exit = "failed"
+pattern = "no licence server"
+type = "NETWORK_ERROR"
+action = "escalate"
+advice = "Ask for the licence server."
+sample = "no licence server found"
+clean = "licensed"
+"#;
+        let catalogue = Catalogue::with(Some(own)).unwrap();
+        let failed = [check("tests", "1 failed", "E  no licence server")];
+        let failures = of_ci(&catalogue, failed.iter());
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0].id, "ours.licence");
+        assert_eq!(failures[0].action, RecoveryAction::Escalate);
+    }
 }
