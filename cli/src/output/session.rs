@@ -132,21 +132,26 @@ pub(crate) struct TokensView {
     pub(crate) output: u64,
 }
 
-/// A model call that was answered, in JSON.
+/// A model call that was answered or may have cost something, in JSON.
 #[derive(Debug, Serialize)]
 pub(crate) struct CallView {
     /// Sequence number of its intent.
     pub(crate) sequence: u64,
-    /// When it was answered.
+    /// When it was answered, or ended without an answer.
     pub(crate) answered_at: Option<String>,
     /// Stage in capitals.
     pub(crate) stage: String,
-    /// From request to reply.
+    /// From request to reply, or until it was known that there is none.
     pub(crate) duration_ms: u64,
     /// `null` when the provider did not say.
     pub(crate) tokens: Option<TokensView>,
-    /// In the currency of the daemon's prices; empty when it is not known.
+    /// Tokens that count as spent: the most that it can have taken when the provider
+    /// did not say.
+    pub(crate) tokens_spent: u64,
+    /// In the currency of the daemon's prices, likewise; empty without a price.
     pub(crate) cost: String,
+    /// Why no answer came; empty when one did.
+    pub(crate) error: String,
     /// Why what was sent before was paid for again; empty when it was not, or
     /// when the provider does not tell.
     pub(crate) prefix_break: String,
@@ -160,11 +165,16 @@ impl From<ModelCall> for CallView {
             stage: stage_name(call.stage()).to_owned(),
             duration_ms: call.duration_ms,
             tokens: call.usage.map(Into::into),
+            tokens_spent: call.tokens,
             cost: call.cost,
+            error: call.error,
             prefix_break: call.prefix_break,
         }
     }
 }
+
+/// What is said of a call that counts as spent and brought nothing.
+const NO_ANSWER: &str = "(no answer)";
 
 /// Model calls, one line each.
 pub(crate) fn calls_table(calls: &[CallView]) -> Table {
@@ -174,6 +184,7 @@ pub(crate) fn calls_table(calls: &[CallView]) -> Table {
         "UNCACHED",
         "CACHED",
         "OUTPUT",
+        "SPENT",
         "COST",
         "TOOK",
         "PREFIX PAID AGAIN",
@@ -183,15 +194,20 @@ pub(crate) fn calls_table(calls: &[CallView]) -> Table {
             let tokens = call.tokens.as_ref().map(tokens);
             tokens.map_or_else(String::new, count)
         };
+        let note = match call.error.as_str() {
+            "" => call.prefix_break.clone(),
+            _ => NO_ANSWER.to_owned(),
+        };
         table.row([
             &call.sequence.to_string(),
             &call.stage,
             &of(|tokens| tokens.input_uncached + tokens.cache_written),
             &of(|tokens| tokens.input_cached),
             &of(|tokens| tokens.output),
+            &count(call.tokens_spent),
             &call.cost,
             &format!("{:.1} s", call.duration_ms as f64 / 1e3),
-            &call.prefix_break,
+            &note,
         ]);
     }
     table

@@ -1,7 +1,11 @@
 //! A session's model calls, one by one: what each took, what it cost, and
-//! whether the provider could use what it had seen before.
+//! whether the provider could use what it had seen before. Together they cost what
+//! the session has spent.
 
-use super::event::{Event, EventBody, ModelAnswered};
+use super::{
+    event::{Event, EventBody, ModelAnswered},
+    spending::Reserved,
+};
 use crate::domain::{
     budget::{Money, Prices},
     conversation::Usage,
@@ -17,21 +21,25 @@ const CACHED_AT_LEAST: u64 = 1_024;
 /// blocks, and the last one is lost.
 const WHOLE_PERCENT: u64 = 80;
 
-/// One model call that was answered.
+/// One model call that was answered, or that may have cost something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelCall {
     /// Number of its intent in the log.
     pub sequence: u64,
-    /// When it was answered, in milliseconds since the Unix epoch.
+    /// When it ended, in milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// Stage it was made in.
     pub stage: Stage,
-    /// From request to reply.
+    /// From request to reply; of a call without one, until that was known.
     pub duration_ms: u64,
     /// Tokens; `None` where the provider did not tell.
     pub usage: Option<Usage>,
-    /// What it cost; `None` without a price or without a count.
+    /// Tokens that count as spent: all that was set aside where nobody counted.
+    pub tokens: u64,
+    /// What it cost, likewise; `None` without a price.
     pub cost: Option<Money>,
+    /// Why no answer came; `None` where one did.
+    pub error: Option<String>,
     /// What became of the prefix.
     pub prefix: Prefix,
 }
@@ -85,6 +93,10 @@ impl Break {
 pub struct Calls {
     prices: Option<Prices>,
     calls: Vec<ModelCall>,
+    /// What is set aside for the call under way.
+    reserved: Option<Reserved>,
+    /// When that was made.
+    asked_at_ms: i64,
     /// When the last call was answered, and the tokens that it sent.
     before: Option<(i64, u64)>,
     compacted: bool,
@@ -98,7 +110,11 @@ impl Calls {
         match &event.body {
             EventBody::Created(created) => self.prices = created.options.prices,
             EventBody::Compacted { .. } => self.compacted = true,
+            EventBody::BudgetReserved(reserved) => self.reserved = Some(*reserved),
+            EventBody::ModelAsked => self.asked_at_ms = event.at_ms,
             EventBody::ModelAnswered(answer) => self.answered(event, answer),
+            EventBody::ModelFailed { free: true, .. } => self.reserved = None,
+            EventBody::ModelFailed { intent, error, .. } => self.failed(event, *intent, error),
             _ => {}
         }
     }
@@ -113,16 +129,48 @@ impl Calls {
             self.caches |= usage.input_cached > 0 || usage.cache_written > 0;
             self.before = Some((event.at_ms, input(usage)));
         }
-        let cost = |usage| Some(self.prices?.cost(usage));
+        let (tokens, cost) = self.spent(answer.usage.as_ref());
         self.calls.push(ModelCall {
             sequence: answer.intent,
             at_ms: event.at_ms,
             stage: event.stage,
             duration_ms: answer.duration_ms,
             usage: answer.usage,
-            cost: answer.usage.as_ref().and_then(cost),
+            tokens,
+            cost,
+            error: None,
             prefix,
         });
+    }
+
+    /// A call that nobody counted: what the provider has cached since, nobody knows
+    /// either.
+    fn failed(&mut self, event: &Event, intent: u64, error: &str) {
+        let (tokens, cost) = self.spent(None);
+        let duration_ms = event.at_ms.saturating_sub(self.asked_at_ms);
+        self.calls.push(ModelCall {
+            sequence: intent,
+            at_ms: event.at_ms,
+            stage: event.stage,
+            duration_ms: u64::try_from(duration_ms).unwrap_or(0),
+            usage: None,
+            tokens,
+            cost,
+            error: Some(error.to_owned()),
+            prefix: Prefix::Unknown,
+        });
+    }
+
+    /// What the call that has ended counts as: what the provider said, else what was
+    /// set aside for it.
+    fn spent(&mut self, usage: Option<&Usage>) -> (u64, Option<Money>) {
+        let reserved = self.reserved.take().map(|reserved| reserved.amounts);
+        let reserved = reserved.unwrap_or_default();
+        let (tokens, cost) = match usage {
+            Some(usage) => (usage.total(), self.prices.map(|prices| prices.cost(usage))),
+            None => (reserved.tokens, self.prices.map(|_| reserved.money)),
+        };
+        (tokens, cost)
     }
 
     fn prefix(&self, at_ms: i64, usage: &Usage) -> Prefix {

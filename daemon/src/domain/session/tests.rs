@@ -47,6 +47,7 @@ mod approvals;
 mod cognition;
 mod proofs;
 mod rollback;
+mod spent;
 
 fn created(options: SessionOptions) -> Created {
     Created {

@@ -198,6 +198,8 @@ pub fn model_call(call: &ModelCall) -> wire::ModelCall {
         duration_ms: call.duration_ms,
         usage: call.usage.as_ref().map(usage),
         cost: call.cost.map_or_else(String::new, money),
+        tokens: call.tokens,
+        error: call.error.clone().unwrap_or_default(),
         prefix_break: match &call.prefix {
             Prefix::Broken(why) => why.describe(),
             Prefix::Kept | Prefix::Unknown => String::new(),
