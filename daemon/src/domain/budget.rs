@@ -274,19 +274,19 @@ pub struct Measured {
     pub bytes: u64,
     /// Messages.
     pub messages: u64,
-    /// What the provider counted at its last reply, that reply included, and
-    /// what was measured then.
+    /// What the provider counted at its last reply, that reply included where it
+    /// goes back as it came, and what was measured then.
     pub counted: Option<Counted>,
 }
 
 /// What a provider counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
-    /// Tokens of the request and its reply.
+    /// Tokens of the request, and of its reply where that is included.
     pub tokens: u64,
     /// Bytes of them, as JSON.
     pub bytes: u64,
-    /// Messages, the reply included.
+    /// Messages, likewise.
     pub messages: u64,
 }
 

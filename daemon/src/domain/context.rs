@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     budget::{Counted, Measured},
-    conversation::{Message, ToolCall, ToolDefinition, ToolResult},
+    conversation::{Arguments, Message, ToolCall, ToolDefinition, ToolResult},
     recovery::stuck::Measure,
     session::event::{Created, Event, EventBody, ToolOutcome},
 };
@@ -71,6 +71,7 @@ impl Context {
             EventBody::CircleFound(found) => self.say(source, &found.text),
             EventBody::ModelAnswered(answer) => {
                 let turn = &answer.turn;
+                let before = self.measured;
                 self.unanswered = turn.tool_calls.len();
                 // Providers refuse an assistant's message with nothing in it.
                 let empty = turn.text.trim().is_empty()
@@ -80,10 +81,20 @@ impl Context {
                     self.push(source, Message::Assistant(turn.clone()));
                 }
                 if let Some(usage) = answer.usage {
+                    // What is no JSON goes back as a text within JSON, and has more
+                    // tokens then than the model wrote.
+                    let goes_back_as_it_came = turn
+                        .tool_calls
+                        .iter()
+                        .all(|call| matches!(call.arguments, Arguments::Object(_)));
+                    let (tokens, counted) = match goes_back_as_it_came {
+                        true => (usage.total(), self.measured),
+                        false => (usage.total().saturating_sub(usage.output), before),
+                    };
                     self.measured.counted = Some(Counted {
-                        tokens: usage.total(),
-                        bytes: self.measured.bytes,
-                        messages: self.measured.messages,
+                        tokens,
+                        bytes: counted.bytes,
+                        messages: counted.messages,
                     });
                 }
             }

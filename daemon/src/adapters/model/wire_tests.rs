@@ -23,6 +23,7 @@
 //! | 3 | peers retry 3 to 10 times and most ignore `Retry-After`; we honour it | `wire_3_*`, and `retrying`'s own tests |
 
 mod anthropic;
+mod bounds;
 mod lifecycle;
 mod openai;
 mod prefix;
