@@ -1,13 +1,23 @@
 //! Many calls at once, cut off and made again, under limits.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::domain::{
     budget::{Bound, Money, Prices, Quantity},
-    conversation::Usage,
+    compaction::Window,
+    conversation::{AssistantTurn, StopReason, Usage},
+    edits::EditFormat,
+    session::{
+        event::{Created, Event, EventBody},
+        options::{Budget, RULES_TOKENS, SessionLimits, SessionOptions, VerifyMode, WorkflowKind},
+        outcome::{self, Outcome, Reply},
+        spending::{Mark, Reserved},
+        state::SessionState,
+    },
+    stage::Stage,
 };
 
 const CALLS: u64 = 10_000;
@@ -34,6 +44,11 @@ fn prices() -> Prices {
 struct Billed {
     tokens: AtomicU64,
     nanos: AtomicU64,
+    /// Of it, what was more than was set aside: the provider passed its cap.
+    tokens_beyond: AtomicU64,
+    nanos_beyond: AtomicU64,
+    /// Whether the session was stopped for that.
+    stopped: AtomicBool,
 }
 
 impl Billed {
@@ -42,6 +57,92 @@ impl Billed {
         let cost = prices().cost(usage);
         self.nanos.fetch_add(cost.0, Ordering::Relaxed);
     }
+
+    fn bill_beyond(&self, spent: Amounts, reserved: Amounts) {
+        let beyond = spent.minus(reserved);
+        (self.tokens_beyond).fetch_add(beyond.tokens, Ordering::Relaxed);
+        (self.nanos_beyond).fetch_add(beyond.money.0, Ordering::Relaxed);
+    }
+}
+
+/// What a session's log says of a reply for which so much was set aside.
+fn recorded(session: &SessionId, amounts: Amounts, usage: Usage) -> Vec<EventBody> {
+    let options = SessionOptions {
+        edit_format: EditFormat::Replace,
+        model: "scripted:/none".parse().unwrap(),
+        workflow: WorkflowKind::Swe,
+        test_command: None,
+        lint_command: None,
+        verify: VerifyMode::Auto,
+        allow_test_changes: false,
+        limits: SessionLimits::default(),
+        budget: Budget::default(),
+        prices: Some(prices()),
+        window: Window::default(),
+        rules_tokens: RULES_TOKENS,
+        level: Default::default(),
+        autonomy: Default::default(),
+    };
+    let created = Created {
+        session: session.clone(),
+        task: "fix the sum".into(),
+        workspace: "ws-00000000000000000000000000000001".parse().unwrap(),
+        workspace_name: "sample".parse().unwrap(),
+        repository: "repo".parse().unwrap(),
+        system: String::new(),
+        tools: vec![],
+        options,
+    };
+    let event = |sequence, body| Event {
+        sequence,
+        at_ms: 0,
+        stage: Stage::Modify,
+        body,
+    };
+    let first = event(1, EventBody::Created(Box::new(created)));
+    let mut state = SessionState::begin(&first).unwrap();
+    let reserved = Reserved {
+        amounts,
+        day: DAY,
+        limited: true,
+    };
+    state.apply(&event(2, EventBody::BudgetReserved(reserved)));
+    state.apply(&event(3, EventBody::ModelAsked));
+    let open = state.open.clone().unwrap();
+    let reply = Reply {
+        turn: AssistantTurn::default(),
+        stop: StopReason::EndTurn,
+        usage: Some(usage),
+        duration_ms: 1,
+        provider_request: None,
+    };
+    outcome::events(&state, &open, Outcome::Reply(reply))
+}
+
+/// Whether a session goes on after such a reply; that it took too much is on
+/// record where it does not.
+fn goes_on(session: &SessionId, amounts: Amounts, usage: Usage) -> bool {
+    let events = recorded(session, amounts, usage);
+    let is_noted = events.iter().any(|event| {
+        matches!(
+            event,
+            EventBody::BudgetNoted {
+                mark: Mark::Overrun,
+                ..
+            }
+        )
+    });
+    let is_stopped = events.iter().any(|event| {
+        matches!(
+            event,
+            EventBody::StageEntered {
+                to: Stage::Failed,
+                ..
+            }
+        )
+    });
+    assert_eq!(is_noted, is_stopped);
+    !is_stopped
 }
 
 /// One call as a provider that honours the output cap counts it.
@@ -81,11 +182,16 @@ async fn ten_thousand_calls_at_once_never_spend_more_than_there_is() {
     for number in 0..CALLS {
         let ledger = ledger.clone();
         let (id, billed) = sessions[number as usize % SESSIONS].clone();
+        // The first session's provider does not keep to its cap.
+        let keeps_to_cap = number as usize % SESSIONS != 0;
         calls.spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed ^ number);
             let mut refused = 0_u32;
             // Up to three tries, each with a reservation of its own.
             for _ in 0..3 {
+                if billed.stopped.load(Ordering::SeqCst) {
+                    break;
+                }
                 let bound = Bound {
                     input: random.u64(1..20_000),
                     output: random.u64(1..4_000),
@@ -117,13 +223,26 @@ async fn ten_thousand_calls_at_once_never_spend_more_than_there_is() {
                         break;
                     }
                     _ => {
+                        let beyond = match keeps_to_cap || random.bool() {
+                            true => 0,
+                            false => bound.input + bound.output + random.u64(1..50_000),
+                        };
+                        let usage = Usage {
+                            output: usage.output + beyond,
+                            ..usage
+                        };
                         billed.bill(&usage);
-                        reservation.settle(Amounts {
+                        let spent = Amounts {
                             tokens: usage.total(),
                             money: prices().cost(&usage),
                             steps: 1,
                             time_ms: 0,
-                        });
+                        };
+                        billed.bill_beyond(spent, amounts);
+                        if !goes_on(&id, amounts, usage) {
+                            billed.stopped.store(true, Ordering::SeqCst);
+                        }
+                        reservation.settle(spent);
                         break;
                     }
                 }
@@ -139,7 +258,7 @@ async fn ten_thousand_calls_at_once_never_spend_more_than_there_is() {
             .map(|(_, billed)| of(billed).load(Ordering::Relaxed));
         each.sum()
     };
-    for (id, billed) in &sessions {
+    for (number, (id, billed)) in sessions.iter().enumerate() {
         let [(_, own), _] = ledger.accounts(id, DAY);
         assert_eq!(own.reserved, Amounts::default());
         let (tokens, nanos) = (
@@ -147,14 +266,23 @@ async fn ten_thousand_calls_at_once_never_spend_more_than_there_is() {
             billed.nanos.load(Ordering::Relaxed),
         );
         assert!(tokens <= own.spent.tokens && nanos <= own.spent.money.0);
-        assert!(own.spent.tokens <= of_a_session.tokens.unwrap());
-        assert!(own.spent.money <= of_a_session.money.unwrap());
+        let (tokens_beyond, nanos_beyond) = (
+            billed.tokens_beyond.load(Ordering::Relaxed),
+            billed.nanos_beyond.load(Ordering::Relaxed),
+        );
+        // What was beyond a cap is on record, and nothing else is beyond a limit.
+        assert!(own.spent.tokens - tokens_beyond <= of_a_session.tokens.unwrap());
+        assert!(own.spent.money.0 - nanos_beyond <= of_a_session.money.unwrap().0);
+        assert_eq!(tokens_beyond > 0, number == 0);
+        assert_eq!(billed.stopped.load(Ordering::SeqCst), number == 0);
     }
     let [_, (_, day)] = ledger.accounts(&sessions[0].0, DAY);
     assert!(sum(|billed| &billed.tokens) <= day.spent.tokens);
     assert!(sum(|billed| &billed.nanos) <= day.spent.money.0);
-    assert!(day.spent.tokens <= of_a_day.tokens.unwrap());
-    assert!(day.spent.money <= of_a_day.money.unwrap());
+    let tokens_beyond = sum(|billed| &billed.tokens_beyond);
+    let nanos_beyond = sum(|billed| &billed.nanos_beyond);
+    assert!(day.spent.tokens - tokens_beyond <= of_a_day.tokens.unwrap());
+    assert!(day.spent.money.0 - nanos_beyond <= of_a_day.money.unwrap().0);
     // The limits were really reached: this test could fail.
     assert!(refused > 1_000, "{refused} of {CALLS} calls were refused");
     assert!(
