@@ -508,7 +508,7 @@ fn add_todos(state: &SessionState, call: &ToolCall, add: TodoAdd) -> Vec<EventBo
         let is_given = !item.criteria.is_empty();
         let criteria = match is_given {
             true => item.criteria,
-            false => criteria::infer(&item.text),
+            false => inferred(state, &item.text),
         };
         let note = match (is_given, criteria.as_slice()) {
             (true, _) => String::new(),
@@ -526,6 +526,21 @@ fn add_todos(state: &SessionState, call: &ToolCall, add: TodoAdd) -> Vec<EventBo
     }
     events.push(accepted(call, lines.join("\n")));
     events
+}
+
+/// What a todo's text says must hold. That a file exists which the session has seen
+/// says nothing of the todo.
+fn inferred(state: &SessionState, text: &str) -> Vec<Criterion> {
+    let repository = state.repository_dir();
+    let mut criteria = criteria::infer(text);
+    criteria.retain(|criterion| {
+        let Criterion::FileExists { path } = criterion else {
+            return true;
+        };
+        let key = path_key(&workspace_path(&repository, path));
+        !state.files.contains_key(&key)
+    });
+    criteria
 }
 
 fn claim_todo(state: &SessionState, call: &ToolCall, claim: TodoClaim) -> Vec<EventBody> {

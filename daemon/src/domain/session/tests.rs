@@ -1021,6 +1021,23 @@ fn calls_that_make_no_sense_are_answered_and_the_session_goes_on() {
 }
 
 #[test]
+fn that_a_file_exists_which_was_read_is_no_criterion_of_a_todo() {
+    let items = json!([{"text": "Write sum.py"}, {"text": "Write product.py"}]);
+    let add = call("todo_add", json!({"items": items}));
+    let mut model = script(vec![calls(vec![read(), advance()]), calls(vec![add])]);
+    let mut play = Play::new(options(), World::default());
+    let mut goes_on = true;
+    while goes_on && play.state.todos.is_empty() {
+        goes_on = play.step(&mut model);
+    }
+    let todos = play.state.todos.iter();
+    let inferred: Vec<Vec<String>> = todos
+        .map(|todo| todo.criteria.iter().map(Criterion::describe).collect())
+        .collect();
+    assert_eq!(inferred, [vec![], vec!["product.py exists".to_owned()]]);
+}
+
+#[test]
 fn nothing_runs_after_an_accepted_advance_in_the_same_reply() {
     let mut play = Play::new(options(), World::default());
     play.run(&mut script(vec![calls(vec![advance(), read()])]));
