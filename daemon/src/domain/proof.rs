@@ -201,6 +201,9 @@ impl BaseState {
     /// What a run on the base says.
     #[must_use]
     pub fn of(base: &TestRun) -> Self {
+        if let Some(why) = unseen_tests(base) {
+            return Self::Unusable(why);
+        }
         match &base.verdict {
             RunVerdict::Passed | RunVerdict::PassedByExit => Self::Passing,
             RunVerdict::NoTests => Self::WithoutTests,
@@ -268,6 +271,11 @@ pub fn weigh(runs: Runs<'_>, changed: ChangedJudges<'_>, allow_test_changes: boo
         ));
     }
     let branch = runs.branch;
+    if let Some(why) = unseen_tests(branch) {
+        return Weighed::refused(format!(
+            "the test command cannot be judged on the branch: {why}"
+        ));
+    }
     let known = known_failures(runs.base, &branch.verdict, branch.report.as_ref());
     if !branch.verdict.is_pass() && known.is_none() {
         return Weighed::refused(format!(
@@ -346,6 +354,12 @@ pub fn bears_out(
     if BaseState::of(base) == BaseState::WithoutTests {
         return Ok(());
     }
+    if let Some(why) = unseen_tests(restored) {
+        return Err(format!(
+            "the test command cannot be judged on the {}: {why}",
+            restored.name
+        ));
+    }
     if !passes_but_for(restored, known) {
         let way_out = match changed.runners {
             [] => String::new(),
@@ -367,6 +381,19 @@ pub fn bears_out(
     } else {
         Err(problems.join("; "))
     }
+}
+
+/// Why nobody can tell from a run what became of single tests; `None` where that
+/// can be told, or where there is no report at all.
+fn unseen_tests(run: &TestRun) -> Option<String> {
+    let report = run.report.as_ref()?;
+    report.counts_packages().then(|| {
+        format!(
+            "{} names packages and not their tests, among which one can be skipped unseen; \
+             run it with -v or -json",
+            report.framework.name()
+        )
+    })
 }
 
 /// What the branch's own tests show where the base passes; or why nothing.

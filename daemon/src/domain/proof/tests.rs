@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::{
     exec::ExitStatus,
-    report::{Framework, Reading, judge},
+    report::{Framework, Reading, judge, read},
 };
 
 /// A run with these named tests, and this many more without names.
@@ -378,4 +378,40 @@ fn a_failing_test_that_vanished_without_a_name_is_missed() {
     let bad = weighed(&base, &without, false);
     assert!(!bad.proved, "{}", bad.reason);
     assert!(bad.reason.contains("fewer tests pass"), "{}", bad.reason);
+}
+
+/// A run of `go test` that prints this.
+fn go(name: &str, code: u32, output: &str) -> TestRun {
+    let reading = read(Some(Framework::Go), output.as_bytes(), None);
+    with(name, ExitStatus::Code(code), reading)
+}
+
+#[test]
+fn packages_of_go_prove_nothing() {
+    let of = |a: &str, b: &str| format!("{a}\tex.com/m/a\t0.1s\n{b}\tex.com/m/b\t0.1s\n");
+    let (ok, fail) = ("ok  ", "FAIL");
+    for (base, branch, code) in [
+        // The test that failed may be skipped now.
+        (of(fail, ok), of(ok, ok), 0),
+        // In `a` something else may fail now.
+        (of(fail, fail), of(fail, ok), 1),
+    ] {
+        let (base, branch) = (go("base", 1, &base), go("branch", code, &branch));
+        for allow in [false, true] {
+            let bad = weighed(&base, &branch, allow);
+            assert!(!bad.proved, "{}", bad.reason);
+            assert!(bad.reason.contains("on the base commit"), "{}", bad.reason);
+            assert!(bad.reason.contains("with -v or -json"), "{}", bad.reason);
+        }
+    }
+    // Nothing was built, so nothing tells how it is run, until it is run.
+    let base = go("base", 1, "FAIL\tex.com/m/a [build failed]\nFAIL\n");
+    let plain = go("branch", 0, "ok  \tex.com/m/a\t0.1s\n");
+    let bad = weighed(&base, &plain, false);
+    assert!(!bad.proved, "{}", bad.reason);
+    assert!(bad.reason.contains("with -v or -json"), "{}", bad.reason);
+    let verbose = "=== RUN   TestA\n--- PASS: TestA (0.00s)\nPASS\nok  \tex.com/m/a\t0.1s\n";
+    let good = weighed(&base, &go("branch", 0, verbose), false);
+    assert!(good.proved, "{}", good.reason);
+    assert_eq!(good.fail_to_pass, ["ex.com/m/a.TestA"]);
 }

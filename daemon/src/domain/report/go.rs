@@ -1,55 +1,66 @@
 //! go test: plain, `-v` and `-json`.
 //!
-//! Without `-v` it names packages only (and the tests that failed, but not
-//! those that passed), so there a package counts as one test.
+//! Plain it names packages only. They are counted as tests, so that what failed
+//! and what passed is known, but have no names: what becomes of a test in a
+//! package that passes, or that failed before, is not seen.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use regex::Regex;
 
-use super::{Framework, TestOutcome, TestReport, pattern};
+use super::{Framework, TestOutcome, TestReport, add, pattern};
 
 pub(super) fn parse(output: &str) -> Option<TestReport> {
     let mut packages = BTreeMap::new();
     let mut tests = TestReport::empty(Framework::Go);
-    if output.lines().any(|line| event(line).is_some()) {
+    let is_json = output.lines().any(|line| event(line).is_some());
+    let names_tests = is_json || output.lines().any(|line| line.starts_with("=== RUN "));
+    if is_json {
         read_events(output, &mut packages, &mut tests);
     } else {
-        read_lines(output, &mut packages, &mut tests);
+        read_lines(output, names_tests, &mut packages, &mut tests);
     }
     if packages.is_empty() {
         return None;
     }
-    let verbose = !tests.names.is_empty();
+    let (mut passed, mut failed) = (0, 0);
     for (package, outcome) in packages {
-        // With `-v`, a package that failed although none of its tests did
-        // could not be built, or broke outside of them.
         let own = format!("{package}.");
         let explained = tests
             .names
             .iter()
             .any(|(name, found)| name.starts_with(&own) && *found == TestOutcome::Failed);
         match outcome {
-            TestOutcome::Passed | TestOutcome::Skipped if verbose => {}
-            TestOutcome::Failed if verbose && explained => {}
-            TestOutcome::Failed if verbose => tests.note(package, TestOutcome::Error),
-            outcome => tests.note(package, outcome),
+            TestOutcome::Error => tests.note(package, TestOutcome::Error),
+            TestOutcome::Skipped => {}
+            TestOutcome::Passed if names_tests => {}
+            TestOutcome::Failed if names_tests && explained => {}
+            // None of its tests failed: it broke outside of them.
+            TestOutcome::Failed if names_tests => tests.note(package, TestOutcome::Error),
+            TestOutcome::Passed => add(&mut passed, 1),
+            TestOutcome::Failed => add(&mut failed, 1),
         }
     }
     tests.names.retain(|name, _| !name.is_empty());
     tests.count_names();
+    add(&mut tests.passed, passed);
+    add(&mut tests.failed, failed);
     Some(tests)
 }
 
-fn read_lines(output: &str, packages: &mut BTreeMap<String, TestOutcome>, tests: &mut TestReport) {
+fn read_lines(
+    output: &str,
+    names_tests: bool,
+    packages: &mut BTreeMap<String, TestOutcome>,
+    tests: &mut TestReport,
+) {
     static PACKAGE: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"^(ok  |FAIL|\?   )\t(\S+)(?:[\t ]+(.*))?$"));
     static TEST: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"^ *--- (PASS|FAIL|SKIP): (\S+) \([\d.]+s\)$"));
-    let verbose = output.lines().any(|line| line.starts_with("=== RUN "));
     let mut pending = Vec::new();
     for line in output.lines() {
-        if let Some(test) = TEST.captures(line).filter(|_| verbose) {
+        if let Some(test) = TEST.captures(line).filter(|_| names_tests) {
             pending.push((test[2].to_owned(), outcome(&test[1].to_lowercase())));
         } else if let Some(package) = PACKAGE.captures(line) {
             let name = package[2].to_owned();

@@ -214,6 +214,14 @@ impl TestReport {
         self.failed.saturating_add(self.errors)
     }
 
+    /// Whether it counts packages and not their tests, as `go test` does without
+    /// `-v` or `-json`: a test that is skipped or newly fails is not seen in it.
+    #[must_use]
+    pub fn counts_packages(&self) -> bool {
+        let is_named = self.names_all || self.names.len() as u32 >= self.total();
+        self.framework == Framework::Go && !is_named
+    }
+
     /// Names of the tests with this outcome, in order.
     pub fn named(&self, wanted: TestOutcome) -> impl Iterator<Item = &str> {
         self.names

@@ -239,13 +239,36 @@ fn go_is_read_plain_verbose_and_as_json() {
     let found = report(None, verbose, None);
     assert_eq!(counts(&found), (1, 2, 0, 1));
     assert_eq!(found.names["ex.com/m/p.TestA"], TestOutcome::Passed);
+    assert!(found.names_all && !found.counts_packages());
     let plain = "ok  \tex.com/m/p\t0.004s\nok  \tex.com/m/q\t(cached)\nFAIL\tex.com/m/r [build failed]\nFAIL\n";
     let found = report(None, plain, None);
     assert_eq!(counts(&found), (2, 0, 1, 0));
+    assert_eq!(found.names.keys().collect::<Vec<_>>(), ["ex.com/m/r"]);
+    assert!(!found.names_all && found.counts_packages());
     let empty = "?   \tex.com/m\t[no test files]\nok  \tex.com/m/p\t0.1s [no tests to run]\n";
     assert_eq!(judged(0, None, empty), RunVerdict::NoTests);
     let json = "{\"Action\":\"run\",\"Package\":\"p\",\"Test\":\"TestA\"}\n{\"Action\":\"pass\",\"Package\":\"p\",\"Test\":\"TestA\"}\n{\"Action\":\"pass\",\"Package\":\"p\"}\n";
-    assert_eq!(counts(&report(None, json, None)), (1, 0, 0, 0));
+    let found = report(None, json, None);
+    assert_eq!(counts(&found), (1, 0, 0, 0));
+    assert!(found.names_all && !found.counts_packages());
+}
+
+#[test]
+fn packages_of_go_are_no_tests() {
+    let plain = "ok  \tex.com/m/p\t0.1s\nFAIL\tex.com/m/q\t0.1s\nFAIL\n";
+    let found = report(Some(Framework::Go), plain, None);
+    assert_eq!(counts(&found), (1, 1, 0, 0));
+    assert!(found.names.is_empty() && found.counts_packages());
+    // What was not built says so in every form.
+    let unbuilt = "FAIL\tex.com/m/p [build failed]\nFAIL\n";
+    let found = report(Some(Framework::Go), unbuilt, None);
+    assert_eq!(found.names["ex.com/m/p"], TestOutcome::Error);
+    assert!(!found.counts_packages());
+    // No test of the package has said that it failed.
+    let died = "=== RUN   TestA\nfatal error: all goroutines are asleep - deadlock!\nFAIL\tex.com/m/p\t0.1s\nFAIL\n";
+    let found = report(Some(Framework::Go), died, None);
+    assert_eq!(counts(&found), (0, 0, 1, 0));
+    assert!(!found.counts_packages());
 }
 
 #[test]
