@@ -42,6 +42,9 @@ pub struct Policy {
 pub struct AskOnProof {
     /// Tests, and what runs them, that were changed at this risk or a higher one.
     pub test_changes: Option<Risk>,
+    /// Whether the operator's policy says that, and not the daemon's own alone:
+    /// leave that a task gives to change tests counts against the latter only.
+    pub test_changes_given: bool,
     /// Tests that failed before and fail still.
     pub known_failures: bool,
 }
@@ -50,6 +53,7 @@ impl Default for AskOnProof {
     fn default() -> Self {
         Self {
             test_changes: Some(Risk::High),
+            test_changes_given: false,
             known_failures: true,
         }
     }
@@ -173,6 +177,9 @@ impl Policy {
             let above = &mut policy.ask_above;
             above.tokens = above.tokens.or(file.ask_above_tokens);
             above.money = above.money.or(file.ask_above_money);
+            if test_changes.is_none() && file.ask_on_test_changes.is_some() {
+                policy.ask_on_proof.test_changes_given = *origin != BUILT_IN_ORIGIN;
+            }
             test_changes = test_changes.or(file.ask_on_test_changes);
             known_failures = known_failures.or(file.ask_on_known_failures);
             for spanned in file.rule {

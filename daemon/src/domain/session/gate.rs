@@ -222,19 +222,21 @@ impl Gate<'_> {
     pub(super) fn open_of_proof(&self, state: &SessionState, proof: &Proof) -> Vec<String> {
         let options = &state.created.options;
         let asks = self.policy.map(Policy::ask_on_proof);
-        // Leave to change tests is none to change what runs them.
+        // Leave to change tests is none to change what runs them, and none of a
+        // task's outweighs what the operator has said.
         let mut tests_may_change = false;
         let asks = match options.verify {
             VerifyMode::Manual => {
                 let from = asks.and_then(|asks| asks.test_changes);
                 AskOnProof {
                     test_changes: Some(from.unwrap_or(Risk::Medium).min(Risk::Medium)),
+                    test_changes_given: true,
                     known_failures: true,
                 }
             }
             VerifyMode::Auto => match asks {
                 Some(asks) => {
-                    tests_may_change = options.allow_test_changes;
+                    tests_may_change = options.allow_test_changes && !asks.test_changes_given;
                     asks
                 }
                 None => return Vec::new(),

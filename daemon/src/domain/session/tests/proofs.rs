@@ -113,6 +113,29 @@ fn the_policy_says_from_which_risk_on_a_person_is_asked() {
 }
 
 #[test]
+fn a_task_allows_no_test_changes_that_the_operator_wants_to_see() {
+    let [added, modified, deleted] = [ChangeKind::Added, ChangeKind::Modified, ChangeKind::Deleted];
+    let given = |risk: &str| format!("ask_on_test_changes = \"{risk}\"");
+    for (policy, change, asks) in [
+        (given("low"), added, true),
+        (given("medium"), added, false),
+        (given("medium"), modified, true),
+        (given("high"), deleted, true),
+        (given("never"), deleted, false),
+        // What is said of something else leaves the default as it is.
+        ("ask_on_known_failures = false".to_owned(), deleted, false),
+    ] {
+        let allowed = SessionOptions {
+            allow_test_changes: true,
+            ..options()
+        };
+        let play = under(&policy, allowed, &[change], &[]);
+        let waits = play.state.condition == Condition::Waiting;
+        assert_eq!(waits, asks, "{policy} {change:?}");
+    }
+}
+
+#[test]
 fn leave_to_change_tests_covers_nothing_that_runs_them() {
     let tests = ChangedJudge::inside("src/a.rs", ChangeKind::Modified, &Inside::TestsChanged);
     let patch = Inside::Runner("_pytest");
