@@ -46,27 +46,64 @@ pub const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// workspace lets nobody in meanwhile.
 pub const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(2 * 60);
 
-/// What `initialize` depends on where the file does not say: those of these
-/// that are at the top of the repository.
-pub const DEFAULT_INPUTS: [&str; 22] = [
+/// Names of files that `initialize` depends on where the file does not say,
+/// whatever directory they are in. Files of requirements are known by more than
+/// their name.
+pub const DEFAULT_INPUTS: [&str; 58] = [
+    ".node-version",
+    ".npmrc",
+    ".nvmrc",
+    ".python-version",
+    ".ruby-version",
+    ".tool-versions",
+    ".yarnrc.yml",
     "Cargo.lock",
     "Cargo.toml",
     "Gemfile",
     "Gemfile.lock",
+    "Package.resolved",
+    "Package.swift",
+    "Pipfile",
     "Pipfile.lock",
+    "build.gradle",
+    "build.gradle.kts",
+    "bun.lock",
+    "bun.lockb",
+    "composer.json",
     "composer.lock",
+    "conda-lock.yml",
+    "deno.json",
+    "deno.lock",
+    "environment.yaml",
+    "environment.yml",
+    "flake.lock",
     "go.mod",
     "go.sum",
+    "go.work",
+    "go.work.sum",
+    "gradle.lockfile",
+    "libs.versions.toml",
+    "mix.exs",
     "mix.lock",
+    "npm-shrinkwrap.json",
     "package-lock.json",
     "package.json",
+    "packages.lock.json",
+    "pdm.lock",
+    "pixi.lock",
+    "pixi.toml",
     "pnpm-lock.yaml",
+    "pnpm-workspace.yaml",
     "poetry.lock",
+    "pom.xml",
+    "pubspec.lock",
+    "pubspec.yaml",
+    "pylock.toml",
     "pyproject.toml",
-    "requirements-dev.txt",
-    "requirements.txt",
     "rust-toolchain",
     "rust-toolchain.toml",
+    "settings.gradle",
+    "settings.gradle.kts",
     "setup.cfg",
     "setup.py",
     "uv.lock",
@@ -81,7 +118,8 @@ pub struct SetupFile {
     /// Run at each start of the container, in order.
     pub maintenance: Vec<SetupCommand>,
     /// Files and directories that `initialize` depends on, relative to the
-    /// repository; `None` means [`DEFAULT_INPUTS`].
+    /// repository; `None` means [`DEFAULT_INPUTS`] and files of
+    /// requirements, wherever they are.
     pub inputs: Option<Vec<String>>,
     /// Time that each command of `initialize` may take, 1 s to 2 h.
     pub timeout: Duration,
@@ -173,23 +211,30 @@ impl SetupFile {
     /// another setup.
     #[must_use]
     pub fn is_changed_by(&self, changed: &[String]) -> bool {
-        let inputs = self.inputs();
-        let is_input = |path: &String| {
-            path == SETUP_FILE
-                || inputs.iter().any(|input| {
-                    let rest = path.strip_prefix(input.trim_end_matches('/'));
-                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                })
-        };
+        let is_input = |path: &String| path == SETUP_FILE || self.depends_on(path);
         !self.initialize.is_empty() && changed.iter().any(is_input)
     }
 
-    /// The paths that `initialize` depends on.
+    /// Whether `initialize` depends on a file, relative to the repository.
     #[must_use]
-    pub fn inputs(&self) -> Vec<&str> {
+    pub fn depends_on(&self, path: &str) -> bool {
         match &self.inputs {
-            Some(inputs) => inputs.iter().map(String::as_str).collect(),
-            None => DEFAULT_INPUTS.to_vec(),
+            Some(inputs) => inputs.iter().any(|input| {
+                let rest = path.strip_prefix(input.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+            None => is_installed_by(path),
         }
     }
+}
+
+/// Whether a file is one that tools which install dependencies read or write.
+fn is_installed_by(path: &str) -> bool {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let is_requirements = || {
+        let names_them = name.contains("requirements") || name.starts_with("constraints");
+        let is_among_them = directory.rsplit('/').next() == Some("requirements");
+        name.ends_with(".txt") && (names_them || is_among_them)
+    };
+    DEFAULT_INPUTS.contains(&name) || is_requirements()
 }

@@ -192,7 +192,7 @@ fn setup_files() {
         "[checks]\ntest = \"pytest -q\"\nlint = [\"ruff\", \"check\"]\n[env]\nA = \"b\"\n",
     ]);
     fuzz("setup", seeds, |input| match SetupFile::parse(input) {
-        Ok(file) => format!("{} inputs", file.inputs().len()),
+        Ok(file) => format!("{} inputs", file.inputs.map_or(0, |inputs| inputs.len())),
         Err(error) => error.to_string(),
     });
 }

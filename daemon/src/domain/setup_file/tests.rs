@@ -64,9 +64,48 @@ files = ["docs/CONVENTIONS.md"]
 fn what_is_left_out_has_defaults() {
     let file = parse("").unwrap();
     assert_eq!(file, SetupFile::default());
-    assert_eq!(file.inputs(), DEFAULT_INPUTS);
+    assert!(file.depends_on("Cargo.lock"));
     let file = parse("[setup]\ninputs = []").unwrap();
-    assert_eq!(file.inputs(), [""; 0]);
+    assert!(!file.depends_on("Cargo.lock"));
+}
+
+#[test]
+fn what_dependencies_are_installed_from_is_known_in_any_directory() {
+    let file = parse("[setup]\ninitialize = [\"make deps\"]").unwrap();
+    let changed = |path: &str| file.is_changed_by(&[path.to_owned()]);
+    for path in [
+        "compy.toml",
+        "package-lock.json",
+        "web/package-lock.json",
+        "services/api/pyproject.toml",
+        "pdm.lock",
+        "web/bun.lock",
+        "web/bun.lockb",
+        "requirements.txt",
+        "api/requirements-dev.txt",
+        "test-requirements.txt",
+        "requirements/base.txt",
+        "api/requirements/prod.txt",
+        "constraints.txt",
+    ] {
+        assert!(changed(path), "{path}");
+    }
+    for path in [
+        "src/lib.rs",
+        "web/compy.toml",
+        "docs/requirements.md",
+        "notes.txt",
+        "web/package-lock.json.bak",
+        "yarn.lock/README",
+    ] {
+        assert!(!changed(path), "{path}");
+    }
+    // What the file names is all.
+    let file = parse("[setup]\ninitialize = [\"make\"]\ninputs = [\"web/\", \"lock\"]").unwrap();
+    let changed = |path: &str| file.is_changed_by(&[path.to_owned()]);
+    assert!(changed("web/a.js") && changed("lock"));
+    assert!(!changed("package-lock.json") && !changed("api/lock") && !changed("webs/a.js"));
+    assert!(!parse("").unwrap().is_changed_by(&["Cargo.lock".to_owned()]));
 }
 
 #[test]

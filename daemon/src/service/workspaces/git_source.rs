@@ -11,7 +11,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{io::AsyncReadExt as _, process::Command};
 
 use super::{
     git_login::Login,
@@ -686,6 +686,35 @@ impl Git<'_> {
             return Err(GitSourceError::Host(said(&output)));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The same for one that may print much; `None` when that is more than these
+    /// bytes.
+    ///
+    /// # Cancel safety
+    /// Dropped, it ends the command.
+    pub(super) async fn must_within(
+        &self,
+        arguments: &[&str],
+        most_bytes: usize,
+    ) -> Result<Option<String>, GitSourceError> {
+        let host = |error: std::io::Error| GitSourceError::Host(format!("{error}; install git"));
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(host)?;
+        let stdout = child.stdout.take().expect("its output is piped");
+        let mut printed = Vec::new();
+        let mut bounded = stdout.take(most_bytes as u64 + 1);
+        bounded.read_to_end(&mut printed).await.map_err(host)?;
+        if printed.len() > most_bytes {
+            return Ok(None);
+        }
+        let status = child.wait().await.map_err(host)?;
+        if !status.success() {
+            let what = arguments.join(" ");
+            return Err(GitSourceError::Host(format!("git {what}: {status}")));
+        }
+        Ok(Some(String::from_utf8_lossy(&printed).into_owned()))
     }
 }
 

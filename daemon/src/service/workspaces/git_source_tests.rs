@@ -172,6 +172,24 @@ async fn submodules_are_noticed() {
 }
 
 #[tokio::test]
+async fn what_prints_more_than_is_wanted_is_given_up() {
+    let dir = repository();
+    let git_dir = dir.path().join(".git");
+    let git = Git {
+        dir: Some(&git_dir),
+        login: None,
+        protocols: "",
+        nobody: None,
+    };
+    let list = ["ls-tree", "-r", "-z", "--name-only", "HEAD"];
+    let printed = git.must_within(&list, 2).await;
+    assert_eq!(printed, Ok(Some("a\0".to_owned())));
+    assert_eq!(git.must_within(&list, 1).await, Ok(None));
+    let error = git.must_within(&["ls-tree", "none"], 1).await;
+    assert!(matches!(error, Err(GitSourceError::Host(_))), "{error:?}");
+}
+
+#[tokio::test]
 async fn hooks_and_configuration_of_the_source_are_not_run() {
     let dir = repository();
     let trap = dir.path().join("trap");

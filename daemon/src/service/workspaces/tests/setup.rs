@@ -295,6 +295,29 @@ async fn changed_inputs_and_commands_are_run_anew() {
 }
 
 #[tokio::test]
+async fn lock_files_of_every_directory_count_where_a_file_names_no_inputs() {
+    let setups = Setups::new("[setup]\ninitialize = [\"echo run >> built/runs\"]\n");
+    let daemon = setups.daemon().await;
+    let added = async |name: &str| {
+        let id = made(&daemon, name).await;
+        let added = daemon.add_repository(&id, setups.bench.add("repo")).await;
+        added.unwrap().notes[0].clone()
+    };
+    let first = added("first").await;
+    assert!(first.contains("its setup was run"), "{first}");
+    for (name, path, runs) in [
+        ("lock", "web/package-lock.json", true),
+        ("source", "web/index.js", false),
+        ("requirements", "api/requirements/base.txt", true),
+    ] {
+        setups.commit(&[(path, "1\n")]);
+        let said = added(name).await;
+        assert_eq!(said.contains("its setup was run"), runs, "{path}: {said}");
+        assert_eq!(said.contains("started from sn-"), !runs, "{path}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn a_workspace_that_was_used_neither_gives_nor_takes() {
     let setups = Setups::new(COUNTING);
     let daemon = setups.daemon().await;
