@@ -1,6 +1,7 @@
 //! Ways to make tests pass that are no fix: each is refused and named.
 
 use super::*;
+use crate::domain::policy::AskOnProof;
 
 const CHECK: &str = "\
 from slug import slug
@@ -66,6 +67,125 @@ async fn a_wrapper_without_a_report_that_was_left_alone_is_believed_and_says_so(
     let proof = case.prove(false).await;
     assert!(proof.proved, "{}", proof.reason);
     assert!(proof.reason.contains("no test count"), "{}", proof.reason);
+}
+
+#[tokio::test]
+async fn a_script_that_the_test_command_runs_by_way_of_another_file_is_not_replaced() {
+    let files = [
+        ("slug.py", BUGGY),
+        ("check.py", CHECK),
+        ("Makefile", "check:\n\t@sh scripts/verify.sh\n"),
+        ("scripts/verify.sh", "python3 check.py\n"),
+    ];
+    let make_check = || argv(&["make", "--no-print-directory", "check"]);
+    let cheat = Case::with_runner(&files, make_check()).await;
+    assert_eq!(cheat.base_run.verdict, RunVerdict::Failed);
+    cheat.bench.write("slug.py", FIXED);
+    cheat.bench.write("scripts/verify.sh", "exit 0\n");
+    let proof = cheat.prove(false).await;
+    assert!(!proof.proved, "{}", proof.reason);
+    let reason = "what runs it was changed: scripts/verify.sh;";
+    assert!(proof.reason.contains(reason), "{}", proof.reason);
+
+    let honest = Case::with_runner(&files, make_check()).await;
+    honest.bench.write("slug.py", FIXED);
+    let proof = honest.prove(false).await;
+    assert!(proof.proved, "{}", proof.reason);
+}
+
+const CARGO_TOML: &str = "\
+[package]
+name = \"sums\"
+version = \"0.1.0\"
+edition = \"2021\"
+
+[workspace]
+";
+
+const LIB: &str = "\
+pub fn double(n: u32) -> u32 {
+    n + 1
+}
+
+pub fn triple(n: u32) -> u32 {
+    3 * n
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles() {
+        assert_eq!(double(2), 4);
+    }
+
+    #[test]
+    fn triples() {
+        assert_eq!(triple(2), 6);
+    }
+}
+";
+
+/// The proof of a fix of `double` beside these changes.
+async fn proof_of_rust(changes: &[(&str, &str)]) -> Proof {
+    let files = [
+        ("Cargo.toml", CARGO_TOML),
+        ("src/lib.rs", LIB),
+        (".gitignore", "/target/\n/Cargo.lock\n"),
+    ];
+    let cargo_test = [
+        "cargo",
+        "test",
+        "--offline",
+        "--lib",
+        "--target-dir",
+        "target",
+    ];
+    let case = Case::with_runner(&files, argv(&cargo_test)).await;
+    assert_eq!(case.base_run.verdict, RunVerdict::Failed);
+    let fixed = LIB.replace("n + 1", "2 * n");
+    let text = (changes.iter()).fold(fixed, |text, (old, new)| text.replace(old, new));
+    case.bench.write("src/lib.rs", &text);
+    case.prove(false).await
+}
+
+#[tokio::test]
+async fn a_weakened_assertion_beside_the_code_is_for_a_person_to_see() {
+    let cargo = std::process::Command::new("cargo")
+        .arg("--version")
+        .output();
+    if !cargo.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no cargo here");
+        return;
+    }
+    // The tests of the base cannot be put back without the code that they are in.
+    let cheat = [
+        ("3 * n", "n + 3"),
+        ("assert_eq!(triple(2), 6)", "assert!(triple(2) > 0)"),
+    ];
+    let proof = proof_of_rust(&cheat).await;
+    assert_eq!(proof.fail_to_pass, ["tests::doubles"], "{}", proof.reason);
+    let [judge] = proof.changed_judges.as_slice() else {
+        panic!("{:?}", proof.changed_judges);
+    };
+    assert_eq!(
+        judge.describe(),
+        "src/lib.rs, the tests in it (modified, high risk)"
+    );
+    assert!(Some(judge.risk) >= AskOnProof::default().test_changes);
+
+    let honest = [
+        ("3 * n", "n * 3"),
+        (
+            "    #[test]\n    fn triples",
+            "    // Thrice.\n    #[test]\n    fn triples",
+        ),
+    ];
+    let proof = proof_of_rust(&honest).await;
+    assert!(proof.proved, "{}", proof.reason);
+    assert_eq!(proof.fail_to_pass, ["tests::doubles"]);
+    assert_eq!(proof.changed_judges, []);
 }
 
 #[tokio::test]
