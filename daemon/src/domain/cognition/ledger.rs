@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::{
     conversation::{Arguments, ToolCall},
+    criteria::{Criterion, CriterionResult},
     judges::is_test_file,
     recovery::FailureType,
     session::{
@@ -58,7 +59,7 @@ pub struct Ledger {
     pub(super) ran: u64,
     /// What ran since the last edit.
     commands: Vec<Vec<String>>,
-    /// The last time tests, validation, proof or CI failed.
+    /// The last time tests, a todo's tests, validation, proof or CI failed.
     pub(super) failed: u64,
     /// The last entry into DEBUG or ITERATE.
     pub(super) debugged: u64,
@@ -322,6 +323,9 @@ impl Ledger {
                     self.failed = at;
                 }
             }
+            WorkResult::TodoChecked(check) if check.results.iter().any(tests_fail) => {
+                self.failed = at;
+            }
             WorkResult::Proved(proof) if !proof.proved => self.failed = at,
             WorkResult::CiEnded(ci) if !ci.passed => self.failed = at,
             WorkResult::Proved(_)
@@ -361,4 +365,12 @@ impl Ledger {
         self.tests.extend(command);
         self.tests.retain(|argv| !argv.is_empty());
     }
+}
+
+/// Whether a criterion about tests does not hold.
+fn tests_fail(result: &CriterionResult) -> bool {
+    let CriterionResult {
+        criterion, holds, ..
+    } = result;
+    !holds && matches!(criterion, Criterion::TestsPass { .. })
 }

@@ -280,6 +280,27 @@ fn failed_tests_need_reasoning_before_the_next_edit_and_before_leaving_debug() {
     assert!(found.scenarios[Point::FailedTests.name()] >= 1, "{found:?}");
 }
 
+#[test]
+fn a_claim_whose_tests_fail_needs_reasoning_before_the_next_edit() {
+    let answer = |then: Vec<ToolCall>| {
+        let world = World {
+            criteria: vec![false],
+            ..World::default()
+        };
+        let [ran, reason] = look();
+        let first = vec![add_todo_that_can_be_checked(), read(), think("sum.py")];
+        let rejected = vec![edit(), ran, reason, claim()];
+        let play = free_in(world, [first, rejected, then].concat());
+        let (outcome, content) = last(&play, "edit_file");
+        (outcome, content.to_owned())
+    };
+    let (outcome, content) = answer(vec![edit()]);
+    assert_eq!(outcome, ToolOutcome::Refused);
+    assert!(content.contains("when tests or CI fail"), "{content}");
+    let (outcome, _) = answer(vec![think("sum.py forgets a term"), edit()]);
+    assert_eq!(outcome, ToolOutcome::Ok);
+}
+
 /// A free session whose commands fail, each known by the same entry of the
 /// catalogue of failures. Gives it and how its commands went.
 fn failing(calls_first: Vec<ToolCall>) -> (Play, Vec<ToolOutcome>) {
