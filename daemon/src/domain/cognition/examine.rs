@@ -124,12 +124,7 @@ impl Asked<'_> {
             }
         }
         for path in changed.into_iter().filter(|path| is_test_file(path)) {
-            let path = path.trim_start_matches("./");
-            let named = ledger.tests_thought_of.iter().any(|name| {
-                let rest = path.strip_suffix(name.trim_start_matches("./"));
-                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
-            });
-            points.push((Point::TestEdit, named));
+            points.push((Point::TestEdit, ledger.has_thought_of_test(path)));
         }
         if self.line.is_some_and(|line| line.changes_git) {
             points.push((Point::GitOperation, ledger.thought_about_git > ledger.git));

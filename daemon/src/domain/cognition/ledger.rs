@@ -49,8 +49,8 @@ pub struct Ledger {
     pub(super) thought: u64,
     /// The last one of those that is about git.
     pub(super) thought_about_git: u64,
-    /// Test files that thoughts have named.
-    pub(super) tests_thought_of: BTreeSet<String>,
+    /// Test files that thoughts have named since they were edited last.
+    tests_thought_of: BTreeSet<String>,
     /// The last thing that brought something new.
     pub(super) news: u64,
     /// The last edit.
@@ -144,6 +144,12 @@ impl Ledger {
         self.declarations.get(&key).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a thought has named a test file since it was edited last.
+    pub(super) fn has_thought_of_test(&self, path: &str) -> bool {
+        let mut names = self.tests_thought_of.iter();
+        names.any(|name| is_name_of(path, name))
+    }
+
     /// Files of the repository that a line certainly changes.
     pub(super) fn edits_of<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = &'a Write> {
         let is_edit = move |write: &&Write| write.is_edit(|path| self.names.has(path));
@@ -171,12 +177,12 @@ impl Ledger {
                 self.see_declarations(path, &ended.content);
             }
             ToolEffect::FileChanged { path, .. } => {
-                self.names.learn_file(path);
+                self.learn_edited(path);
                 self.edit(at);
             }
             ToolEffect::FilesChanged { files } => {
                 for file in files {
-                    self.names.learn_file(&file.path);
+                    self.learn_edited(&file.path);
                 }
                 self.edit(at);
             }
@@ -199,6 +205,12 @@ impl Ledger {
         }
     }
 
+    /// A file that was edited: what was thought of it is used up.
+    fn learn_edited(&mut self, path: &str) {
+        self.names.learn_file(path);
+        self.tests_thought_of.retain(|name| !is_name_of(path, name));
+    }
+
     fn edit(&mut self, at: u64) {
         (self.edited, self.ran) = (at, 0);
         self.commands.clear();
@@ -210,7 +222,7 @@ impl Ledger {
         }
         let edits: Vec<Write> = self.edits_of(line).cloned().collect();
         for write in &edits {
-            self.names.learn_file(&write.path);
+            self.learn_edited(&write.path);
         }
         let edited = edits.iter().map(|write| write.at).max();
         if edited.is_some() {
@@ -365,6 +377,13 @@ impl Ledger {
         self.tests.extend(command);
         self.tests.retain(|argv| !argv.is_empty());
     }
+}
+
+/// Whether a path is called so: by all of it or by its last parts.
+fn is_name_of(path: &str, name: &str) -> bool {
+    let path = path.trim_start_matches("./");
+    let rest = path.strip_suffix(name.trim_start_matches("./"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
 }
 
 /// Whether a criterion about tests does not hold.

@@ -180,6 +180,23 @@ fn a_test_is_edited_after_reasoning_that_names_it() {
 }
 
 #[test]
+fn reasoning_about_a_test_is_for_one_edit_of_it() {
+    let bends = [edit_test(), run("sed -i s/3/4/ tests/test_sum.py")];
+    for bend in bends {
+        let tool = bend.name.clone();
+        let named = think("tests/test_sum.py expects 3 where 4 is meant");
+        let once = vec![read(), named, bend.clone()];
+        let play = free([once.clone(), vec![bend.clone()]].concat());
+        let (outcome, content) = last(&play, &tool);
+        assert_eq!(outcome, ToolOutcome::Refused, "{tool}");
+        assert!(content.contains("before editing tests"), "{content}");
+        let again = think("tests/test_sum.py has another 3 that is wrong");
+        let play = free([once, vec![again, bend]].concat());
+        assert_eq!(last(&play, &tool).0, ToolOutcome::Ok, "{tool}");
+    }
+}
+
+#[test]
 fn git_operations_need_reasoning_about_git_and_questions_to_git_do_not() {
     let play = free(vec![run("git status && git diff")]);
     assert_eq!(last(&play, "run_command").0, ToolOutcome::Ok);
