@@ -7,6 +7,7 @@ use regex::Regex;
 use crate::domain::{
     conversation::ToolCall,
     edits::{Change, FileChange},
+    judges::{self, Inside},
     tools::ToolRequest,
 };
 
@@ -17,6 +18,30 @@ pub(super) struct Edit {
     /// What goes; `None` for a whole file.
     pub(super) old: Option<String>,
     pub(super) new: String,
+}
+
+impl Edit {
+    /// Whether it is about tests beside the code, as far as its own texts show
+    /// them: a line inside of a test shows none.
+    pub(super) fn touches_tests_inside(&self) -> bool {
+        let of_tests = |inside: &Inside| match inside {
+            Inside::TestsAdded | Inside::TestsChanged => true,
+            Inside::Runner(_) => false,
+        };
+        self.inside().iter().any(of_tests)
+    }
+
+    /// Whether tests beside the code, which it shows, are others after it.
+    pub(super) fn changes_tests_inside(&self) -> bool {
+        // What stays as it was has company now.
+        let stays = |old: &String| self.new.contains(old.trim());
+        self.old.as_ref().is_some_and(|old| !stays(old))
+            && self.inside().contains(&Inside::TestsChanged)
+    }
+
+    fn inside(&self) -> Vec<Inside> {
+        judges::inside(&self.path, self.old.as_deref(), Some(&self.new))
+    }
 }
 
 /// The changes that a request names.

@@ -123,7 +123,12 @@ impl Asked<'_> {
                 points.push((Point::FailedTests, ledger.thought > ledger.failed));
             }
         }
-        for path in changed.into_iter().filter(|path| is_test_file(path)) {
+        let inside = self.edits.iter().filter(|edit| edit.touches_tests_inside());
+        let inside = inside
+            .map(|edit| edit.path.as_str())
+            .filter(|path| !is_test_file(path));
+        let tests = changed.into_iter().filter(|path| is_test_file(path));
+        for path in tests.chain(inside) {
             points.push((Point::TestEdit, ledger.has_thought_of_test(path)));
         }
         if self.line.is_some_and(|line| line.changes_git) {
@@ -170,6 +175,10 @@ impl Asked<'_> {
             let seen = self.has_seen(path);
             let is_there = edit.old.is_some();
             met.extend(changes_of_a_file(path, is_there, seen));
+            if !is_test_file(path) && edit.changes_tests_inside() {
+                let evidence = format!("a test that exists in {path} is changed");
+                met.push((Temptation::T3, evidence));
+            }
             if let Some(package) = ledger.libraries.undeclared(path, &edit.new) {
                 let evidence =
                     format!("{path} imports {package}, which the project does not declare");

@@ -49,7 +49,7 @@ pub struct Ledger {
     pub(super) thought: u64,
     /// The last one of those that is about git.
     pub(super) thought_about_git: u64,
-    /// Test files that thoughts have named since they were edited last.
+    /// Files with tests that thoughts have named since they were edited last.
     tests_thought_of: BTreeSet<String>,
     /// The last thing that brought something new.
     pub(super) news: u64,
@@ -144,7 +144,7 @@ impl Ledger {
         self.declarations.get(&key).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a thought has named a test file since it was edited last.
+    /// Whether a thought has named a file with tests since it was edited last.
     pub(super) fn has_thought_of_test(&self, path: &str) -> bool {
         let mut names = self.tests_thought_of.iter();
         names.any(|name| is_name_of(path, name))
@@ -312,7 +312,9 @@ impl Ledger {
         if *about_git {
             self.thought_about_git = at;
         }
-        let tests = names.iter().filter(|name| is_test_file(name));
+        // Tests of Rust may be in any of its files.
+        let has_tests = |name: &&String| is_test_file(name) || name.ends_with(".rs");
+        let tests = names.iter().filter(has_tests);
         self.tests_thought_of.extend(tests.cloned());
     }
 
