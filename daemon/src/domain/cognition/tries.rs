@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::shell::Line;
-use crate::domain::conversation::{Arguments, ToolCall};
+use super::{edits::edited_paths, shell::Line};
+use crate::domain::{
+    conversation::{Arguments, ToolCall},
+    tools::Tool,
+};
 
 /// Calls that are kept, and approaches.
 const KEPT_MAX: usize = 200;
+/// What an edit fails with that no entry of the catalogue knows: it was refused.
+const REFUSED_EDIT: &str = "refused edit";
 
 /// Failures since the last edit. Looking elsewhere forgets none of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,7 +22,7 @@ pub(super) struct Tries {
 }
 
 /// The same tool on the same file, or the same program, and the same entry of
-/// the catalogue of failures.
+/// the catalogue of failures, or [`REFUSED_EDIT`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Approach {
     tool: String,
@@ -44,8 +49,13 @@ impl Tries {
         failure: Option<&str>,
     ) {
         note(&mut self.calls, key(call), at);
-        // What no entry knows may be anything.
-        if let Some(failure) = failure.filter(|failure| !failure.is_empty()) {
+        let edits = matches!(
+            Tool::named(&call.name),
+            Some(Tool::EditFile | Tool::WriteFile)
+        );
+        let failure = failure.filter(|failure| !failure.is_empty());
+        // What no entry knows may be anything elsewhere.
+        if let Some(failure) = failure.or(edits.then_some(REFUSED_EDIT)) {
             let approach = Approach {
                 tool: call.name.clone(),
                 about: about(call, line),
@@ -115,10 +125,15 @@ fn key(call: &ToolCall) -> (String, String) {
 }
 
 fn about(call: &ToolCall, line: Option<&Line>) -> String {
+    if let Some(line) = line {
+        return line.program().to_owned();
+    }
     let path = match &call.arguments {
         Arguments::Object(arguments) => arguments.get("path").and_then(|path| path.as_str()),
         Arguments::Malformed { .. } => None,
     };
-    line.map_or(path.unwrap_or_default(), Line::program)
-        .to_owned()
+    // A patch names its files itself.
+    let path = path.map(str::to_owned);
+    path.or_else(|| edited_paths(call).into_iter().next())
+        .unwrap_or_default()
 }

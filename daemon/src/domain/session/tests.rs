@@ -143,6 +143,8 @@ struct World {
     shown: String,
     /// What commands fail with, when they do.
     commands_fail: Option<KnownFailure>,
+    /// Whether no edit finds its place.
+    edits_fail: bool,
 }
 
 impl Default for World {
@@ -162,6 +164,7 @@ impl Default for World {
             base_lint: vec![],
             shown: "done".into(),
             commands_fail: None,
+            edits_fail: false,
         }
     }
 }
@@ -191,6 +194,16 @@ impl World {
             _ => "done".to_owned(),
         };
         let effect = match tool {
+            Some(Tool::EditFile | Tool::WriteFile) if self.edits_fail => {
+                return Outcome::Tool(ToolAnswer {
+                    outcome: ToolOutcome::Error,
+                    content: "no place fits".into(),
+                    artifact: None,
+                    duration_ms: 1,
+                    failure: None,
+                    effect: ToolEffect::None,
+                });
+            }
             Some(Tool::ReadFile) => ToolEffect::FileSeen {
                 path,
                 hash: before.to_string(),
