@@ -6,7 +6,8 @@
 //!
 //! [`Trail`] remembers the last steps. What is found is said in the log
 //! ([`Intervention`]), which clears the trail and raises the [`Measure`]: first
-//! the model has to reason before it does anything else; then what it repeated
+//! the model has to reason, in a thought that counts
+//! ([`crate::domain::cognition`]), before it does anything else; then what it repeated
 //! is refused, so that it has to take another way; then a person is asked. A
 //! todo that is verified or a new stage begins anew. Failures that only a person
 //! can mend, several in a row, go to a person at once.
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RecoveryAction;
 use crate::domain::{
+    cognition::CognitiveEvent,
     conversation::{Arguments, ToolCall},
     session::{
         decide::acts,
@@ -149,6 +151,9 @@ impl Trail {
                 }
             }
             EventBody::CircleFound(intervention) => self.intervene(intervention),
+            EventBody::Cognition(
+                CognitiveEvent::Think(thought) | CognitiveEvent::Reflection(thought),
+            ) => self.must_reason &= !thought.counts,
             EventBody::TodoChanged { todo } if Todo::is_verified(todo) => *self = Self::default(),
             EventBody::StageEntered { .. } | EventBody::QuestionAnswered { .. } => {
                 *self = Self::default();
@@ -175,14 +180,13 @@ impl Trail {
     fn step(&mut self, call: &ToolCall, ended: &ToolEnded) {
         if call.name == Tool::Think.name() {
             self.thoughts += 1;
-            self.must_reason = false;
             return;
         }
-        self.thoughts = 0;
-        // What concerns the log alone has gates and limits of its own.
+        // What concerns the log alone has gates and limits of its own, and is no deed.
         if Tool::named(&call.name).is_some_and(|tool| !acts(tool)) {
             return;
         }
+        self.thoughts = 0;
         match &ended.effect {
             ToolEffect::FileChanged {
                 path,
@@ -282,7 +286,7 @@ impl Trail {
         }
         if self.must_reason {
             return Some(
-                "reason first: call `think` and say what you expected, what came instead, and what you will do differently"
+                "reason first: call `think` and say what you expected, what came instead, and what you will do differently; name the files, tests or commands of this session that it is about"
                     .into(),
             );
         }
@@ -515,7 +519,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{super::FailureType, *};
-    use crate::domain::session::event::{ChangedFile, KnownFailure};
+    use crate::domain::{
+        cognition::Thought,
+        session::event::{ChangedFile, KnownFailure},
+    };
 
     fn call(name: &str, arguments: Value) -> ToolCall {
         let Value::Object(object) = arguments else {
@@ -551,6 +558,18 @@ mod tests {
 
         fn ran(&mut self, command: &str, outcome: ToolOutcome, content: &str) {
             self.saw("run_command", json!({"command": command}), outcome, content);
+        }
+
+        fn thought(&mut self, counts: bool) {
+            let thought = Thought {
+                summary: "why".into(),
+                names: Vec::new(),
+                counts,
+                about_git: false,
+            };
+            let event = EventBody::Cognition(CognitiveEvent::Think(thought));
+            self.apply(&event, std::iter::empty());
+            self.saw("think", json!({"content": "why"}), Good, "Noted.");
         }
 
         fn edited(&mut self, before: &str, after: &str) {
@@ -677,6 +696,17 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_the_log_alone_is_no_deed_between_thoughts() {
+        let mut trail = Trail::default();
+        for n in 0..MONOLOGUE {
+            assert_eq!(trail.circle(), None, "{n}");
+            trail.thought(true);
+            trail.saw("todo_start", json!({"id": 1}), Good, "In progress.");
+        }
+        assert_eq!(trail.circle(), Some(Circle::Monologue));
+    }
+
+    #[test]
     fn edits_that_undo_each_other_are_a_circle() {
         let mut trail = Trail::default();
         trail.edited("one", "two");
@@ -772,7 +802,10 @@ mod tests {
         for free in ["think", "ask_person", "report_environment_issue"] {
             assert_eq!(trail.refusal(&call(free, json!({}))), None);
         }
-        trail.saw("think", json!({"content": "why"}), Good, "Noted.");
+        // A thought that names nothing is no reasoning.
+        trail.thought(false);
+        assert!(trail.refusal(&make).unwrap().contains("name the files"));
+        trail.thought(true);
         assert_eq!(trail.refusal(&make), None);
         again(&mut trail);
         assert_eq!(trail.intervened(), Measure::ChangeApproach);

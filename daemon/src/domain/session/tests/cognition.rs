@@ -446,6 +446,17 @@ fn three_refused_edits_of_a_file_need_reasoning_whatever_they_replace() {
 }
 
 #[test]
+fn who_turns_in_circles_goes_on_after_a_thought_that_counts() {
+    let after = |thought: &str| {
+        let circle = vec![run("make thing"); 3];
+        let play = free([circle, vec![think(thought), read()]].concat());
+        last(&play, "read_file").0
+    };
+    assert_eq!(after("hm"), Refused);
+    assert_eq!(after("`make thing` says nothing new"), ToolOutcome::Ok);
+}
+
+#[test]
 fn temptations_that_the_log_shows_are_met_and_can_be_recognised() {
     let signature = json!({"old_text": "def add(a, b):", "new_text": "def add(a, b, c=0):"});
     let import = json!({"old_text": "import os", "new_text": "import os\nimport numpy"});
