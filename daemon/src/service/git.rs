@@ -178,16 +178,38 @@ printf =; git cat-file blob "$1:$2""#;
         })
     }
 
-    /// Names in directories of a commit, each ending with `/` or empty for the
-    /// top; one that is not there has none.
-    pub(crate) async fn names_at(
+    /// Paths of files of a commit, from the top, that an extended regular expression
+    /// matches; `None` where they take more bytes than this.
+    pub(crate) async fn paths_like(
         &self,
         commit: &str,
-        directories: &[&str],
+        pattern: &str,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<String>>, GitError> {
+        // Odd names are in quotes, so that nothing that ends with a name matches.
+        let script = r#"git -c core.quotePath=false ls-tree -r --name-only "$1" |
+  { grep -E -e "$2" || true; } | head -c "$3""#;
+        let most = (max_bytes + 1).to_string();
+        let arguments = [commit, pattern, &most];
+        let answer = (self.ask_plain_script("ls-tree", script, &arguments)).await?;
+        let text = String::from_utf8_lossy(&answer);
+        let is_whole = answer.len() <= max_bytes;
+        Ok(is_whole.then(|| text.lines().map(str::to_owned).collect()))
+    }
+
+    /// Paths of what is at the top of a commit and in these directories, each
+    /// ending with `/`; one that is not there has nothing.
+    pub(crate) async fn paths_in(
+        &self,
+        commit: &str,
+        directories: &[String],
     ) -> Result<Vec<String>, GitError> {
-        let script = r#"commit=$1; shift
-for directory in "$@"; do git ls-tree --name-only -z "$commit:$directory" 2>/dev/null || true; done"#;
-        let arguments = [&[commit], directories].concat();
+        let script = r#"set -e
+commit=$1; shift
+git ls-tree -z --name-only "$commit"
+if [ $# -gt 0 ]; then git ls-tree -z --name-only "$commit" -- "$@"; fi"#;
+        let directories = directories.iter().map(String::as_str);
+        let arguments: Vec<&str> = [commit].into_iter().chain(directories).collect();
         let answer = (self.ask_plain_script("ls-tree", script, &arguments)).await?;
         let names = answer
             .split(|byte| *byte == 0)

@@ -170,6 +170,8 @@ impl Asked<'_> {
             };
             met.push((Temptation::T1, since.to_owned()));
         }
+        let mut asked = Names::default();
+        asked.learn_call(self.call, self.line);
         for edit in &self.edits {
             let path = edit.path.as_str();
             let seen = self.has_seen(path);
@@ -179,7 +181,7 @@ impl Asked<'_> {
                 let evidence = format!("a test that exists in {path} is changed");
                 met.push((Temptation::T3, evidence));
             }
-            if let Some(package) = ledger.libraries.undeclared(path, &edit.new) {
+            if let Some(package) = ledger.undeclared(path, &edit.new, &asked) {
                 let evidence =
                     format!("{path} imports {package}, which the project does not declare");
                 met.push((Temptation::T6, evidence));

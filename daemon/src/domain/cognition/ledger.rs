@@ -1,6 +1,9 @@
 //! What a session has done, as far as its reasoning is judged by it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     CognitiveEvent, Libraries, Thought,
@@ -68,7 +71,7 @@ pub struct Ledger {
     /// What failed since the last edit.
     pub(super) tries: Tries,
     /// What the project declares, where that is known.
-    pub(super) libraries: Libraries,
+    libraries: Arc<Libraries>,
     /// What files declare, as the session last saw them, by [`path_key`].
     declarations: BTreeMap<String, Vec<Declaration>>,
 }
@@ -136,6 +139,15 @@ impl Ledger {
     /// Whether a symbol was searched for, or is in a command.
     pub(super) fn searched_for(&self, symbol: &str) -> bool {
         self.searches.iter().any(|search| search.contains(symbol))
+    }
+
+    /// The first package that a text for a file imports and that the project
+    /// neither declares nor has; `asked` are files of the call that brings it.
+    pub(super) fn undeclared(&self, path: &str, text: &str, asked: &Names) -> Option<String> {
+        let key = path_key(&workspace_path(&self.repository, path));
+        let below = key.strip_prefix(&self.repository)?.strip_prefix('/')?;
+        let is_known = |module: &str| self.names.has_module(module) || asked.has_module(module);
+        self.libraries.undeclared(below, text, is_known)
     }
 
     /// What a file declares, as the session last saw it.
@@ -327,7 +339,7 @@ impl Ledger {
                 for name in names.take(TESTS_MAX) {
                     self.names.learn_test(name);
                 }
-                self.libraries = base.libraries.clone();
+                self.libraries = Arc::new(base.libraries.clone());
             }
             WorkResult::Validated(validation) => {
                 for file in &validation.changed_files {

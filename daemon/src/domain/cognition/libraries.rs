@@ -1,16 +1,22 @@
 //! Which packages a project declares, and whether an edit imports another.
 //!
-//! Declared is what occurs as a word in one of the project's manifests: that
-//! takes no parser for each of them and never accuses wrongly because of a way
-//! of writing that is not known here.
+//! Declared is what occurs as a word in one of the project's manifests, in the
+//! directory of the edited file or above it: that takes no parser for each of
+//! them and never accuses wrongly because of a way of writing that is not known
+//! here. A module that lies beside the file, or beside a directory above it, is
+//! the project's own.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::successors,
+    sync::LazyLock,
+};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-/// Manifests at the top of a repository.
-pub const MANIFESTS: [&str; 10] = [
+/// Names of manifests.
+const MANIFESTS: [&str; 10] = [
     "Pipfile",
     "dev-requirements.txt",
     "package.json",
@@ -22,36 +28,77 @@ pub const MANIFESTS: [&str; 10] = [
     "setup.py",
     "tox.ini",
 ];
-/// Words that are kept of all manifests.
+/// Words that are kept of the manifests of a directory.
 const WORDS_MAX: usize = 4_000;
 
 /// What a project declares and has of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Libraries {
+    #[serde(flatten)]
+    top: Place,
+    /// Directories below the top, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    below: BTreeMap<String, Place>,
+}
+
+/// The same of one directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
     /// Words of its Python manifests; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     python: Option<BTreeSet<String>>,
     /// Words of its Node manifest; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     node: Option<BTreeSet<String>>,
-    /// Its own modules and packages at the top, without endings.
+    /// Modules and packages in it, without endings.
+    #[serde(default)]
     own: BTreeSet<String>,
+    /// Whether it has a manifest that was not read whole: it may declare anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unread: bool,
 }
 
 impl Libraries {
-    /// From the names at the top of a repository, and below `src`, and the
-    /// manifests among them with their texts.
+    /// The files of a repository that [`Self::of`] goes by, as an extended regular
+    /// expression for paths from the top: manifests and Python modules.
     #[must_use]
-    pub fn of(names: &[String], manifests: &[(&str, String)]) -> Self {
+    pub fn files() -> String {
+        let manifests = MANIFESTS.map(|name| name.replace('.', "\\."));
+        format!("(^|/)({}|[^/]+\\.pyi?)$", manifests.join("|"))
+    }
+
+    /// Whether a file of a repository is a manifest that counts.
+    #[must_use]
+    pub fn is_manifest(path: &str) -> bool {
+        let mut parts = path.rsplit('/');
+        parts.next().is_some_and(|name| MANIFESTS.contains(&name))
+            && parts.all(|directory| directory != "node_modules")
+    }
+
+    /// From paths in a repository, and its manifests with their texts, `None` for
+    /// those that were not read.
+    #[must_use]
+    pub fn of(paths: &[String], manifests: &[(String, Option<String>)]) -> Self {
         let mut libraries = Self::default();
-        let stem = |name: &String| name.split('.').next().unwrap_or_default().to_owned();
-        libraries.own = names.iter().map(stem).collect();
-        for (name, text) in manifests {
-            let words = match *name {
-                "package.json" => &mut libraries.node,
-                _ => &mut libraries.python,
+        for path in paths {
+            libraries.learn(path);
+        }
+        for (path, text) in manifests {
+            let place = libraries.place_mut(parent(path));
+            let Some(text) = text else {
+                place.unread = true;
+                continue;
             };
-            let words = words.get_or_insert_default();
+            let words = match path.ends_with("package.json") {
+                true => place.node.get_or_insert_default(),
+                false => place.python.get_or_insert_default(),
+            };
             for word in text.split(|c: char| !(c.is_alphanumeric() || "-_@/.".contains(c))) {
-                if words.len() < WORDS_MAX && !word.is_empty() {
+                if words.len() >= WORDS_MAX {
+                    place.unread = true;
+                    break;
+                }
+                if !word.is_empty() {
                     words.insert(normal(word));
                 }
             }
@@ -59,31 +106,104 @@ impl Libraries {
         libraries
     }
 
+    /// Each part of a path is a name in the directory above it.
+    fn learn(&mut self, path: &str) {
+        let mut rest = path;
+        loop {
+            let directory = parent(rest);
+            let name = rest.rsplit('/').next().unwrap_or_default();
+            let stem = name.split('.').next().unwrap_or_default();
+            let is_new = self.place_mut(directory).own.insert(stem.to_owned());
+            if directory.is_empty() || !is_new {
+                break;
+            }
+            rest = directory;
+        }
+    }
+
+    fn place_mut(&mut self, directory: &str) -> &mut Place {
+        match directory {
+            "" => &mut self.top,
+            below => self.below.entry(below.to_owned()).or_default(),
+        }
+    }
+
+    fn place(&self, directory: &str) -> Option<&Place> {
+        match directory {
+            "" => Some(&self.top),
+            below => self.below.get(below),
+        }
+    }
+
     /// The first package that a text for this file imports and that is neither
     /// of the language, the project's own nor declared; `None` as well where it
-    /// cannot be told.
+    /// cannot be told. The path is from the top of the repository; `is_known` are
+    /// modules that the project has by now.
     #[must_use]
-    pub fn undeclared(&self, path: &str, text: &str) -> Option<String> {
-        let (declared, imports) = match path.rsplit_once('.')?.1 {
-            "py" => (self.python.as_ref()?, python_imports(text)),
-            "js" | "jsx" | "ts" | "tsx" | "mjs" | "cjs" => {
-                (self.node.as_ref()?, node_imports(text))
-            }
+    pub fn undeclared(
+        &self,
+        path: &str,
+        text: &str,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let (is_python, imports) = match path.rsplit_once('.')?.1 {
+            "py" => (true, python_imports(text)),
+            "js" | "jsx" | "ts" | "tsx" | "mjs" | "cjs" => (false, node_imports(text)),
             _ => return None,
         };
+        let places: Vec<&Place> = directories(path)
+            .filter_map(|directory| self.place(directory))
+            .collect();
+        let declared: Vec<&BTreeSet<String>> = (places.iter())
+            .filter_map(|place| match is_python {
+                true => place.python.as_ref(),
+                false => place.node.as_ref(),
+            })
+            .collect();
+        if declared.is_empty() || places.iter().any(|place| place.unread) {
+            return None;
+        }
         imports.into_iter().find(|package| {
             let known_as = DISTRIBUTIONS.iter().find(|(module, _)| module == package);
             let name = known_as.map_or(package.as_str(), |(_, distribution)| distribution);
             // `requests>=2` and `requests[socks]` are cut into words; extras of
             // namespaces (`google-cloud-storage`) begin with the module's name.
             let name = normal(name);
-            let is_declared = declared.iter().any(|word| {
+            let is_declared = declared.iter().copied().flatten().any(|word| {
                 let rest = word.strip_prefix(&name);
                 rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
             });
-            !is_declared && !self.own.contains(package)
+            !is_declared && !self.has(path, package) && !is_known(package)
         })
     }
+
+    /// Whether a package lies beside a file or beside a directory above it, or in
+    /// the `src` there.
+    fn has(&self, path: &str, package: &str) -> bool {
+        let is_in = |directory: &str| {
+            let place = self.place(directory);
+            place.is_some_and(|place| place.own.contains(package))
+        };
+        directories(path).any(|directory| {
+            let sources = match directory {
+                "" => "src".to_owned(),
+                below => format!("{below}/src"),
+            };
+            is_in(directory) || is_in(&sources)
+        })
+    }
+}
+
+/// The directories of a file, its own first, the top last.
+fn directories(path: &str) -> impl Iterator<Item = &str> {
+    successors(Some(parent(path)), |&directory| {
+        (!directory.is_empty()).then(|| parent(directory))
+    })
+}
+
+/// The directory that a path is in; the top is empty.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(directory, _)| directory)
 }
 
 /// Modules whose distribution has another name.
@@ -139,6 +259,10 @@ fn node_imports(text: &str) -> Vec<String> {
     for import in IMPORT.captures_iter(text) {
         let mut parts = import[1].split('/');
         let first = parts.next().unwrap_or_default();
+        // Names that bundlers and `imports` of the manifest give to own files.
+        if ["@", "~"].contains(&first) || first.starts_with('#') {
+            continue;
+        }
         let package = match (first.starts_with('@'), parts.next()) {
             (true, Some(second)) => format!("{first}/{second}"),
             _ => first.to_owned(),
@@ -427,16 +551,18 @@ mod tests {
     use super::*;
 
     fn libraries() -> Libraries {
-        let names = ["textkit", "setup.py", "conftest.py"].map(str::to_owned);
+        let paths = ["textkit", "setup.py", "conftest.py"].map(str::to_owned);
         let python = "dependencies = [\"requests>=2\", \"PyYAML\", \"google-cloud-storage\"]";
         let node = r#"{"dependencies": {"lodash": "^4", "@scope/tool": "1"}}"#;
+        let read = |path: &str, text: &str| (path.to_owned(), Some(text.to_owned()));
         Libraries::of(
-            &names,
-            &[
-                ("pyproject.toml", python.to_owned()),
-                ("package.json", node.to_owned()),
-            ],
+            &paths,
+            &[read("pyproject.toml", python), read("package.json", node)],
         )
+    }
+
+    fn undeclared(libraries: &Libraries, path: &str, text: &str) -> Option<String> {
+        libraries.undeclared(path, text, |_| false)
     }
 
     #[test]
@@ -461,7 +587,7 @@ mod tests {
             ("from . import words\nfrom .a import b\n", None),
             ("text = 'no import of flask here'\n", None),
         ] {
-            let found = libraries.undeclared("a/b.py", text);
+            let found = undeclared(&libraries, "a/b.py", text);
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
@@ -480,8 +606,9 @@ mod tests {
             ),
             ("import axios from \"axios\"", Some("axios")),
             ("await import('left-pad')", Some("left-pad")),
+            ("import a from '@/a'\nimport b from '#b'\n", None),
         ] {
-            let found = libraries.undeclared("a.ts", text);
+            let found = undeclared(&libraries, "a.ts", text);
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
@@ -489,7 +616,82 @@ mod tests {
     #[test]
     fn without_a_manifest_nothing_can_be_told() {
         let none = Libraries::default();
-        assert_eq!(none.undeclared("a.py", "import numpy"), None);
-        assert_eq!(libraries().undeclared("a.go", "import \"numpy\""), None);
+        assert_eq!(undeclared(&none, "a.py", "import numpy"), None);
+        let go = undeclared(&libraries(), "a.go", "import \"numpy\"");
+        assert_eq!(go, None);
+    }
+
+    #[test]
+    fn manifests_count_for_what_is_below_them_and_modules_for_what_is_beside_them() {
+        let paths = [
+            "packages/web/src/components",
+            "tests/helpers.py",
+            "tests/unit/test_a.py",
+            "tools/gen/made.py",
+        ];
+        let manifest = |path: &str, text: Option<&str>| (path.to_owned(), text.map(str::to_owned));
+        let libraries = Libraries::of(
+            &paths.map(str::to_owned),
+            &[
+                manifest(
+                    "package.json",
+                    Some("{\"devDependencies\": {\"vitest\": \"1\"}}"),
+                ),
+                manifest(
+                    "packages/web/package.json",
+                    Some("{\"dependencies\": {\"lodash\": \"4\"}}"),
+                ),
+                manifest("packages/large/package.json", None),
+                manifest("requirements.txt", Some("requests\n")),
+                manifest("tools/setup.cfg", Some("install_requires = jinja2\n")),
+            ],
+        );
+        for (path, text, expected) in [
+            ("packages/web/a.ts", "import 'lodash'", None),
+            ("packages/web/src/a.ts", "import 'vitest'", None),
+            ("packages/web/a.ts", "import 'components/b'", None),
+            ("packages/api/a.ts", "import 'lodash'", Some("lodash")),
+            ("packages/large/a.ts", "import 'lodash'", None),
+            ("a.ts", "import 'lodash'", Some("lodash")),
+            ("tests/test_b.py", "import helpers", None),
+            ("tests/unit/test_a.py", "import helpers", None),
+            ("sums.py", "import helpers", Some("helpers")),
+            ("tools/gen/b.py", "import made, jinja2, requests", None),
+            ("tests/test_b.py", "import jinja2", Some("jinja2")),
+        ] {
+            let found = undeclared(&libraries, path, text);
+            assert_eq!(found.as_deref(), expected, "{path}: {text}");
+        }
+        let known = |module: &str| module == "made";
+        let found = libraries.undeclared("sums.py", "import made", known);
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn logs_of_before_say_what_is_at_the_top() {
+        let before = r#"{"python": ["requests"], "node": null, "own": ["textkit"]}"#;
+        let libraries: Libraries = serde_json::from_str(before).unwrap();
+        let found = undeclared(&libraries, "a/b.py", "import textkit, requests, httpx");
+        assert_eq!(found.as_deref(), Some("httpx"));
+        let text = serde_json::to_string(&libraries).unwrap();
+        assert_eq!(serde_json::from_str::<Libraries>(&text).unwrap(), libraries);
+    }
+
+    #[test]
+    fn files_are_those_that_say_something() {
+        let pattern = Regex::new(&Libraries::files()).unwrap();
+        for path in [
+            "setup.py",
+            "a/b.pyi",
+            "packages/web/package.json",
+            "Pipfile",
+        ] {
+            assert!(pattern.is_match(path), "{path}");
+        }
+        for path in ["a.js", "my-package.json", "setup-cfg", "a.pyc"] {
+            assert!(!pattern.is_match(path), "{path}");
+        }
+        assert!(Libraries::is_manifest("packages/web/package.json"));
+        assert!(!Libraries::is_manifest("node_modules/a/package.json"));
     }
 }

@@ -34,7 +34,7 @@ use super::{
 pub use self::{
     examine::{Examined, examine, think},
     ledger::Ledger,
-    libraries::{Libraries, MANIFESTS},
+    libraries::Libraries,
     report::{Compliance, Report, TemptationCount, TimelineEntry, report},
     temptations::{Description, Temptation},
 };

@@ -32,6 +32,14 @@ impl Names {
         self.0.contains(name)
     }
 
+    /// Whether a Python file of the repository is this module, or is in this
+    /// package.
+    pub(super) fn has_module(&self, module: &str) -> bool {
+        let files = self.0.iter().filter_map(|name| name.strip_suffix(".py"));
+        let mut own = files.filter(|file| !file.starts_with('/'));
+        own.any(|file| file.split('/').any(|part| part == module))
+    }
+
     /// What a call is about.
     pub(super) fn learn_call(&mut self, call: &ToolCall, line: Option<&Line>) {
         if let Some(line) = line {

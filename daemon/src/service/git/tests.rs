@@ -96,6 +96,20 @@ async fn what_no_commit_should_have_is_left_out_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn paths_of_a_commit_are_found_by_a_pattern_and_by_directory() {
+    let bench = Bench::new(&[("a.py", ""), ("src/é.py", ""), ("src/b/c.txt", "")]);
+    let git = bench.git();
+    let found = git.paths_like("HEAD", r"\.py$", 100).await.unwrap();
+    assert_eq!(found.unwrap(), ["a.py", "src/é.py"]);
+    let none = git.paths_like("HEAD", r"\.go$", 100).await.unwrap();
+    assert_eq!(none, Some(vec![]));
+    assert_eq!(git.paths_like("HEAD", r"\.py$", 4).await.unwrap(), None);
+    let directories = ["src/", "none/"].map(str::to_owned);
+    let found = git.paths_in("HEAD", &directories).await.unwrap();
+    assert_eq!(found, ["a.py", "src", "src/b", "src/é.py"]);
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_long_is_an_error_and_not_half_an_answer() {
     let bench = Bench::new(&[("a.txt", "a\n")]);
     let git = bench.git();

@@ -5,7 +5,7 @@
 //! run, a commit that is there is found, branches and pull requests are looked
 //! up by name before they are made.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use crate::{
         artifact::ArtifactKind,
         audit::Kind,
         checks::{CheckPlan, CheckResult},
-        cognition::{Libraries, MANIFESTS},
+        cognition::Libraries,
         exec::ExitStatus,
         forge::PullRequestDraft,
         ids::ArtifactId,
@@ -199,17 +199,35 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
 
 /// What the project declares at a commit.
 async fn libraries(git: &Git, commit: &str) -> Result<Libraries, GitError> {
+    /// Bytes of paths; of a project with more nothing is told.
+    const PATHS_MAX_BYTES: usize = 256 << 10;
+    /// Manifests that are read, those nearest to the top first.
+    const MANIFESTS_MAX: usize = 64;
     const MANIFEST_MAX_BYTES: usize = 256 << 10;
-    let names = git.names_at(commit, &["", "src/"]).await?;
-    let mut manifests = Vec::new();
-    for manifest in MANIFESTS {
-        if names.iter().any(|name| name == manifest)
-            && let FileAt::Content(text) = git.file_at(commit, manifest, MANIFEST_MAX_BYTES).await?
-        {
-            manifests.push((manifest, String::from_utf8_lossy(&text).into_owned()));
-        }
+    let pattern = Libraries::files();
+    let Some(mut paths) = git.paths_like(commit, &pattern, PATHS_MAX_BYTES).await? else {
+        return Ok(Libraries::default());
+    };
+    let is_manifest = |path: &&String| Libraries::is_manifest(path);
+    let mut manifests: Vec<String> = paths.iter().filter(is_manifest).cloned().collect();
+    manifests.sort_by_key(|path| path.matches('/').count());
+    let (read, unread) = manifests.split_at(manifests.len().min(MANIFESTS_MAX));
+    let mut directories = BTreeSet::from(["src/".to_owned()]);
+    for (directory, _) in read.iter().filter_map(|path| path.rsplit_once('/')) {
+        directories.extend([format!("{directory}/"), format!("{directory}/src/")]);
     }
-    Ok(Libraries::of(&names, &manifests))
+    let directories: Vec<String> = directories.into_iter().collect();
+    paths.extend(git.paths_in(commit, &directories).await?);
+    let asked: Vec<&[u8]> = read.iter().map(|path| path.as_bytes()).collect();
+    let files = git.files_at(commit, &asked, MANIFEST_MAX_BYTES).await?;
+    let texts = files.iter().map(|file| match file {
+        FileAt::Content(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        // A link, perhaps.
+        FileAt::TooLarge | FileAt::Nothing => None,
+    });
+    let mut manifests: Vec<(String, Option<String>)> = read.iter().cloned().zip(texts).collect();
+    manifests.extend(unread.iter().map(|path| (path.clone(), None)));
+    Ok(Libraries::of(&paths, &manifests))
 }
 
 /// The branch that the workspace was made with, for a detached head.
