@@ -233,6 +233,8 @@ files = ["NOTES.md"]
 "#;
     std::fs::write(app.path().join("compy.toml"), file).unwrap();
     std::fs::write(app.path().join("NOTES.md"), "Slugs are lower case.\n").unwrap();
+    let rules = "Every slug is pronounceable.\n";
+    std::fs::write(app.path().join("AGENTS.md"), rules).unwrap();
     app.commit("a setup file");
     daemon.workspace("w", &["--repo", app.arg()]).await;
     let mut start = request("w", model(dialect));
@@ -254,6 +256,7 @@ files = ["NOTES.md"]
         for part in [
             "Prefer small functions.",
             "Slugs are lower case.",
+            rules.trim(),
             "<project-notes>",
         ] {
             assert_eq!(told(at).matches(part).count(), 1, "{part} in request {at}");

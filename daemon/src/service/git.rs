@@ -178,6 +178,32 @@ printf =; git cat-file blob "$1:$2""#;
         })
     }
 
+    /// The start of a regular file of a commit, of so many bytes at most, and how
+    /// many the file has; `None` where the commit has no regular file there.
+    pub(crate) async fn start_of_file_at(
+        &self,
+        commit: &str,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<Option<(Vec<u8>, usize)>, GitError> {
+        let script = r#"set -e
+case "$(git ls-tree "$1" -- "$2")" in 100*) ;; *) exit 0;; esac
+git cat-file -s "$1:$2"
+git cat-file blob "$1:$2" | head -c "$3""#;
+        let arguments = [commit, path, &max_bytes.to_string()];
+        let answer = (self.ask_plain_script("cat-file", script, &arguments)).await?;
+        let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
+            return Ok(None);
+        };
+        let size = std::str::from_utf8(&answer[..end]).ok();
+        let size = size.and_then(|size| size.trim().parse().ok());
+        let size = size.ok_or_else(|| GitError::Unexpected {
+            action: "cat-file",
+            message: "not the size of a file".to_owned(),
+        })?;
+        Ok(Some((answer[end + 1..].to_vec(), size)))
+    }
+
     /// Paths of files of a commit, from the top, that an extended regular expression
     /// matches; `None` where they take more bytes than this.
     pub(crate) async fn paths_like(

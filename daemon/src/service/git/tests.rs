@@ -96,6 +96,19 @@ async fn what_no_commit_should_have_is_left_out_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn of_a_long_file_the_start_is_read_and_its_size() {
+    let long = "rule\n".repeat(100_000);
+    let bench = Bench::new(&[("long.md", long.as_str()), ("sub/empty.md", "")]);
+    let git = bench.git();
+    let start = |path: &'static str| git.start_of_file_at("HEAD", path, 7);
+    let expected = Some((b"rule\nru".to_vec(), 500_000));
+    assert_eq!(start("long.md").await.unwrap(), expected);
+    assert_eq!(start("sub/empty.md").await.unwrap(), Some((vec![], 0)));
+    assert_eq!(start("sub").await.unwrap(), None);
+    assert_eq!(start("none.md").await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn paths_of_a_commit_are_found_by_a_pattern_and_by_directory() {
     let bench = Bench::new(&[("a.py", ""), ("src/é.py", ""), ("src/b/c.txt", "")]);
     let git = bench.git();

@@ -492,6 +492,24 @@ async fn requests_to_the_model_share_one_growing_prefix() {
 }
 
 #[tokio::test]
+async fn rules_that_are_too_long_are_cut_to_their_room_and_say_so() {
+    let fixture = Fixture::new().await;
+    let repository = fixture.repository();
+    let rules = format!("Sums are exact.\n{}", "And short.\n".repeat(10_000));
+    std::fs::write(repository.join("AGENTS.md"), &rules).unwrap();
+    git(&repository, &["add", "."]);
+    git(&repository, &["commit", "--quiet", "-m", "rules"]);
+    fixture.play(script(vec![]), options()).await;
+    let seen = fixture.seen.lock().unwrap();
+    let told = serde_json::to_string(&seen[0].messages).unwrap();
+    let cut = format!("[cut: AGENTS.md has {} bytes; read the rest]", rules.len());
+    for part in ["Sums are exact.", "bytes left out]", &cut] {
+        assert!(told.contains(part), "{part}");
+    }
+    assert!(told.len() < rules.len() / 2, "{}", told.len());
+}
+
+#[tokio::test]
 async fn a_claim_without_a_fix_is_never_verified() {
     let fixture = Fixture::new().await;
     let lies = script(whole(vec![look_and_claim(), vec![claim(), advance()]]));

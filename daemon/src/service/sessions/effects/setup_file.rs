@@ -19,7 +19,7 @@ pub(super) const FROM_SETUP_FILE: &str = "compy.toml says so";
 /// Where repositories keep their rules for agents, by the convention that most
 /// agents follow (agents.md).
 const RULES_FILE: &str = "AGENTS.md";
-/// Bytes of one knowledge file at most; the whole is cut shorter still.
+/// Bytes of one knowledge file at most, its start; the whole is cut shorter still.
 const KNOWLEDGE_FILE_MAX_BYTES: usize = 64 << 10;
 
 /// Reads the setup file of a commit; `None` when it has none.
@@ -65,23 +65,17 @@ pub(super) async fn knowledge(
     options: &SessionOptions,
 ) -> Result<Option<String>, GitError> {
     let mut parts = Vec::new();
-    match read_text(git, commit, RULES_FILE).await? {
-        FileAt::Content(content) => {
-            parts.push(part(RULES_FILE, &String::from_utf8_lossy(&content)));
-        }
-        FileAt::TooLarge => parts.push(part(RULES_FILE, "(too large to be shown: read it)")),
-        FileAt::Nothing => {}
+    if let Some(text) = read_text(git, commit, RULES_FILE).await? {
+        parts.push(part(RULES_FILE, &text));
     }
     if let Some(file) = file {
         let text = file.knowledge.text.trim();
         parts.extend((!text.is_empty()).then(|| text.to_owned()));
         let others = (file.knowledge.files.iter()).filter(|path| *path != RULES_FILE);
         for path in others {
-            parts.push(match read_text(git, commit, path).await? {
-                FileAt::Content(content) => part(path, &String::from_utf8_lossy(&content)),
-                FileAt::TooLarge => part(path, "(the file is too large)"),
-                FileAt::Nothing => part(path, "(there is no such file)"),
-            });
+            let text = read_text(git, commit, path).await?;
+            let text = text.as_deref().unwrap_or("(there is no such file)");
+            parts.push(part(path, text));
         }
     }
     let text = parts.join("\n\n");
@@ -89,8 +83,22 @@ pub(super) async fn knowledge(
     Ok(is_told.then(|| prompts::knowledge(&text, options.rules_tokens)))
 }
 
-async fn read_text(git: &Git, commit: &str, path: &str) -> Result<FileAt, GitError> {
-    git.file_at(commit, path, KNOWLEDGE_FILE_MAX_BYTES).await
+/// A file's text, its start where it is too long, which then says so; `None` where
+/// there is no such file.
+async fn read_text(git: &Git, commit: &str, path: &str) -> Result<Option<String>, GitError> {
+    let start = git.start_of_file_at(commit, path, KNOWLEDGE_FILE_MAX_BYTES);
+    let Some((start, total_bytes)) = start.await? else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(&start);
+    if start.len() >= total_bytes {
+        return Ok(Some(text.into_owned()));
+    }
+    // The cut may be inside of a character.
+    let text = text.trim_end_matches(char::REPLACEMENT_CHARACTER).trim();
+    Ok(Some(format!(
+        "{text}\n[cut: {path} has {total_bytes} bytes; read the rest]"
+    )))
 }
 
 fn part(path: &str, content: &str) -> String {
