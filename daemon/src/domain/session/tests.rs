@@ -45,6 +45,7 @@ use crate::domain::{
 
 mod approvals;
 mod cognition;
+mod compaction;
 mod proofs;
 mod rollback;
 mod spent;
@@ -145,6 +146,8 @@ struct World {
     commands_fail: Option<KnownFailure>,
     /// Whether no edit finds its place.
     edits_fail: bool,
+    /// What the repository wants a model to know, as it is told.
+    knowledge: Option<String>,
 }
 
 impl Default for World {
@@ -165,6 +168,7 @@ impl Default for World {
             shown: "done".into(),
             commands_fail: None,
             edits_fail: false,
+            knowledge: None,
         }
     }
 }
@@ -314,7 +318,7 @@ impl World {
                 },
                 others: self.base_lint.clone(),
                 summary: "1 failed".into(),
-                knowledge: None,
+                knowledge: self.knowledge.clone(),
                 libraries: Libraries::default(),
             })),
             Work::SnapshotStart => WorkResult::StartSnapshot {

@@ -136,6 +136,24 @@ async fn a_long_conversation_is_compacted_and_the_session_goes_on() {
 }
 
 #[tokio::test]
+async fn the_rules_of_a_repository_are_in_every_epoch() {
+    let fixture = Fixture::new().await;
+    let repository = fixture.repository();
+    std::fs::write(repository.join("AGENTS.md"), "Sums are exact.\n").unwrap();
+    git(&repository, &["add", "."]);
+    git(&repository, &["commit", "--quiet", "-m", "rules"]);
+    let (state, events) = play(&fixture, usize::MAX, 10_000).await;
+    assert_eq!(state.condition, Condition::Verified, "{}", state.reason);
+    assert!(!causes(&events).is_empty());
+    let seen = fixture.seen.lock().unwrap();
+    assert_eq!(epochs(&seen), causes(&events).len());
+    for request in seen.iter() {
+        let told = serde_json::to_string(&request.messages).unwrap();
+        assert!(told.contains("AGENTS.md:\\nSums are exact."), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_conversation_that_the_provider_finds_too_long_is_compacted() {
     let fixture = Fixture::new().await;
     let (state, events) = play(&fixture, 30_000, 1_000_000).await;
