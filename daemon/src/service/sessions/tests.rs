@@ -235,6 +235,7 @@ struct Fixture {
     seen: Arc<Mutex<Vec<ModelRequest>>>,
     audit: Arc<MemoryAudit>,
     redactions: Redactions,
+    clock: Arc<ManualClock>,
 }
 
 impl Fixture {
@@ -260,6 +261,7 @@ impl Fixture {
             seen: Arc::default(),
             audit: Arc::default(),
             redactions: Redactions::default(),
+            clock: Arc::default(),
         }
     }
 
@@ -291,7 +293,7 @@ impl Fixture {
         models: ModelFactory,
         of_a_day: Limits,
     ) -> Daemon {
-        let clock = Arc::new(ManualClock::default());
+        let clock = self.clock.clone();
         let artifacts = Artifacts::new(store.clone(), self.blobs.clone(), clock.clone());
         let artifacts = artifacts.with_redactions(self.redactions.clone());
         let commands = Commands::new(Arc::new(self.machine.clone()), artifacts);
@@ -488,6 +490,23 @@ async fn requests_to_the_model_share_one_growing_prefix() {
         assert_eq!(pair[0].tools, pair[1].tools);
         assert!(pair[1].messages.starts_with(&pair[0].messages));
         assert_eq!(pair[1].max_output_tokens, 16_000);
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_repository_share_system_prompt_and_tools() {
+    let fixture = Fixture::new().await;
+    fixture.play(honest(), options()).await;
+    let first = fixture.seen.lock().unwrap().len();
+    // Another day, another id, another commit.
+    fixture.clock.advance(Duration::from_secs(40 * 24 * 3600));
+    fixture.play(script(vec![]), options()).await;
+    let seen = fixture.seen.lock().unwrap();
+    assert!(first > 0 && seen.len() > first);
+    for request in seen.iter() {
+        assert_eq!(request.system, seen[0].system);
+        assert_eq!(request.tools, seen[0].tools);
+        assert_eq!(request.messages[0], seen[0].messages[0], "the task");
     }
 }
 

@@ -42,21 +42,22 @@ impl Conversations {
     }
 
     /// Whether a compaction made the past of this request, and this is the first
-    /// request after it.
-    fn begins_epoch(&self, request: &RecordedRequest) -> bool {
-        let is_briefing = |message: &&Value| message.to_string().contains(EPOCH_BEGINS);
-        let Some(briefing) = request.messages().iter().find(is_briefing) else {
+    /// request after it: what comes before the briefing is what a conversation
+    /// began with.
+    fn begins_epoch(&self, prefix: &str) -> bool {
+        let Some((before, briefing)) = epoch(prefix) else {
             return false;
         };
-        let text = briefing.to_string().replace(CACHE_MARK, "");
-        !self.prefixes.iter().any(|known| known.contains(&text))
+        let mut known = self.prefixes.iter();
+        let is_new = !known.any(|known| known.contains(briefing));
+        is_new && self.prefixes.iter().any(|known| known.starts_with(before))
     }
 
     fn admit(&mut self, request: &RecordedRequest) -> Option<String> {
         let Some(prefix) = prefix(&request.text) else {
             return Some("`messages` is not followed by the output cap".to_owned());
         };
-        let opens = request.turns() == 0 || self.begins_epoch(request);
+        let opens = request.turns() == 0 || self.begins_epoch(&prefix);
         let extends = |known: &String| {
             prefix
                 .strip_prefix(known.as_str())
@@ -80,6 +81,21 @@ pub fn prefix(text: &str) -> Option<String> {
     // A quote inside a text is escaped, so this cannot be found inside one.
     let end = text.rfind("],\"max_")?;
     Some(text[..end].replace(CACHE_MARK, ""))
+}
+
+/// Of a prefix with a briefing in it, what comes before that (model, tools, system
+/// prompt and task), and the message that it is.
+fn epoch(prefix: &str) -> Option<(&str, &str)> {
+    // Quotes inside of texts are escaped.
+    const MESSAGE: &str = "{\"role\":";
+    let at = prefix.find(EPOCH_BEGINS)?;
+    let start = prefix[..at].rfind(MESSAGE)?;
+    let end = prefix[at..].find(MESSAGE);
+    let end = end.map_or(prefix.len(), |end| at + end);
+    Some((
+        prefix[..start].trim_end_matches(','),
+        prefix[start..end].trim_end_matches(','),
+    ))
 }
 
 /// Every rule that a request breaks.
@@ -343,6 +359,30 @@ mod tests {
         // Asked, asked again, grown, and another one opened meanwhile.
         let requests = [USER.into(), USER.into(), USER.replace('u', "v"), grown];
         assert_eq!(broken(&requests), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_epoch_begins_as_its_conversation_did_and_once() {
+        let stage = USER.replace(":\"u\"", ":\"s\"");
+        let asked = format!("{USER},{stage}");
+        let begun = [asked.clone(), format!("{asked},{CALL},{RESULT}")];
+        let epoch = |task: &str, kept: &str| {
+            let briefing = format!("{{\"role\":\"user\",\"content\":\"{EPOCH_BEGINS}\"}}");
+            format!("{task},{briefing},{kept}")
+        };
+        let turn = format!("{CALL},{RESULT}");
+        let after = |requests: &[String]| broken(&[&begun[..], requests].concat()).join("; ");
+        let sound = epoch(USER, &turn);
+        assert_eq!(after(std::slice::from_ref(&sound)), "");
+        let other_task = USER.replace(":\"u\"", ":\"v\"");
+        let system = format!("{{\"role\":\"system\",\"content\":\"s\"}},{USER}");
+        for opening in [other_task, system] {
+            let broken = after(&[epoch(&opening, &turn)]);
+            assert!(broken.contains("rewrites"), "{opening}: {broken}");
+        }
+        let said = "{\"role\":\"assistant\",\"content\":\"x\"}";
+        let again = after(&[sound, epoch(USER, said)]);
+        assert!(again.contains("rewrites"), "{again}");
     }
 
     #[test]
