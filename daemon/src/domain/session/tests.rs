@@ -39,7 +39,7 @@ use crate::domain::{
     recovery::{Failure, FailureType, RecoveryAction},
     report::RunVerdict,
     stage::Stage,
-    todo::{Judge, TodoState},
+    todo::{Judge, Todo, TodoState},
     tools::{self, Tool},
 };
 
@@ -1500,6 +1500,123 @@ fn every_event_has_a_line_of_its_own() {
         let line = super::briefing::line(&event.body);
         assert!(!line.trim().is_empty() && !line.contains('\n'), "{line:?}");
     }
+}
+
+#[test]
+fn the_line_of_a_change_says_what_changed_and_why() {
+    let todo = play(options(), World::default()).state.todos[0].clone();
+    let what = todo.text.clone();
+    let todo = |state: TodoState| EventBody::TodoChanged {
+        todo: Todo {
+            state,
+            ..todo.clone()
+        },
+    };
+    let reason = || "1 failed\nin sum.py".to_owned();
+    for (body, expected) in [
+        (
+            EventBody::StageEntered {
+                to: Stage::Plan,
+                attempt: 1,
+                why: "the cause is found".into(),
+            },
+            "PLAN: the cause is found".to_owned(),
+        ),
+        (
+            EventBody::StageEntered {
+                to: Stage::Debug,
+                attempt: 2,
+                why: "tests fail".into(),
+            },
+            "DEBUG (attempt 2): tests fail".to_owned(),
+        ),
+        (
+            EventBody::StageLeft {
+                from: Stage::Validate,
+                attempt: 2,
+                next: Stage::Debug,
+                why: "tests fail".into(),
+            },
+            "VALIDATE -> DEBUG: tests fail".to_owned(),
+        ),
+        (
+            todo(TodoState::InProgress),
+            format!("todo 1 in progress: {what}"),
+        ),
+        (
+            todo(TodoState::Claimed {
+                claim: "ran them\nall".into(),
+            }),
+            format!("todo 1 claimed: {what}: ran them"),
+        ),
+        (
+            todo(TodoState::Rejected {
+                reason: reason(),
+                artifact: None,
+            }),
+            format!("todo 1 rejected: {what}: 1 failed in sum.py"),
+        ),
+        (
+            EventBody::StateChanged {
+                to: Condition::Paused,
+                reason: reason(),
+            },
+            "paused: 1 failed in sum.py".to_owned(),
+        ),
+        (
+            EventBody::StateChanged {
+                to: Condition::Running,
+                reason: String::new(),
+            },
+            "running".to_owned(),
+        ),
+    ] {
+        assert_eq!(super::briefing::line(&body), expected);
+    }
+}
+
+#[test]
+fn changes_of_a_session_are_told_with_their_reasons() {
+    let world = World {
+        validations: vec![false, true],
+        criteria: vec![false, true],
+        proofs: vec![false, true],
+        ci: vec![false, true],
+        ..World::default()
+    };
+    let play = play(options(), world);
+    let mut told = [0; 4];
+    for event in play.events() {
+        let (kind, what, why) = match &event.body {
+            EventBody::StageEntered { to, why, .. } => (0, to.to_string(), why.as_str()),
+            EventBody::StageLeft {
+                from, next, why, ..
+            } => (1, format!("{from} -> {next}"), why.as_str()),
+            EventBody::TodoChanged { todo } => {
+                let what = format!("todo {} {}", todo.id, todo.state.name());
+                let why = match &todo.state {
+                    TodoState::Rejected { reason, .. } => reason.as_str(),
+                    TodoState::Verified(evidence) => evidence.summary.as_str(),
+                    TodoState::Claimed { claim } => claim.as_str(),
+                    TodoState::Pending | TodoState::InProgress | TodoState::Verifying { .. } => {
+                        todo.text.as_str()
+                    }
+                };
+                (2, what, why)
+            }
+            EventBody::StateChanged { to, reason } => (3, to.name().to_owned(), reason.as_str()),
+            _ => continue,
+        };
+        told[kind] += 1;
+        let line = super::briefing::line(&event.body);
+        assert!(line.starts_with(&what), "{line}");
+        // Long ones are cut.
+        let first = why.trim().lines().next().unwrap_or_default();
+        let why: Vec<&str> = first.split_whitespace().take(3).collect();
+        assert!(!why.is_empty(), "nothing says why: {line}");
+        assert!(line.contains(&why.join(" ")), "{why:?} is not in: {line}");
+    }
+    assert!(told.iter().all(|count| *count > 0), "{told:?}");
 }
 
 /// A model and people that do anything at all.
