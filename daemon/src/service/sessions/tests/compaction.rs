@@ -39,7 +39,12 @@ fn talkative() -> Script {
             "thought {number}: {}",
             "the sum is a difference; ".repeat(80)
         );
-        replies.push(vec![call("think", json!({"content": content})), read()]);
+        // The same again and again would be a circle.
+        let read = json!({"path": "sums.py", "line_count": 100 + number});
+        replies.push(vec![
+            call("think", json!({"content": content})),
+            call("read_file", read),
+        ]);
     }
     replies.extend([
         vec![fix(), run(RUN_ONCE)],
