@@ -131,7 +131,7 @@ impl Policy {
             .unwrap_or_default();
         let mut classes: Vec<String> = match decision {
             Decision::Ask => decisive()
-                .flat_map(|ruling| classes_of(&ruling.act))
+                .flat_map(|ruling| classes_of(&ruling.act, subject))
                 .collect(),
             Decision::Allow | Decision::Deny => Vec::new(),
         };
@@ -195,7 +195,14 @@ impl Policy {
 }
 
 /// What makes an act the same as another one, to a person who has approved it.
-fn classes_of(act: &Act) -> Vec<String> {
+fn classes_of(act: &Act, subject: &Subject) -> Vec<String> {
+    // What is read by a command is as much of it as its words.
+    let words = match subject {
+        Subject::Line { line, .. } if act.is_fed => line.trim().to_owned(),
+        Subject::Line { .. } | Subject::Argvs { .. } | Subject::Files { .. } | Subject::Nothing => {
+            act.shown()
+        }
+    };
     let class = |finding: &Finding| {
         let concerns_a_place = match finding.kind {
             RiskKind::DeleteOutside
@@ -226,7 +233,7 @@ fn classes_of(act: &Act) -> Vec<String> {
         match concerns_a_place {
             true => format!("{}: {}", finding.kind.name(), finding.subject),
             // Nothing less than the same words again is the same.
-            false => format!("{}: {}", finding.kind.name(), act.shown()),
+            false => format!("{}: {words}", finding.kind.name()),
         }
     };
     let top = act.tier();

@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     risk::{Level, RiskKind, Tier, level_of},
-    shell::{self, Reading, RunBy, RunFile, SimpleCommand, Word, absolute},
+    shell::{self, Input, Reading, RunBy, RunFile, SimpleCommand, Word, absolute},
     unjudged::Unjudged,
 };
 use crate::domain::tools::Tool;
@@ -96,6 +96,8 @@ pub struct Act {
     pub argv: Vec<String>,
     /// How many words of `argv` are certain, from the first on.
     pub certain: usize,
+    /// Whether it reads what the rest of its line gives it.
+    pub is_fed: bool,
     /// Files that it writes or deletes, and those that a file tool reads:
     /// relative to the repository, or absolute outside it.
     pub paths: Vec<String>,
@@ -132,6 +134,7 @@ impl Act {
             tool,
             argv: Vec::new(),
             certain: 0,
+            is_fed: false,
             paths: Vec::new(),
             hosts: Vec::new(),
             branches: Vec::new(),
@@ -404,6 +407,7 @@ fn command_act(tool: Tool, command: &SimpleCommand, line: &mut Line<'_>) -> Act 
         *first = program.to_owned();
     }
     act.certain = command.argv.iter().take_while(|word| word.exact).count();
+    act.is_fed = command.input != Input::None;
     act.hosts = hosts(command.arguments());
     for word in &command.writes {
         files::write_word(&mut act, word, &command.directories, line);
