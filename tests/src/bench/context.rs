@@ -117,6 +117,7 @@ fn event(sequence: u64) -> Event {
         2 => EventBody::ToolStarted {
             call,
             expected_hash: None,
+            risks: Vec::new(),
         },
         _ => EventBody::ToolEnded(Box::new(ToolEnded {
             intent: Some(sequence - 1),

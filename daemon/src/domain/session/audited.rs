@@ -54,6 +54,7 @@ fn entry(
         EventBody::ToolStarted {
             call,
             expected_hash: _,
+            risks: _,
         } => {
             let entry = in_step(new(Kind::ToolStarted, MODEL), &step).called(call);
             Some(match publishes(before, call) {

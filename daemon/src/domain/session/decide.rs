@@ -188,7 +188,9 @@ fn model_stage(state: &SessionState, gate: &Gate<'_>) -> Next {
         return Next::Record(events);
     }
     match gate.spending(state) {
-        Passage::Open | Passage::AfterSnapshot => Next::Record(vec![EventBody::ModelAsked]),
+        Passage::Open | Passage::Told(_) | Passage::AfterSnapshot => {
+            Next::Record(vec![EventBody::ModelAsked])
+        }
         Passage::Refused(why) => fail(state, &why),
         Passage::Ask(approval) => Next::Record(ask_with(gate::question(state, approval))),
     }
@@ -254,7 +256,9 @@ fn pull_request(state: &SessionState, gate: &Gate<'_>) -> Next {
         WorkflowKind::Swe => {
             if state.attempt.published.is_none() {
                 return match gate.publication(state, commit) {
-                    Passage::Open | Passage::AfterSnapshot => begin(state, Work::Publish),
+                    Passage::Open | Passage::Told(_) | Passage::AfterSnapshot => {
+                        begin(state, Work::Publish)
+                    }
                     Passage::Refused(why) => fail(state, &why),
                     Passage::Ask(approval) => {
                         Next::Record(ask_with(gate::question(state, approval)))
@@ -404,6 +408,10 @@ fn answer_call(state: &SessionState, call: &ToolCall, gate: &Gate<'_>) -> Vec<Ev
     // before a person, or a snapshot, lets it.
     match gate.pass(state, call, &request) {
         Passage::Open => events.extend(answer_request(state, call, request)),
+        Passage::Told(told) => {
+            let answers = answer_request(state, call, request).into_iter();
+            events.extend(answers.map(|event| with_risks(event, &told)));
+        }
         Passage::Refused(text) => events.push(refused(call, text)),
         Passage::AfterSnapshot => return vec![started(state, Work::SnapshotAct, 1)],
         Passage::Ask(approval) => return ask_with(gate::question(state, approval)),
@@ -601,7 +609,16 @@ fn tool_started(call: &ToolCall, expected_hash: Option<String>) -> EventBody {
     EventBody::ToolStarted {
         call: call.clone(),
         expected_hash,
+        risks: Vec::new(),
     }
+}
+
+/// An event that begins a call, with what whoever merges is told of that.
+fn with_risks(mut event: EventBody, told: &[String]) -> EventBody {
+    if let EventBody::ToolStarted { risks, .. } = &mut event {
+        *risks = told.to_vec();
+    }
+    event
 }
 
 /// The answer to a call that concerns the log alone.

@@ -126,6 +126,10 @@ pub enum EventBody {
         /// blake3 that a file to be changed must have: as the session last saw
         /// it.
         expected_hash: Option<String>,
+        /// What is of medium risk in it and was not asked about: "install: pip
+        /// install x".
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        risks: Vec<String>,
     },
     /// A tool call has its answer: the outcome of an intent, or of a call that
     /// concerns the log alone, or a refusal.

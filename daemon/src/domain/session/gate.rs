@@ -36,6 +36,9 @@ use crate::domain::{
 /// shown, so what is longer is refused.
 const SHOWN_MAX_BYTES: usize = 64 << 10;
 
+/// Characters of an act of medium risk that whoever merges is told.
+const RISK_MAX_CHARS: usize = 200;
+
 /// What the gate judges by, beside the session itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a> {
@@ -52,6 +55,8 @@ pub struct Gate<'a> {
 pub(super) enum Passage {
     /// It is made.
     Open,
+    /// It is made, and whoever merges is told of these risks.
+    Told(Vec<String>),
     /// It is made once a snapshot has been taken.
     AfterSnapshot,
     /// It is refused, in words for the model.
@@ -93,7 +98,10 @@ impl Gate<'_> {
         let subject = subject(&repository, request);
         let verdict = policy.decide(request.tool(), &subject, session);
         match verdict.decision {
-            Decision::Allow => Passage::Open,
+            Decision::Allow => match risks(&verdict) {
+                risks if risks.is_empty() => Passage::Open,
+                risks => Passage::Told(risks),
+            },
             Decision::Deny => Passage::Refused(denied(&verdict)),
             Decision::Ask => self.ask(state, policy, call, request, &verdict, &subject),
         }
@@ -314,6 +322,24 @@ impl Gate<'_> {
             expires_at_ms: self.expires_at_ms(policy),
         }
     }
+}
+
+/// What is of medium risk in a call that nobody is asked about.
+fn risks(verdict: &Verdict) -> Vec<String> {
+    let acts = verdict.rulings.iter().map(|ruling| &ruling.act);
+    let risks = acts.flat_map(|act| {
+        let of_act = act.findings.iter();
+        let medium = of_act.filter(|finding| finding.kind.tier() == Tier::Medium);
+        medium.map(|finding| {
+            // It becomes a line of code in a text for people.
+            let shown = act.shown().replace('`', "'");
+            let words: Vec<&str> = shown.split_whitespace().collect();
+            let words: String = words.join(" ").chars().take(RISK_MAX_CHARS).collect();
+            format!("{}: {words}", finding.kind.name())
+        })
+    });
+    let risks: BTreeSet<String> = risks.collect();
+    risks.into_iter().collect()
 }
 
 /// What is said to the model of a call that the policy denies.

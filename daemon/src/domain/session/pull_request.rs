@@ -121,6 +121,11 @@ fn body(state: &SessionState) -> String {
         );
         let _ = write!(text, "\nProved tree: `{}`\n", proof.tree);
     }
+    list(
+        &mut text,
+        "Of medium risk, and nobody was asked: look at it before you merge",
+        &state.risks,
+    );
     if let Some(commit) = &state.commit {
         list(&mut text, "Changed files", &commit.changed_files);
     }

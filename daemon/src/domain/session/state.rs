@@ -30,6 +30,9 @@ use crate::domain::{
     tools::{Tool, path_key},
 };
 
+/// Acts of medium risk that whoever merges is told, at most.
+pub const RISKS_MAX: usize = 100;
+
 /// A session after the events so far. Equal logs give equal states.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionState {
@@ -66,6 +69,9 @@ pub struct SessionState {
     pub questions_asked: u32,
     /// What people have answered to what it may do.
     pub approvals: Approvals,
+    /// What was of medium risk and went on alone, each once, [`RISKS_MAX`] at most:
+    /// for whoever merges.
+    pub risks: Vec<String>,
     /// Replies without a tool call, in a row.
     pub silent_replies: u32,
     /// The piece of work that could not be done, since nothing else happened.
@@ -332,6 +338,7 @@ impl SessionState {
             question: None,
             questions_asked: 0,
             approvals: Approvals::default(),
+            risks: Vec::new(),
             silent_replies: 0,
             failed_work: None,
             escalated: None,
@@ -538,7 +545,12 @@ impl SessionState {
             EventBody::ToolStarted {
                 call,
                 expected_hash,
+                risks,
             } => {
+                let new = risks.iter().filter(|risk| !self.risks.contains(risk));
+                let new: Vec<String> = new.cloned().collect();
+                self.risks.extend(new);
+                self.risks.truncate(RISKS_MAX);
                 let (call, expected_hash) = (call.clone(), expected_hash.clone());
                 self.begin_effect(
                     event,

@@ -716,6 +716,7 @@ fn a_push_is_on_record_before_it_is_made_whoever_let_it() {
         let started = EventBody::ToolStarted {
             call: run(command),
             expected_hash: None,
+            risks: Vec::new(),
         };
         let entries = audited::entries(&state, 1, &[started]);
         entries.iter().all(audited::comes_first)
@@ -731,4 +732,22 @@ fn a_push_is_on_record_before_it_is_made_whoever_let_it() {
     for command in ["git status", "cargo test", "rm -rf ~/data"] {
         assert!(!comes_first(command), "{command}");
     }
+}
+
+#[test]
+fn whoever_merges_is_told_what_of_medium_risk_went_on_alone() {
+    let install = || run("pip install -r `cat name`.txt\n");
+    let mut play = begun(vec![run("cat sum.py"), install(), install()], options());
+    assert_eq!(questions(&play), 0);
+    let risk = "install: pip install -r 'cat name'.txt";
+    assert_eq!(play.state.risks, [risk]);
+    play.run(&mut honest);
+    assert_eq!(play.state.condition, Condition::Verified);
+    let body = crate::domain::session::pull_request::draft(&play.state)
+        .unwrap()
+        .body;
+    assert!(
+        body.contains("look at it before you merge:\n- `install: pip"),
+        "{body}"
+    );
 }
