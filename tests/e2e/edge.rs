@@ -173,7 +173,7 @@ fn whatever_bytes_a_connection_has_the_daemon_goes_on_serving() {
         let number = u8::try_from(place.unwrap()).unwrap();
         [&[2 * number + seed[0] % 2][..], &seed[1..]].concat()
     };
-    let of_anybody = vec![
+    let of_anybody = [
         [&[1][..], &headers].concat(),
         [&[1][..], &headers, &frame(0, 1, 1, b"\0\0\0\0\0")].concat(),
         [

@@ -183,7 +183,7 @@ async fn ten_thousand_calls_at_once_never_spend_more_than_there_is() {
         let ledger = ledger.clone();
         let (id, billed) = sessions[number as usize % SESSIONS].clone();
         // The first session's provider does not keep to its cap.
-        let keeps_to_cap = number as usize % SESSIONS != 0;
+        let keeps_to_cap = !(number as usize).is_multiple_of(SESSIONS);
         calls.spawn(async move {
             let mut random = fastrand::Rng::with_seed(seed ^ number);
             let mut refused = 0_u32;

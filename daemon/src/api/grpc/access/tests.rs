@@ -434,7 +434,7 @@ fn whatever_a_first_message_is_the_handler_is_given_what_was_looked_at() {
         .unwrap();
     let methods = Methods::of_this_build();
     let mut inputs: Vec<_> = methods.all().collect();
-    inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    inputs.sort_by_key(|(a, _)| *a);
     let seeds = (0..inputs.len()).flat_map(|number| {
         let number = u8::try_from(number).unwrap();
         let one = &b"\x0a\x04mine"[..];

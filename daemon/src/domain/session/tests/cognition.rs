@@ -415,17 +415,16 @@ fn three_failures_of_one_kind_need_reasoning_however_they_are_spelt() {
 
 #[test]
 fn three_refused_edits_of_a_file_need_reasoning_whatever_they_replace() {
-    let replace = |path: &str, old: &str| {
+    fn replace(path: &str, old: &str) -> ToolCall {
         let part = json!({"old_text": old, "new_text": "x"});
         call("edit_file", json!({"path": path, "replacements": [part]}))
-    };
-    let patch = |path: &str, old: &str| {
+    }
+    fn patch(path: &str, old: &str) -> ToolCall {
         let patch =
             format!("*** Begin Patch\n*** Update File: {path}\n@@\n-{old}\n+x\n*** End Patch\n");
         call("edit_file", json!({"patch": patch}))
-    };
-    let kinds: [&dyn Fn(&str, &str) -> ToolCall; 2] = [&replace, &patch];
-    for edit in kinds {
+    }
+    for edit in [replace, patch] {
         let tried = |then: Vec<ToolCall>| {
             let world = World {
                 edits_fail: true,
