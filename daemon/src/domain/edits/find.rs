@@ -124,14 +124,8 @@ impl<'a> Search<'a> {
             return self.insertion();
         }
         let exact = self.exact();
-        let readings = || exact.iter().map(|fit| self.reading(fit));
-        if !exact.is_empty() && !readings().all(|reading| reading == Reading::Line) {
-            let unclear = readings().position(|reading| reading != Reading::AsItIs);
-            return Place {
-                unclear: unclear.map(|index| exact[index].start),
-                fits: exact,
-                tolerance: Tolerance::Exact,
-            };
+        if !exact.is_empty() {
+            return self.as_meant(exact);
         }
         for tolerance in Tolerance::ALL {
             let fits = self.loose(tolerance);
@@ -150,29 +144,59 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Exact fits, and where one is a line of which the indentation was left out, that
+    /// line.
+    fn as_meant(&self, exact: Vec<Fit>) -> Place {
+        let (mut tolerance, mut unclear) = (Tolerance::Exact, None);
+        let as_meant = |fit: Fit| match self.reading(&fit) {
+            Reading::AsItIs => fit,
+            Reading::Line => {
+                tolerance = Tolerance::Indentation;
+                let first = self.lines.index_at(fit.start);
+                let own = indent(self.lines.body(first)).to_owned();
+                self.fit_at(first, Shift::Deeper(own))
+            }
+            Reading::Unclear => {
+                unclear = unclear.or(Some(fit.start));
+                fit
+            }
+        };
+        let fits = exact.into_iter().map(as_meant).collect();
+        Place {
+            fits,
+            tolerance,
+            unclear,
+        }
+    }
+
     /// What the block means where its text to find fits exactly.
     fn reading(&self, fit: &Fit) -> Reading {
         let (lines, index) = (self.lines, self.lines.index_at(fit.start));
         let before = &lines.text[lines.start(index)..fit.start];
+        let is_blank = |line: &str| line.trim().is_empty();
         let is_line = self.block.unit == Unit::Text
             && !before.is_empty()
-            && before.trim_matches([' ', '\t']).is_empty()
+            && is_blank(before)
             && lines.is_end(fit.end)
-            && self.old[1..].iter().all(|line| line.trim().is_empty());
-        let is_blank = |line: &str| line.trim().is_empty();
+            && self.old[1..].iter().all(|line| is_blank(line));
         let mut new = self.block.new.lines();
         let begins_blank = new.next().is_none_or(is_blank);
-        let is_less_deep = |line: &str| !is_blank(line) && !line.starts_with(before);
-        match (is_line, new.any(is_less_deep)) {
-            (true, true) if self.block_goes_on(fit) => Reading::Line,
-            (true, true) => Reading::Unclear,
-            (true, false) if begins_blank => Reading::Line,
-            (true | false, _) => Reading::AsItIs,
+        let (as_deep, less_deep): (Vec<&str>, Vec<&str>) = new
+            .filter(|line| !is_blank(line))
+            .partition(|line| line.starts_with(before));
+        match (is_line, less_deep.is_empty()) {
+            (false, _) => Reading::AsItIs,
+            // Lines with the indentation and lines without it say both.
+            (true, false) if !as_deep.is_empty() || self.ends_differ() => Reading::Unclear,
+            (true, false) if self.block_goes_on(fit) => Reading::Line,
+            (true, false) => Reading::Unclear,
+            (true, true) if begins_blank && !self.ends_differ() => Reading::Line,
+            (true, true) => Reading::AsItIs,
         }
     }
 
-    /// Whether what follows a place is as deep, so that nothing less deep can come
-    /// between.
+    /// Whether what follows a place is as deep, so that lines less deep are hardly
+    /// meant to come between.
     fn block_goes_on(&self, fit: &Fit) -> bool {
         let lines = self.lines;
         let index = lines.index_at(fit.start);
@@ -181,6 +205,13 @@ impl<'a> Search<'a> {
         let mut after = (last + 1..lines.count()).map(|index| lines.body(index));
         let next = after.find(|line| !line.trim().is_empty());
         next.is_some_and(|line| line.starts_with(depth))
+    }
+
+    /// Whether one text ends a line and the other does not: only an exact place says
+    /// which is meant.
+    fn ends_differ(&self) -> bool {
+        let (old, new) = (&self.block.old, &self.block.new);
+        !new.is_empty() && old.ends_with('\n') != new.ends_with('\n')
     }
 
     /// Where text goes that replaces none.
@@ -275,11 +306,8 @@ impl<'a> Search<'a> {
 
     fn loose(&self, tolerance: Tolerance) -> Vec<Fit> {
         let mut fits = Vec::new();
-        // Blank lines fit anywhere. And where one text ends a line and the other
-        // does not, only an exact place says which is meant.
-        let (old, new) = (&self.block.old, &self.block.new);
-        let differ = !new.is_empty() && old.ends_with('\n') != new.ends_with('\n');
-        if differ || self.old.iter().all(|line| line.trim().is_empty()) {
+        // Blank lines fit anywhere.
+        if self.ends_differ() || self.old.iter().all(|line| line.trim().is_empty()) {
             return fits;
         }
         let last = self.scope.end.saturating_sub(self.old.len() - 1);

@@ -403,3 +403,34 @@ fn a_line_without_its_indentation_gives_it_to_lines_that_come_after_it() {
         assert_eq!(planned.tolerance, Tolerance::Exact);
     }
 }
+
+#[test]
+fn lines_that_say_both_are_refused_and_an_exact_place_is_the_place() {
+    let refused = |text: &str, old: &str, new: &str| {
+        let refusal = plan("f", text, &[Block::text(old, new)]).unwrap_err();
+        assert_eq!(
+            refusal.kind,
+            RefusalKind::Indentation,
+            "{}",
+            refusal.message
+        );
+    };
+    // A function is split here: some lines carry the indentation.
+    let text = "def f():\n    x = load()\n    print(x)\n";
+    refused(text, "x = load()", "x = load()\n    return x\n\ndef g(x):");
+    for (old, new) in [("x = 1", "x = 1\ny = 2\n"), ("x = 1\n", "x = 1\ny = 2")] {
+        refused("    x = 1\n    return x", old, new);
+    }
+    // A line elsewhere that is nearly the same is not the place.
+    let text = "x = 1  \ndef f():\n    x = 1\n    return x\n";
+    let planned = plan("f", text, &[Block::text("x = 1\n", "x = 1\ny = 2\n")]).unwrap();
+    let wanted = "x = 1  \ndef f():\n    x = 1\n    y = 2\n    return x\n";
+    assert_eq!(planned.text, wanted);
+    // Of all places each is taken by itself.
+    let all = Block {
+        all: true,
+        ..Block::text("debugger;", "")
+    };
+    let planned = plan("f", "    debugger;\n  foo(); debugger;\n", &[all]).unwrap();
+    assert_eq!(planned.text, "\n  foo(); \n");
+}
