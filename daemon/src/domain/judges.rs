@@ -7,7 +7,7 @@ use crate::domain::report::TestReport;
 
 mod inside;
 
-pub use inside::{Inside, inside, is_script};
+pub use inside::{Inside, inside, is_no_code, is_script};
 
 /// Whether a file has a say in what counts as passing: tests, fixtures,
 /// configuration of test runners that lives in a file of its own, and CI.

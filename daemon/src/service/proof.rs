@@ -26,8 +26,8 @@ use crate::domain::{
     criteria::{Criterion, CriterionResult, Verification},
     ids::{ArtifactId, SnapshotId},
     judges::{
-        inside, is_ci_file, is_reported, is_runner_configuration, is_runner_file, is_script,
-        is_test_file,
+        inside, is_ci_file, is_no_code, is_reported, is_runner_configuration, is_runner_file,
+        is_script, is_test_file,
     },
     proof::{
         ChangedJudge, ChangedJudges, Proof, Runs, TestRun, known_failures, needs_new_tests,
@@ -144,7 +144,8 @@ impl Judges {
         let now = git.files_at(head, &paths, LOOKED_INTO_BYTES).await?;
         for ((change, before), now) in self.others.iter().zip(&before).zip(&now) {
             let path = change.shown().path;
-            let unseen = matches!(now, FileAt::TooLarge) && !path.ends_with(".rs");
+            let is_large = matches!(now, FileAt::TooLarge) && !path.ends_with(".rs");
+            let unseen = is_large && !is_data(git, head, &path).await?;
             let (before, now) = (text_of(before), text_of(now));
             let found = inside(&path, before.as_deref(), now.as_deref());
             let found = found
@@ -178,6 +179,16 @@ impl Judges {
             scripts: &self.scripts,
         }
     }
+}
+
+/// Whether a large file is no code, by its name or because it begins as no text does.
+async fn is_data(git: &Git, commit: &str, path: &str) -> Result<bool, GitError> {
+    const LOOKED_AT_BYTES: usize = 8_000;
+    if is_no_code(path) {
+        return Ok(true);
+    }
+    let start = git.start_of_file_at(commit, path, LOOKED_AT_BYTES).await?;
+    Ok(start.is_some_and(|(start, _)| start.contains(&0)))
 }
 
 /// The text of a file. What is too large has one that nobody can read.

@@ -15,6 +15,8 @@ use tree_sitter::{Node, ParseOptions, ParseState, Parser};
 
 use crate::domain::policy::shell;
 
+/// Modules within modules that are looked into.
+const DEPTH_MAX: usize = 32;
 /// Time for one text.
 const DEADLINE: Duration = Duration::from_millis(500);
 
@@ -73,8 +75,7 @@ pub fn inside(path: &str, base: Option<&str>, now: Option<&str>) -> Vec<Inside> 
             (None, _) | (_, None) => Some(Inside::TestsChanged),
         });
     }
-    let is_prose = [".md", ".rst"].iter().any(|end| path.ends_with(end));
-    if let (false, Some(now)) = (is_prose, now) {
+    if let (false, Some(now)) = (is_no_code(path), now) {
         let base = base.unwrap_or_default();
         let new = |part: &&&str| now.matches(**part).count() > base.matches(**part).count();
         found.extend(
@@ -85,6 +86,25 @@ pub fn inside(path: &str, base: Option<&str>, now: Option<&str>) -> Vec<Inside> 
         );
     }
     found
+}
+
+/// Whether a file is prose, or says by its name that it lists packages or holds data.
+#[must_use]
+pub fn is_no_code(path: &str) -> bool {
+    const ENDS: [&str; 8] = [
+        ".md",
+        ".rst",
+        ".lock",
+        ".lockb",
+        ".csv",
+        ".svg",
+        "-lock.json",
+        "-lock.yaml",
+    ];
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let lists_packages = path.ends_with(".txt")
+        && (path.contains("requirements") || name.starts_with("constraints"));
+    lists_packages || ENDS.iter().any(|end| path.ends_with(end))
 }
 
 /// Whether a file is a script: it can be run as it is, or its name says that a shell
@@ -104,7 +124,7 @@ fn compare(before: &BTreeMap<String, usize>, after: &BTreeMap<String, usize>) ->
 }
 
 /// The items of a Rust file that are there for tests, each with how often; `None`
-/// where it takes too long, or the text is no text.
+/// where it takes too long or lies too deep, or the text is no text.
 fn tests_of(text: &str) -> Option<BTreeMap<String, usize>> {
     let mut found = BTreeMap::new();
     if text.contains('\0') {
@@ -125,7 +145,7 @@ fn tests_of(text: &str) -> Option<BTreeMap<String, usize>> {
     let options = ParseOptions::new().progress_callback(&mut in_time);
     let mut read = |at: usize, _| text.as_bytes().get(at..).unwrap_or_default();
     let tree = parser.parse_with_options(&mut read, None, Some(options))?;
-    collect(tree.root_node(), text, (Within::Code, ""), &mut found);
+    collect(tree.root_node(), text, (Within::Code, "", 0), &mut found)?;
     Some(found)
 }
 
@@ -137,20 +157,25 @@ enum Within {
 }
 
 /// Items belong to something with attributes of its own, which say whether they are
-/// there at all.
+/// there at all. `None` where they lie too deep.
 fn collect(
     items: Node<'_>,
     text: &str,
-    (within, outer): (Within, &str),
+    (within, outer, depth): (Within, &str, usize),
     found: &mut BTreeMap<String, usize>,
-) {
+) -> Option<()> {
+    if depth > DEPTH_MAX {
+        return None;
+    }
+    let words = |item: Node<'_>| {
+        let words: Vec<&str> = text[item.byte_range()].split_whitespace().collect();
+        words.join(" ")
+    };
     let mut attributes = String::new();
     for item in items.named_children(&mut items.walk()) {
-        let words: Vec<&str> = text[item.byte_range()].split_whitespace().collect();
-        let words = words.join(" ");
         match item.kind() {
             "attribute_item" => {
-                attributes += &words;
+                attributes += &words(item);
                 continue;
             }
             "line_comment" | "block_comment" => continue,
@@ -162,13 +187,13 @@ fn collect(
                 match (kind, item.child_by_field_name("body")) {
                     ("mod_item", Some(body)) => {
                         let outer = format!("{outer}{attributes}");
-                        collect(body, text, (within, &outer), found);
+                        collect(body, text, (within, &outer, depth + 1), found)?;
                     }
                     ("impl_item", Some(body)) if !tests => {
-                        collect(body, text, (within, outer), found);
+                        collect(body, text, (within, outer, depth + 1), found)?;
                     }
                     _ if tests => {
-                        let item = format!("{outer}{attributes}{words}");
+                        let item = format!("{outer}{attributes}{}", words(item));
                         *found.entry(item).or_default() += 1;
                     }
                     _ => {}
@@ -177,6 +202,7 @@ fn collect(
         }
         attributes.clear();
     }
+    Some(())
 }
 
 #[cfg(test)]
@@ -214,12 +240,29 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_lie_too_deep_are_not_known_to_be_the_same() {
+        let nested = |depth: usize| format!("{}{}", "mod test{".repeat(depth), "}".repeat(depth));
+        let deep = nested(20_000);
+        let found = inside("src/a.rs", Some(""), Some(&deep));
+        assert_eq!(found, [Inside::TestsChanged]);
+        let found = inside("src/a.rs", Some(""), Some(&nested(9)));
+        assert_eq!(found, []);
+    }
+
+    #[test]
     fn code_that_reaches_for_the_runner_is_seen_once_it_is_new() {
         let patch = "import _pytest.reports as r\nr.TestReport.from_item_and_call = fake\n";
         let found = [Inside::Runner("_pytest")];
         assert_eq!(inside("app/__init__.py", Some(""), Some(patch)), found);
         assert_eq!(inside("app/__init__.py", Some(patch), Some(patch)), []);
-        assert_eq!(inside("README.md", None, Some(patch)), []);
+        for other in [
+            "README.md",
+            "uv.lock",
+            "web/package-lock.json",
+            "requirements/dev.txt",
+        ] {
+            assert_eq!(inside(other, None, Some(patch)), [], "{other}");
+        }
         assert_eq!(inside("app/a.py", None, Some("import textkit\n")), []);
         // Code that is another one when it is tested.
         let other = format!("#[cfg(not(test))]\n{CODE}");

@@ -253,3 +253,22 @@ async fn tests_beside_the_code_and_code_that_reaches_for_the_runner_are_shown() 
     assert!(of("kit/__init__.py"), "{shown:?}");
     assert!(!of("slug.py"), "{shown:?}");
 }
+
+#[tokio::test]
+async fn a_large_file_of_data_runs_no_tests_and_large_code_may() {
+    let large = "x = 1\n".repeat(100_000);
+    for (path, content, is_shown) in [
+        ("assets/logo.png", format!("\u{89}PNG\0{large}"), false),
+        ("uv.lock", large.clone(), false),
+        ("kit/big.py", large, true),
+    ] {
+        let files = [("slug.py", BUGGY), ("test_slug.py", TESTS)];
+        let case = Case::new(&files).await;
+        case.bench.write("slug.py", FIXED);
+        case.bench.write(path, &content);
+        let proof = case.prove(false).await;
+        assert!(proof.proved, "{}", proof.reason);
+        let shown = &proof.changed_judges;
+        assert_eq!(!shown.is_empty(), is_shown, "{path}: {shown:?}");
+    }
+}
