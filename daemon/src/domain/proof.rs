@@ -385,7 +385,8 @@ pub fn bears_out(
 
 /// Why nobody can tell from a run what became of single tests; `None` where that
 /// can be told, or where there is no report at all.
-fn unseen_tests(run: &TestRun) -> Option<String> {
+#[must_use]
+pub fn unseen_tests(run: &TestRun) -> Option<String> {
     let report = run.report.as_ref()?;
     report.counts_packages().then(|| {
         format!(

@@ -285,10 +285,14 @@ pub fn think(state: &SessionState, content: &str) -> (Vec<CognitiveEvent>, Strin
     names.extend(next.named_in(content));
     let concrete = !names.is_empty();
     if concrete {
-        // A test that is not there yet has a name all the same.
+        // A test that is not there yet has a name all the same, and so has a file of
+        // Rust, which may hold some.
         let words = content.split(|c: char| c.is_whitespace() || "`'\"(),;".contains(c));
-        let tests = words.filter(|word| word.contains('.') && is_test_file(word));
-        names.extend(tests.map(|word| word.trim_end_matches('.').to_owned()));
+        let words = words.map(|word| word.trim_end_matches(['.', ':', '!', '?']));
+        let may_test = |word: &&str| {
+            word.contains('.') && is_test_file(word) || word.len() > 3 && word.ends_with(".rs")
+        };
+        names.extend(words.filter(may_test).map(str::to_owned));
     }
     names.sort_unstable();
     names.dedup();

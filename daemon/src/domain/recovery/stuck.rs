@@ -155,6 +155,8 @@ impl Trail {
                 CognitiveEvent::Think(thought) | CognitiveEvent::Reflection(thought),
             ) => self.must_reason &= !thought.counts,
             EventBody::TodoChanged { todo } if Todo::is_verified(todo) => *self = Self::default(),
+            // A todo that is new, or stands elsewhere, is more than a thought.
+            EventBody::TodoChanged { .. } => self.thoughts = 0,
             EventBody::StageEntered { .. } | EventBody::QuestionAnswered { .. } => {
                 *self = Self::default();
             }
@@ -169,7 +171,6 @@ impl Trail {
             | EventBody::ModelAnswered(_)
             | EventBody::ModelFailed { .. }
             | EventBody::ToolStarted { .. }
-            | EventBody::TodoChanged { .. }
             | EventBody::WorkStarted { .. }
             | EventBody::WorkEnded { .. }
             | EventBody::StateChanged { .. }

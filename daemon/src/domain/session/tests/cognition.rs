@@ -281,6 +281,15 @@ fn tests_beside_the_code_are_tests() {
     };
     assert_eq!(overfitted(bend()), 1);
     assert_eq!(overfitted(change(test, &more)), 0);
+    // One that is not there yet has a name all the same.
+    let content = format!("fn add() {{}}\n#[cfg(test)]\nmod tests {{\n{test}\n}}\n");
+    let write = call(
+        "write_file",
+        json!({"path": "src/new.rs", "content": content}),
+    );
+    let named = think("sum.py is wrong; src/new.rs: a test of what it adds");
+    let play = free(vec![read(), named, run("true"), write]);
+    assert_eq!(last(&play, "write_file").0, ToolOutcome::Ok);
     // The code beside them is code.
     let play = free(vec![read(), see(), elsewhere(), change("a - b", "a + b")]);
     assert_eq!(last(&play, "edit_file").0, ToolOutcome::Ok);

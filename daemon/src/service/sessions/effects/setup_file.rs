@@ -91,7 +91,8 @@ async fn read_text(git: &Git, commit: &str, path: &str) -> Result<Option<String>
         return Ok(None);
     };
     let text = String::from_utf8_lossy(&start);
-    if start.len() >= total_bytes {
+    // Not by what has come: it may be shorter by a credential.
+    if total_bytes <= KNOWLEDGE_FILE_MAX_BYTES {
         return Ok(Some(text.into_owned()));
     }
     // The cut may be inside of a character.

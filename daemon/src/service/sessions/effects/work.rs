@@ -27,7 +27,7 @@ use crate::{
         exec::ExitStatus,
         forge::PullRequestDraft,
         ids::ArtifactId,
-        proof::{Proof, TestRun, run_name},
+        proof::{Proof, TestRun, run_name, unseen_tests},
         redaction::Redactor,
         report::RunVerdict,
         session::{
@@ -167,6 +167,12 @@ async fn base_run(context: &EffectContext, output: mpsc::Sender<Bytes>) -> Resul
         return Err(useless(format!(
             "the test command `{}` cannot be started: {why}; install its program in the \
              workspace, or give another command with --test",
+            shell_words::join(&tests.argv)
+        )));
+    }
+    if let Some(why) = unseen_tests(&tests) {
+        return Err(useless(format!(
+            "the test command `{}` can prove nothing: {why}; give it with --test, or in compy.toml",
             shell_words::join(&tests.argv)
         )));
     }
