@@ -75,6 +75,17 @@ impl MemoryStore {
         self.lock().disk_full = false;
     }
 
+    /// Leaves of requests that have begun what older daemons wrote: not what they
+    /// were about.
+    pub fn forget_what_requests_are_about(&self) {
+        let mut state = self.lock();
+        for record in state.requests.values_mut() {
+            if let RequestOutcome::Begun { about, .. } = &mut record.outcome {
+                about.clear();
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

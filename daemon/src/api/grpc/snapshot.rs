@@ -82,6 +82,27 @@ impl SnapshotApi {
             (Err(status), Err(_)) => Err(status),
         }
     }
+
+    /// The workspace that a request was about when it began. A daemon that wrote
+    /// nothing down of that looked the name up at each retry.
+    fn begun_with(&self, begun: &Begun, name_or_id: &str) -> Result<WorkspaceId, Status> {
+        match begun.about.as_str() {
+            "" => self.resolve(name_or_id),
+            id => (id.parse::<WorkspaceId>()).map_err(|error| internal(&error)),
+        }
+    }
+
+    /// What a request for a fork means now.
+    fn origin(&self, snapshot: Option<SnapshotId>, workspace: &str) -> Result<ForkFrom, Status> {
+        match (snapshot, workspace) {
+            (None, workspace) => self.resolve(workspace).map(ForkFrom::Now),
+            (Some(snapshot), "") => Ok(ForkFrom::Snapshot(snapshot)),
+            (Some(snapshot), workspace) => {
+                self.resolve_past(workspace)?;
+                Ok(ForkFrom::Snapshot(snapshot))
+            }
+        }
+    }
 }
 
 fn refused(error: impl Into<SnapshotsError>) -> Status {
@@ -97,8 +118,11 @@ impl SnapshotService for SnapshotApi {
         let request = request.into_inner();
         let label = convert::label(&request.label)?;
         let (api, name_or_id) = (self.clone(), request.workspace.clone());
+        // By the time of a retry another workspace may have the name.
+        let about = async move { api.resolve(&name_or_id).map(|id| id.to_string()) };
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move |begun: Begun| async move {
-            let id = api.resolve(&name_or_id)?;
+            let id = api.begun_with(&begun, &name_or_id)?;
             let new = SnapshotId::from_uuid(begun.id);
             let taken = api
                 .snapshots
@@ -108,10 +132,10 @@ impl SnapshotService for SnapshotApi {
                 snapshot: Some(convert::snapshot(&taken.map_err(refused)?)),
             })
         };
-        let method = "CreateSnapshot";
+        let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun(method, &request.request_id, &request, work);
+            .once_bound("CreateSnapshot", id, &request, about, work);
         answer.await.map(Response::new)
     }
 
@@ -188,10 +212,13 @@ impl SnapshotService for SnapshotApi {
     ) -> Result<Response<wire::RestoreWorkspaceResponse>, Status> {
         let request = request.into_inner();
         let snapshot = convert::id(&request.snapshot)?;
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
+        // By the time of a retry another workspace may have the name.
+        let about = async move { api.resolve(&name_or_id).map(|id| id.to_string()) };
         let (api, of) = (self.clone(), request.clone());
         let work = move |begun: Begun| async move {
             let what = Restore {
-                workspace: api.resolve(&of.workspace)?,
+                workspace: api.begun_with(&begun, &of.workspace)?,
                 snapshot,
                 before: match of.no_backup {
                     true => Before::Discard(OperationId::from_uuid(begun.id)),
@@ -208,10 +235,10 @@ impl SnapshotService for SnapshotApi {
                 backup_id: (restored.backup).map_or_else(String::new, |id| id.to_string()),
             })
         };
-        let method = "RestoreWorkspace";
+        let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun(method, &request.request_id, &request, work);
+            .once_bound("RestoreWorkspace", id, &request, about, work);
         answer.await.map(Response::new)
     }
 
@@ -221,15 +248,25 @@ impl SnapshotService for SnapshotApi {
     ) -> Result<Response<wire::ForkWorkspaceResponse>, Status> {
         let request = request.into_inner();
         let name = (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?;
-        let (api, of) = (self.clone(), request.clone());
+        let snapshot = match request.snapshot.as_str() {
+            "" => None,
+            id => Some(convert::id(id)?),
+        };
+        let (api, of, named) = (self.clone(), request.workspace.clone(), snapshot.clone());
+        // By the time of a retry another workspace may have the name, or none.
+        let about = async move {
+            Ok(match api.origin(named, &of)? {
+                ForkFrom::Now(workspace) => workspace.to_string(),
+                ForkFrom::Snapshot(snapshot) => snapshot.to_string(),
+            })
+        };
+        let (api, of) = (self.clone(), request.workspace.clone());
         let work = move |begun: Begun| async move {
-            let from = match (of.snapshot.as_str(), of.workspace.as_str()) {
-                ("", workspace) => ForkFrom::Now(api.resolve(workspace)?),
-                (snapshot, "") => ForkFrom::Snapshot(convert::id(snapshot)?),
-                (snapshot, workspace) => {
-                    api.resolve_past(workspace)?;
-                    ForkFrom::Snapshot(convert::id(snapshot)?)
-                }
+            let from = match snapshot {
+                Some(snapshot) if !begun.about.is_empty() => ForkFrom::Snapshot(snapshot),
+                None => ForkFrom::Now(api.begun_with(&begun, &of)?),
+                // Begun by a daemon that wrote nothing down of it.
+                Some(snapshot) => api.origin(Some(snapshot), &of)?,
             };
             // What a workspace may reach is not of its files: it begins closed.
             let what = Fork {
@@ -246,10 +283,10 @@ impl SnapshotService for SnapshotApi {
                 workspace: Some(workspace::view(&view)),
             })
         };
-        let method = "ForkWorkspace";
+        let id = &request.request_id;
         let answer = self
             .requests
-            .once_begun(method, &request.request_id, &request, work);
+            .once_bound("ForkWorkspace", id, &request, about, work);
         answer.await.map(Response::new)
     }
 
@@ -372,3 +409,6 @@ fn archive(parts: Streaming<wire::ImportSnapshotRequest>) -> BoxStream<'static, 
         })
         .boxed()
 }
+
+#[cfg(test)]
+mod tests;
