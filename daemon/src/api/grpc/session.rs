@@ -347,12 +347,23 @@ impl session_service_server::SessionService for SessionApi {
         };
         let sessions = self.sessions.clone();
         let work = move |begun: Begun| async move {
+            let since: Option<u64> = begun.about.parse().ok();
             let to = RollBackTo {
                 stage,
                 attempt,
-                since: begun.about.parse().ok(),
+                since,
             };
-            let session = answered(sessions.roll_back(&session, to).await)?;
+            let rolled_back = match sessions.roll_back(&session, to).await {
+                // Begun by a daemon that wrote nothing down of it: what runs is
+                // taken for the rollback.
+                Err(SessionError::Refused(RequestRefusal::Running))
+                    if begun.before && since.is_none() =>
+                {
+                    sessions.get(&session).await
+                }
+                rolled_back => rolled_back,
+            };
+            let session = answered(rolled_back)?;
             Ok(wire::RollbackSessionResponse { session })
         };
         let id = &request.request_id;
@@ -405,15 +416,17 @@ impl session_service_server::SessionService for SessionApi {
         };
         let sessions = self.sessions.clone();
         let given = Answer {
-            question: None,
+            question: (!request.question_id.is_empty()).then(|| request.question_id.clone()),
             accepted: request.accept,
             text: request.text.clone(),
             scope: Scope::Once,
             by,
         };
         let work = move |begun: Begun| async move {
+            // Empty where a daemon began it that wrote nothing down of it.
+            let bound = Some(begun.about).filter(|about| !about.is_empty());
             let given = Answer {
-                question: Some(begun.about),
+                question: bound.or(given.question),
                 ..given
             };
             let answer = match sessions.answer(&session, given).await {

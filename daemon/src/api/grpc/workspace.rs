@@ -260,9 +260,17 @@ impl WorkspaceService for WorkspaceApi {
         let (api, name_or_id) = (self.clone(), request.workspace.clone());
         // By the time of a retry another workspace may have the name.
         let about = async move { api.resolve(&name_or_id).map(|id| id.to_string()) };
+        let (api, name_or_id) = (self.clone(), request.workspace.clone());
         let work = move |begun: Begun| async move {
-            let id: WorkspaceId =
-                (begun.about.parse()).map_err(|error| invalid_id("WORKSPACE_UNKNOWN", &error))?;
+            let id: WorkspaceId = match begun.about.as_str() {
+                // Begun by a daemon that wrote nothing down of it.
+                "" => match api.resolve(&name_or_id) {
+                    Err(_) if begun.before => return Ok(wire::DeleteWorkspaceResponse {}),
+                    found => found?,
+                },
+                id => (id.parse::<WorkspaceId>())
+                    .map_err(|error| invalid_id("WORKSPACE_UNKNOWN", &error))?,
+            };
             match workspaces.delete(&id, force).await {
                 // The daemon ended right after the deletion, or the reconciler
                 // finished it once the engine was back.

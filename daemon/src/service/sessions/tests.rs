@@ -1105,6 +1105,81 @@ async fn an_answer_that_was_cut_off_goes_to_no_later_question() {
     next.stop().await;
 }
 
+/// An answer that an older daemon began, which wrote nothing down of what it was about.
+#[tokio::test]
+async fn an_answer_that_an_older_daemon_began_goes_to_what_it_names_or_what_is_open() {
+    for named in ["", "q1"] {
+        let fixture = Fixture::new().await;
+        let first = fixture.daemon(asks_twice());
+        let started = first.sessions.start(fixture.start(options())).await;
+        let id = started.unwrap().state.id().clone();
+        first.wait_until(&id, |state| asks(state, "q1")).await;
+        let answer = async |daemon: &Daemon| {
+            let request = wire::AnswerSessionRequest {
+                request_id: "answer".to_owned(),
+                session_id: id.to_string(),
+                question_id: named.to_owned(),
+                accept: true,
+                text: "the first".to_owned(),
+            };
+            let api = daemon.api(fixture.store.clone());
+            api.answer_session(tonic::Request::new(request)).await
+        };
+        first.end().await;
+        let cut_off = answer(&first).await.unwrap_err();
+        assert_eq!(cut_off.code(), tonic::Code::Unavailable);
+        fixture.store.forget_what_requests_are_about();
+
+        let next = fixture.daemon(asks_twice());
+        next.sessions.resume_all().await.unwrap();
+        answer(&next).await.unwrap();
+        next.wait_until(&id, |state| asks(state, "q2")).await;
+        next.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_that_an_older_daemon_began_is_taken_for_what_runs() {
+    let fixture = Fixture::new().await;
+    let first = fixture.daemon(asks_twice());
+    let started = first.sessions.start(fixture.start(options())).await;
+    let id = started.unwrap().state.id().clone();
+    first.wait_until(&id, |state| asks(state, "q1")).await;
+    let roll_back = async |daemon: &Daemon| {
+        let request = wire::RollbackSessionRequest {
+            request_id: "roll-back".to_owned(),
+            session_id: id.to_string(),
+            stage: wire::Stage::Understand.into(),
+            ..Default::default()
+        };
+        let api = daemon.api(fixture.store.clone());
+        api.rollback_session(tonic::Request::new(request)).await
+    };
+    first.end().await;
+    let cut_off = roll_back(&first).await.unwrap_err();
+    assert_eq!(cut_off.code(), tonic::Code::Unavailable);
+    fixture.store.forget_what_requests_are_about();
+
+    // The model never answers: what somebody's answer lets go on runs.
+    let next = fixture.daemon_with(fixture.store.clone(), asks_twice(), true);
+    next.sessions.resume_all().await.unwrap();
+    let given = Answer {
+        question: None,
+        accepted: true,
+        text: "the second".to_owned(),
+        scope: Default::default(),
+        by: None,
+    };
+    next.sessions.answer(&id, given).await.unwrap();
+    next.wait_until(&id, |state| state.condition == Condition::Running)
+        .await;
+    let answer = roll_back(&next).await.unwrap().into_inner();
+    assert_eq!(answer.session.unwrap().id, id.to_string());
+    let state = next.sessions.get(&id).await.unwrap().state;
+    assert_eq!(state.rolled_back, None);
+    next.stop().await;
+}
+
 #[tokio::test]
 async fn a_list_shows_ended_sessions_without_reading_their_logs_again() {
     let fixture = Fixture::new().await;

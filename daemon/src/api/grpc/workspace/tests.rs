@@ -15,6 +15,7 @@ use crate::{
 };
 
 struct Bench {
+    store: Arc<MemoryStore>,
     runtime: Arc<MemoryRuntime>,
     workspaces: Workspaces,
     api: WorkspaceApi,
@@ -49,11 +50,12 @@ impl Bench {
             workspaces.clone(),
             egress,
             Policies::open(None).unwrap(),
-            Requests::new(store, clock, tasks.clone()),
+            Requests::new(store.clone(), clock, tasks.clone()),
             tasks,
             CancellationToken::new(),
         );
         Self {
+            store,
             runtime,
             workspaces,
             api,
@@ -71,26 +73,46 @@ impl Bench {
         let made = made.unwrap().into_inner().workspace.unwrap();
         made.id.parse().unwrap()
     }
+
+    /// Deletes the workspace named `a`, by one request.
+    async fn delete(&self) -> Result<(), Status> {
+        let request = wire::DeleteWorkspaceRequest {
+            request_id: "delete".to_owned(),
+            workspace: "a".to_owned(),
+            force: false,
+        };
+        let deleted = self.api.delete_workspace(Request::new(request)).await;
+        deleted.map(drop)
+    }
 }
 
 #[tokio::test]
 async fn a_deletion_that_was_cut_off_deletes_no_later_workspace_of_the_name() {
     let bench = Bench::new().await;
     let first = bench.make("first").await;
-    let delete = async || {
-        let request = wire::DeleteWorkspaceRequest {
-            request_id: "delete".to_owned(),
-            workspace: "a".to_owned(),
-            force: false,
-        };
-        bench.api.delete_workspace(Request::new(request)).await
-    };
     bench.runtime.take_down();
-    assert_eq!(delete().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(bench.delete().await.unwrap_err().code(), Code::Unavailable);
     bench.runtime.answer_again();
     // As the reconciler does.
     bench.workspaces.delete(&first, false).await.unwrap();
     let second = bench.make("second").await;
-    delete().await.unwrap();
+    bench.delete().await.unwrap();
     assert_eq!(bench.workspaces.resolve("a").unwrap().id, second);
+}
+
+#[tokio::test]
+async fn a_deletion_that_an_older_daemon_began_goes_by_the_name() {
+    for meanwhile in [false, true] {
+        let bench = Bench::new().await;
+        let first = bench.make("first").await;
+        bench.runtime.take_down();
+        assert_eq!(bench.delete().await.unwrap_err().code(), Code::Unavailable);
+        bench.runtime.answer_again();
+        bench.store.forget_what_requests_are_about();
+        if meanwhile {
+            bench.workspaces.delete(&first, false).await.unwrap();
+        }
+        bench.delete().await.unwrap();
+        assert!(bench.workspaces.resolve("a").is_err(), "{meanwhile}");
+    }
 }
