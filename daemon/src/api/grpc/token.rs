@@ -19,7 +19,11 @@ use super::{
     time::timestamp,
 };
 use crate::{
-    domain::{access::Token, secret::Secret},
+    domain::{
+        access::Token,
+        ids::{IdError, TokenName, WorkspaceId},
+        secret::Secret,
+    },
     ports::{clock::ClockPort, store::StoreError},
     service::{
         access::{NewToken, Tokens, TokensError},
@@ -73,28 +77,15 @@ impl AccessApi {
         }
     }
 
-    fn decode(&self, request: &wire::CreateTokenRequest) -> Result<NewToken, Status> {
-        let name = request.name.parse();
-        let name = name.map_err(|error| invalid_id("NAME_INVALID", &error))?;
-        let role = role(request.role()).ok_or_else(|| {
-            invalid(
-                "ROLE_MISSING",
-                "the token has no role",
-                "give it one: reader, reviewer, author or admin",
-            )
-        })?;
-        let workspaces = request.workspaces.iter().map(|name_or_id| {
+    /// The workspaces of these names or ids.
+    fn resolve(&self, names_or_ids: &[String]) -> Result<Vec<WorkspaceId>, Status> {
+        let found = names_or_ids.iter().map(|name_or_id| {
             let found = self.workspaces.resolve(name_or_id);
-            let found = found.map_err(|error| workspace_error::error(&error))?;
-            Ok(found.id.clone())
+            found
+                .map(|workspace| workspace.id.clone())
+                .map_err(|error| workspace_error::error(&error))
         });
-        Ok(NewToken {
-            name,
-            role,
-            workspaces: workspaces.collect::<Result<_, Status>>()?,
-            expires_in: (request.expires_in_ms > 0)
-                .then(|| Duration::from_millis(request.expires_in_ms)),
-        })
+        found.collect()
     }
 
     fn fresh<T>(&self, change: impl FnOnce(&mut HashMap<String, (Instant, Secret)>) -> T) -> T {
@@ -127,9 +118,34 @@ impl AccessService for AccessApi {
         request: Request<wire::CreateTokenRequest>,
     ) -> Result<Response<wire::CreateTokenResponse>, Status> {
         let request = request.into_inner();
-        let new = self.decode(&request)?;
+        let name: TokenName =
+            (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?;
+        let role = role(request.role()).ok_or_else(|| {
+            invalid(
+                "ROLE_MISSING",
+                "the token has no role",
+                "give it one: reader, reviewer, author or admin",
+            )
+        })?;
+        let expires_in =
+            (request.expires_in_ms > 0).then(|| Duration::from_millis(request.expires_in_ms));
+        let (api, named) = (self.clone(), request.workspaces.clone());
+        // By the time of a retry other workspaces may have the names.
+        let about = async move { api.resolve(&named).map(|ids| listed(&ids)) };
         let (api, id) = (self.clone(), request.request_id.clone());
+        let named = request.workspaces.clone();
         let work = move |begun: Begun| async move {
+            let workspaces = match begun.about.as_str() {
+                // None, or begun by a daemon that wrote nothing down of them.
+                "" => api.resolve(&named)?,
+                ids => unlisted(ids)?,
+            };
+            let new = NewToken {
+                name,
+                role,
+                workspaces,
+                expires_in,
+            };
             let created = api.tokens.create(begun.id, new).await;
             let (token, secret) = created.map_err(refused)?;
             api.fresh(|fresh| fresh.insert(id, (Instant::now(), secret)));
@@ -139,7 +155,7 @@ impl AccessService for AccessApi {
             })
         };
         let id = &request.request_id;
-        let answer = (self.requests).once_begun("CreateToken", id, &request, work);
+        let answer = (self.requests).once_bound("CreateToken", id, &request, about, work);
         let mut answer = answer.await?;
         let secret = self.fresh(|fresh| fresh.get(id).map(|(_, secret)| secret.clone()));
         answer.secret = secret
@@ -164,11 +180,19 @@ impl AccessService for AccessApi {
         request: Request<wire::RevokeTokenRequest>,
     ) -> Result<Response<wire::RevokeTokenResponse>, Status> {
         let request = request.into_inner();
-        let name = request.name.parse();
-        let name = name.map_err(|error| invalid_id("NAME_INVALID", &error))?;
+        let name: TokenName =
+            (request.name.parse()).map_err(|error| invalid_id("NAME_INVALID", &error))?;
+        let (tokens, named) = (self.tokens.clone(), name.clone());
+        // By the time of a retry another token may have the name.
+        let about = async move { tokens.key_of(&named).map_err(refused) };
         let tokens = self.tokens.clone();
         let work = move |begun: Begun| async move {
-            match tokens.revoke(&name).await {
+            let revoked = match begun.about.as_str() {
+                // Begun by a daemon that wrote nothing down of it.
+                "" => tokens.revoke(&name).await,
+                key => tokens.revoke_this(&name, key).await,
+            };
+            match revoked {
                 // The daemon ended right after it had revoked it.
                 Err(TokensError::Unknown(_)) if begun.before => {}
                 revoked => revoked.map_err(refused)?,
@@ -176,9 +200,22 @@ impl AccessService for AccessApi {
             Ok(wire::RevokeTokenResponse {})
         };
         let id = &request.request_id;
-        let answer = (self.requests).once_begun("RevokeToken", id, &request, work);
+        let answer = (self.requests).once_bound("RevokeToken", id, &request, about, work);
         answer.await.map(Response::new)
     }
+}
+
+/// Workspaces as a request is bound to them.
+fn listed(ids: &[WorkspaceId]) -> String {
+    let ids: Vec<&str> = ids.iter().map(WorkspaceId::as_str).collect();
+    ids.join(",")
+}
+
+/// What [`listed`] made of at least one.
+fn unlisted(ids: &str) -> Result<Vec<WorkspaceId>, Status> {
+    let ids = ids.split(',').map(str::parse::<WorkspaceId>);
+    let ids: Result<Vec<WorkspaceId>, IdError> = ids.collect();
+    ids.map_err(|error| internal(&error))
 }
 
 fn not_shown_again(name: &str) -> Status {
@@ -218,3 +255,6 @@ fn refused(error: TokensError) -> Status {
         TokensError::NoRandomness | TokensError::Store(_) => internal(&message),
     }
 }
+
+#[cfg(test)]
+mod tests;

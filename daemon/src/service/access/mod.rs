@@ -219,13 +219,34 @@ impl Tokens {
         all
     }
 
-    /// Ends a token; durable when it returns. Calls that are made with it are told.
+    /// What tells the token that has a name from those that have it before or after.
+    ///
+    /// # Errors
+    /// [`TokensError::Unknown`].
+    pub fn key_of(&self, name: &TokenName) -> Result<String, TokensError> {
+        let held = self.named(name);
+        let held = held.ok_or_else(|| TokensError::Unknown(name.clone()))?;
+        Ok(held.token.key.clone())
+    }
+
+    /// Ends the token that has a name; durable when it returns. Calls that are made
+    /// with it are told.
     ///
     /// # Errors
     /// [`TokensError::Unknown`], [`TokensError::Store`]: it is in force still.
     pub async fn revoke(&self, name: &TokenName) -> Result<(), TokensError> {
+        let key = self.key_of(name)?;
+        self.revoke_this(name, &key).await
+    }
+
+    /// The same for the token of this name and key alone: where another has the name,
+    /// there is none.
+    ///
+    /// # Errors
+    /// As for [`revoke`](Self::revoke).
+    pub async fn revoke_this(&self, name: &TokenName, key: &str) -> Result<(), TokensError> {
         let _changing = self.inner.changes.lock().await;
-        let held = self.named(name);
+        let held = self.named(name).filter(|held| held.token.key == key);
         let held = held.ok_or_else(|| TokensError::Unknown(name.clone()))?;
         self.inner.store.remove_token(name).await?;
         self.write(|all| all.remove(&held.token.key));

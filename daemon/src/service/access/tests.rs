@@ -61,6 +61,23 @@ async fn a_revoked_token_is_not_known_and_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_named_with_its_key_is_no_later_one_of_the_name() {
+    let (store, clock) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(ManualClock::default()),
+    );
+    let tokens = opened(&store, &clock).await;
+    let (first, _) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
+    let key = tokens.key_of(&first.name).unwrap();
+    assert_eq!(key, first.key);
+    tokens.revoke_this(&first.name, &key).await.unwrap();
+    let (second, _) = tokens.create(Uuid::now_v7(), new("ci")).await.unwrap();
+    let unknown = tokens.revoke_this(&first.name, &key).await;
+    assert_eq!(unknown, Err(TokensError::Unknown(first.name)));
+    assert_eq!(tokens.list(), [second]);
+}
+
+#[tokio::test]
 async fn a_name_is_given_once_and_a_wrong_secret_of_it_is_nobodys() {
     let (store, clock) = (
         Arc::new(MemoryStore::new()),
