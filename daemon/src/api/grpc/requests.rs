@@ -8,9 +8,11 @@
 //!
 //! What makes something, or cannot be told from a mistake when it is done twice,
 //! writes down that it begins and the id of what it makes. A retry after a kill
-//! finds that and goes on under the same id. What a request means by a name, or
-//! by leaving something out, is written down with that: by the time of a retry
-//! the same words may mean something else.
+//! finds that and goes on under the same id. Methods that use
+//! [`once_bound`](Requests::once_bound) write down with that what their request
+//! means by a name, or by leaving something out: by the time of a retry the same
+//! words may mean something else. All others go by the words at every retry, and so
+//! do those where an older daemon began, which wrote down only that it did.
 //!
 //! A request leaves the list of those under way only after its answer is in
 //! the store, and a call enters that list before it looks into the store. So
@@ -89,7 +91,8 @@ pub struct Begun {
     /// Id of what it makes; the same for every retry. Sorts by time.
     pub id: Uuid,
     /// What the request was about when it began, in the words of its method; the
-    /// same for every retry. Empty where nothing was written down of that.
+    /// same for every retry. Empty where nothing was written down of that: by
+    /// [`once_begun`](Requests::once_begun), or by an older daemon.
     pub about: String,
     /// Whether it was begun before and cut off, by the end of a daemon or by an
     /// outage: it may be done, or half done.
@@ -184,7 +187,8 @@ impl Requests {
 
     /// As [`once_begun`](Self::once_begun), for work that is bound to what its
     /// request means when it begins: `about` finds that out, and runs again for
-    /// no retry of what has begun. Where it fails nothing has begun.
+    /// no retry of what has begun. Where it fails nothing has begun. What an older
+    /// daemon began is about nothing, and the work has to find out for itself.
     ///
     /// # Errors
     /// As for [`once_begun`](Self::once_begun), and whatever `about` fails with.
