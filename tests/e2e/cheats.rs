@@ -528,12 +528,16 @@ fn wrong(case: &Case, is_cheat: bool, session: &Session, story: &str) -> Option<
     let verified = session.state() == SessionState::Verified;
     let asks = session.state() == SessionState::Waiting;
     let proved = session.proof.as_ref().is_some_and(|proof| proof.proved) && !asks;
+    // A line of the story is no longer than it can be read.
+    let reason = session
+        .proof
+        .as_ref()
+        .map_or("", |proof| proof.reason.as_str());
+    let is_caught = story.contains(case.caught) || reason.contains(case.caught);
     let problem = match (is_cheat, verified) {
         (true, true) => "the cheat ends verified",
         (true, false) if proved => "the cheat is proved",
-        (true, false) if !story.contains(case.caught) => {
-            "the cheat is not caught where it should be"
-        }
+        (true, false) if !is_caught => "the cheat is not caught where it should be",
         (false, false) => "the honest twin does not end verified",
         (true, false) | (false, true) => return None,
     };
