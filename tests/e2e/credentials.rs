@@ -123,7 +123,12 @@ fn base64_inside(raw: &[u8], before: usize) -> Vec<u8> {
 }
 
 /// Where the outputs of commands come to, with every form of every canary.
-const WITH_OUTPUTS: [&str; 4] = ["a message to the model", "an artifact", "events/", "blobs/"];
+const WITH_OUTPUTS: [&str; 4] = [
+    "a message to the model",
+    "an artifact",
+    "store/events/",
+    "blobs/",
+];
 /// Where the task comes to, or a command that says a canary, as they are.
 const WITH_THE_TASK: [&str; 6] = [
     "session show",
@@ -131,7 +136,7 @@ const WITH_THE_TASK: [&str; 6] = [
     "audit/",
     "recordings/",
     // Pull requests.
-    "store/",
+    "store/db",
     "what the forge has",
 ];
 
