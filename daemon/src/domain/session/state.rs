@@ -454,6 +454,8 @@ impl SessionState {
             EventBody::Created(_) => {}
             EventBody::StageEntered { to, attempt, why } => {
                 self.stage = *to;
+                // In logs of before it went on.
+                self.escalated = None;
                 self.attempt = Attempt::default();
                 let input = self.input();
                 self.records.push(StageRecord {
@@ -490,6 +492,7 @@ impl SessionState {
             }
             EventBody::ModelAsked => {
                 self.model_calls += 1;
+                self.escalated = None;
                 self.begin_effect(event, Effect::AskModel);
             }
             EventBody::ModelAnswered(answer) => {
