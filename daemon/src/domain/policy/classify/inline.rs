@@ -513,7 +513,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand, line: &Line<'_>) {
             Input::Names(_)
             | Input::Fetched
             | Input::Decoded
-            | Input::Environment
+            | Input::Environment(_)
             | Input::Unknown => {
                 act.find(RiskKind::NotUnderstood, program);
             }

@@ -6,7 +6,7 @@
 use super::{
     super::{
         risk::RiskKind,
-        shell::{Input, SimpleCommand, Word},
+        shell::{SimpleCommand, Word},
     },
     Act, forge,
 };
@@ -67,7 +67,7 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
     let sends = SENDS.contains(&program) || asks && !forge::Request::of(command).stays_here();
     let mut given = command.arguments().iter().chain(&command.reads);
     if (sends || HANDS_ON.contains(&program))
-        && (command.input == Input::Environment || given.any(|word| word.of_environment))
+        && (command.input.has_environment() || given.any(|word| word.of_environment))
     {
         act.find(RiskKind::Credentials, ALL_VARIABLES);
     }

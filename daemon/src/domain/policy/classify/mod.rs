@@ -258,8 +258,13 @@ fn script_acts(tool: Tool, path: &str, text: &str, line: &Line<'_>) -> Vec<Act> 
 fn of_a_script(mut act: Act) -> Option<Act> {
     let certain = act.certain == act.argv.len();
     let counts = |finding: &Finding| match finding.kind {
-        RiskKind::NotUnderstood => [shell::RUNS_FETCHED, shell::RUNS_DECODED, WRITES_SCRIPTS]
-            .contains(&finding.subject.as_str()),
+        RiskKind::NotUnderstood => [
+            shell::RUNS_FETCHED,
+            shell::RUNS_DECODED,
+            shell::RUNS_SAID,
+            WRITES_SCRIPTS,
+        ]
+        .contains(&finding.subject.as_str()),
         RiskKind::Credentials if finding.subject == lent::ALL_VARIABLES => true,
         RiskKind::DeleteOutside
         | RiskKind::DeleteRepository

@@ -3,7 +3,7 @@
 //! Who starts a command may have lent it credentials as variables, so all of them
 //! together are worth as much as the best of them.
 
-use super::{Input, SimpleCommand, Word, absolute, walk::Walker, wrap::after_options};
+use super::{SimpleCommand, Word, absolute, walk::Walker, wrap::after_options};
 
 /// Whether a command says all variables, or what holds them.
 pub(super) fn are_said_by(command: &SimpleCommand) -> bool {
@@ -44,7 +44,7 @@ impl Walker<'_> {
         let commands = self.reading.commands.get(begins_at..).unwrap_or_default();
         commands
             .iter()
-            .any(|command| command.input == Input::Environment || are_said_by(command))
+            .any(|command| command.input.has_environment() || are_said_by(command))
     }
 
     /// Files hold all variables from here on.

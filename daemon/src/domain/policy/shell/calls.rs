@@ -25,14 +25,14 @@ impl Walker<'_> {
 
     pub(super) fn note_written(&mut self, command: &SimpleCommand) {
         let said = output::output(command, &command.input);
-        let has_environment = said == Input::Environment;
+        let has_environment = said.has_environment();
         let text = match said {
             Input::Text(text) => Some(text),
             Input::None
             | Input::Names(_)
             | Input::Fetched
             | Input::Decoded
-            | Input::Environment
+            | Input::Environment(_)
             | Input::File(_)
             | Input::Unknown => None,
         };

@@ -35,6 +35,8 @@ pub(super) use self::{
 pub(super) const RUNS_FETCHED: &str = "it runs what it fetches from the network";
 /// The doubt about a line that runs what it has decoded.
 pub(super) const RUNS_DECODED: &str = "it runs what it has decoded";
+/// The doubt about a line that has a shell read what is not known.
+pub(super) const RUNS_SAID: &str = "a shell runs what another command says";
 
 /// A word of a command, after expansion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,12 +95,38 @@ pub enum Input {
     Fetched,
     /// Something that was encoded.
     Decoded,
-    /// All variables, among whatever else.
-    Environment,
+    /// All variables, among this.
+    Environment(Box<Input>),
     /// A file.
     File(Word),
     /// Something else.
     Unknown,
+}
+
+impl Input {
+    /// Whether all variables are in it.
+    #[must_use]
+    pub fn has_environment(&self) -> bool {
+        matches!(self, Self::Environment(_))
+    }
+
+    /// What it is beside all variables.
+    #[must_use]
+    pub fn others(&self) -> &Self {
+        match self {
+            Self::Environment(others) => others.others(),
+            others => others,
+        }
+    }
+
+    /// All variables, and this.
+    #[must_use]
+    pub(super) fn with_environment(self) -> Self {
+        match self {
+            Self::Environment(_) => self,
+            others => Self::Environment(Box::new(others)),
+        }
+    }
 }
 
 /// One command that a line runs, after everything around it was taken off.

@@ -62,9 +62,15 @@ pub(super) fn roots(command: &SimpleCommand) -> Option<String> {
 /// What a command says to the next part of a pipeline. `input` is what it reads
 /// itself.
 pub(super) fn output(command: &SimpleCommand, input: &Input) -> Input {
-    if *input == Input::Environment || all_variables::are_said_by(command) {
-        return Input::Environment;
+    let said = said(command, input.others());
+    match input.has_environment() || all_variables::are_said_by(command) {
+        true => said.with_environment(),
+        false => said,
     }
+}
+
+/// The same, whether or not variables are among it.
+fn said(command: &SimpleCommand, input: &Input) -> Input {
     let Some(program) = command.program() else {
         return Input::Unknown;
     };

@@ -117,7 +117,7 @@ impl Walker<'_> {
                             }
                             streams.input = Some(match plain {
                                 true => Input::Text(text.to_owned()),
-                                false if of_environment => Input::Environment,
+                                false if of_environment => Input::Unknown.with_environment(),
                                 false => Input::Unknown,
                             });
                         } else if child.kind() == "file_redirect" {
@@ -133,7 +133,7 @@ impl Walker<'_> {
                         .unwrap_or_default();
                     streams.input = Some(match word.known() {
                         Some(text) => Input::Text(text.to_owned()),
-                        None if word.of_environment => Input::Environment,
+                        None if word.of_environment => Input::Unknown.with_environment(),
                         None => Input::Unknown,
                     });
                     if !word.exact {
@@ -166,7 +166,7 @@ impl Walker<'_> {
             } else {
                 word.of_environment |= self.names_environment(&word, &self.directories);
                 streams.input = Some(match target.kind() {
-                    _ if word.of_environment => Input::Environment,
+                    _ if word.of_environment => Input::Unknown.with_environment(),
                     "process_substitution" => Input::Unknown,
                     _ => Input::File(word.clone()),
                 });

@@ -371,16 +371,17 @@ impl<'a> Walker<'a> {
 
     /// What the commands from here on say to the next part of a pipeline.
     fn output_since(&self, begins_at: usize, input: &Input) -> Input {
-        if self.say_environment(begins_at) {
-            return Input::Environment;
-        }
-        match self.reading.commands.get(begins_at..) {
+        let said = match self.reading.commands.get(begins_at..) {
             Some([only]) => super::output::output(only, input),
-            Some([.., last]) => match super::output::output(last, input) {
-                found @ (Input::Fetched | Input::Decoded) => found,
+            Some([.., last]) => match super::output::output(last, input).others() {
+                found @ (Input::Fetched | Input::Decoded) => found.clone(),
                 _ => Input::Unknown,
             },
             Some([]) | None => Input::Unknown,
+        };
+        match self.say_environment(begins_at) {
+            true => said.with_environment(),
+            false => said,
         }
     }
 

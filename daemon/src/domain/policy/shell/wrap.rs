@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Input, RUNS_DECODED, RUNS_FETCHED, RunBy, RunFile, SimpleCommand, Word, absolute,
+    Input, RUNS_DECODED, RUNS_FETCHED, RUNS_SAID, RunBy, RunFile, SimpleCommand, Word, absolute,
     found::{narrows, starting_points},
     output::roots,
     walk::Walker,
@@ -300,9 +300,13 @@ impl Walker<'_> {
             }),
             Input::Fetched => self.doubt(RUNS_FETCHED),
             Input::Decoded => self.doubt(RUNS_DECODED),
-            Input::File(_) | Input::Names(_) | Input::Environment | Input::Unknown => {
-                self.doubt("a shell runs what another command says");
-            }
+            // What comes with all variables is no less risky to run than without.
+            Input::Environment(others) => match others.others() {
+                Input::Fetched => self.doubt(RUNS_FETCHED),
+                Input::Decoded => self.doubt(RUNS_DECODED),
+                _ => self.doubt(RUNS_SAID),
+            },
+            Input::File(_) | Input::Names(_) | Input::Unknown => self.doubt(RUNS_SAID),
         }
     }
 
