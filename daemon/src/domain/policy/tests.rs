@@ -563,6 +563,25 @@ fn any_text_at_all_is_judged() {
     );
 }
 
+#[test]
+fn a_line_that_copies_very_much_is_a_doubt_and_no_work() {
+    let policy = Policy::built_in();
+    let names: Vec<String> = (0..8_000).map(|number| format!("a{number}")).collect();
+    let names = names.join(" ");
+    for copies in [
+        format!("cp {names} d; d/a1"),
+        format!("cd a || cd b || cd c; cp {names} d; d/a1"),
+        format!("for i in {{1..5}}; do cp {names} .; done; ./a1"),
+    ] {
+        let verdict = decide(&policy, &copies);
+        assert_eq!(verdict.decision, Decision::Ask);
+        assert!(verdict.why().contains("it copies more than"));
+    }
+    let some: Vec<String> = (0..200).map(|number| format!("a{number}")).collect();
+    let ordinary = format!("mkdir -p d && cp {} d && d/a1", some.join(" "));
+    assert_eq!(decide(&policy, &ordinary).decision, Decision::Allow);
+}
+
 /// A policy of five hundred rules, which no ordinary command matches.
 fn five_hundred() -> Policy {
     let rules: String = (0..500)

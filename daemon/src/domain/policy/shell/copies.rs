@@ -6,9 +6,23 @@ use std::collections::BTreeMap;
 use super::{SimpleCommand, Word, absolute, output::is_option, walk::Walker, wrappers::SHELLS};
 
 /// Copies of one line that are followed.
-const COPIES_MAX: usize = 512;
+const COPIES_MAX: usize = 1024;
 /// Files that one file may be a copy of, over others.
 const ORIGINS_MAX: usize = 16;
+/// How often what a file is a copy of is looked for in the directory that a part of
+/// was copied over it: `mv build/release/app build` makes a file, or a directory that
+/// `release/app` lies below once more, and so on.
+const NESTED_MAX: usize = 2;
+
+/// A file or a directory that may be there after a command.
+#[derive(Debug)]
+pub(in crate::domain::policy) struct CopiedFile {
+    /// What it is a copy of: absolute, or the bare name of a program that is looked
+    /// for; not exact where that is not known.
+    pub(in crate::domain::policy) origin: Word,
+    /// Where it is, absolute.
+    pub(in crate::domain::policy) place: String,
+}
 
 /// What a command copies, and where to.
 #[derive(Debug)]
@@ -24,37 +38,23 @@ struct Copying {
 impl Walker<'_> {
     /// Notes where a command copies, links or moves files to.
     pub(super) fn note_copies(&mut self, command: &SimpleCommand) {
-        let Some(copying) = copying(command) else {
+        // One more than are followed is the doubt, and ends it for the line.
+        let left = (COPIES_MAX + 1).saturating_sub(self.copies_seen);
+        if left == 0 {
             return;
-        };
-        let Some(target) = copying.target.known() else {
-            return;
-        };
-        for from in &command.directories {
-            let target = absolute(target, from);
-            for source in &copying.sources {
-                let name = looked_up(&source.text).unwrap_or(&source.text);
-                let name = name.trim_end_matches('/').rsplit('/').next();
-                let name = name.filter(|name| !matches!(*name, "" | "." | ".."));
-                let inside = name.map(|name| absolute(name, &target));
-                let itself = (!copying.into).then(|| target.clone());
-                for place in inside.into_iter().chain(itself) {
-                    let base = match copying.symbolic {
-                        true => absolute("..", &place),
-                        false => from.clone(),
-                    };
-                    self.note_copy(source, &base, place);
-                }
+        }
+        for copy in copies_of(command, left) {
+            self.copies_seen += 1;
+            if self.copies_seen > COPIES_MAX {
+                self.doubt(format!("it copies more than {COPIES_MAX} files"));
+                return;
             }
+            self.note_copy(copy);
         }
     }
 
-    fn note_copy(&mut self, source: &Word, base: &str, place: String) {
-        let origin = match (source.known(), looked_up(&source.text)) {
-            (Some(path), _) => Word::exact(absolute(path, base)),
-            (None, Some(name)) => Word::exact(name),
-            (None, None) => source.clone(),
-        };
+    fn note_copy(&mut self, copy: CopiedFile) {
+        let CopiedFile { origin, place } = copy;
         if let Some(text) = self.written.get(&origin.text).cloned() {
             self.written.insert(place.clone(), text);
             match self.added.contains(&origin.text) {
@@ -65,15 +65,13 @@ impl Walker<'_> {
         if self.of_environment.contains(&origin.text) {
             self.of_environment.insert(place.clone());
         }
-        let known = self.copies.get(&place);
-        if origin.text == place || known.is_some_and(|known| known.contains(&origin)) {
+        if origin.text == place {
             return;
         }
-        if self.copies.values().map(Vec::len).sum::<usize>() >= COPIES_MAX {
-            self.doubt(format!("it copies more than {COPIES_MAX} files"));
-            return;
+        let origins = self.copies.entry(place).or_default();
+        if !origins.contains(&origin) {
+            origins.push(origin);
         }
-        self.copies.entry(place).or_default().push(origin);
     }
 
     /// Walks a command once more for each file that its program, or the script that
@@ -143,21 +141,26 @@ impl Walker<'_> {
     /// What files are copies of, over other copies, and as parts of directories.
     fn origins(&mut self, places: Vec<String>) -> Vec<Word> {
         let mut found: Vec<Word> = Vec::new();
-        let mut left = places;
-        while let Some(place) = left.pop() {
+        let mut left: Vec<(String, usize)> = places.into_iter().map(|place| (place, 0)).collect();
+        while let Some((place, nested)) = left.pop() {
             let mut of_place = Vec::new();
             for (copy, origins) in &self.copies {
                 let Some(rest) = place.strip_prefix(copy.as_str()) else {
                     continue;
                 };
-                if rest.is_empty() || rest.starts_with('/') {
-                    of_place.extend(origins.iter().map(|origin| Word {
-                        text: format!("{}{rest}", origin.text),
-                        ..origin.clone()
-                    }));
+                if !rest.is_empty() && !rest.starts_with('/') {
+                    continue;
+                }
+                for origin in origins {
+                    let nested = nested + usize::from(lies_below(&origin.text, copy));
+                    if nested <= NESTED_MAX {
+                        let text = format!("{}{rest}", origin.text);
+                        let origin = origin.clone();
+                        of_place.push((Word { text, ..origin }, nested));
+                    }
                 }
             }
-            for origin in of_place {
+            for (origin, nested) in of_place {
                 if found.contains(&origin) {
                     continue;
                 }
@@ -165,12 +168,59 @@ impl Walker<'_> {
                     self.doubt("it copies what it runs too often to be followed");
                     return found;
                 }
-                left.extend(origin.known().map(str::to_owned));
+                left.extend(origin.known().map(|path| (path.to_owned(), nested)));
                 found.push(origin);
             }
         }
         found
     }
+}
+
+/// The files that a command copies, links or moves, each at the places where it may
+/// be then; at most so many.
+pub(in crate::domain::policy) fn copies_of(
+    command: &SimpleCommand,
+    most: usize,
+) -> Vec<CopiedFile> {
+    let mut found = Vec::new();
+    let Some(copying) = copying(command) else {
+        return found;
+    };
+    let Some(target) = copying.target.known() else {
+        return found;
+    };
+    for from in &command.directories {
+        let target = absolute(target, from);
+        for source in &copying.sources {
+            let name = looked_up(&source.text).unwrap_or(&source.text);
+            let name = name.trim_end_matches('/').rsplit('/').next();
+            let name = name.filter(|name| !matches!(*name, "" | "." | ".."));
+            let inside = name.map(|name| absolute(name, &target));
+            let itself = (!copying.into).then(|| target.clone());
+            for place in inside.into_iter().chain(itself) {
+                if found.len() >= most {
+                    return found;
+                }
+                let base = match copying.symbolic {
+                    true => absolute("..", &place),
+                    false => from.clone(),
+                };
+                let origin = match (source.known(), looked_up(&source.text)) {
+                    (Some(path), _) => Word::exact(absolute(path, &base)),
+                    (None, Some(name)) => Word::exact(name),
+                    (None, None) => source.clone(),
+                };
+                found.push(CopiedFile { origin, place });
+            }
+        }
+    }
+    found
+}
+
+/// Whether a path leads to something in a directory.
+fn lies_below(path: &str, directory: &str) -> bool {
+    let rest = path.strip_prefix(directory);
+    rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// What a command copies, links or moves.

@@ -50,6 +50,8 @@ pub(super) struct Walker<'a> {
     /// Files that the line has copied, linked or moved, by where they are now, with
     /// where they were.
     pub(super) copies: BTreeMap<String, Vec<Word>>,
+    /// How often it has copied a file to a place, the same ones counted again.
+    pub(super) copies_seen: usize,
     /// Whether the command that comes next is one that was walked under another name.
     pub(super) is_renamed: bool,
     depth: usize,
@@ -73,6 +75,7 @@ impl<'a> Walker<'a> {
             added: BTreeSet::new(),
             of_environment: BTreeSet::new(),
             copies: BTreeMap::new(),
+            copies_seen: 0,
             is_renamed: false,
             depth: 0,
             nesting: 0,
