@@ -6,14 +6,21 @@
 //! one, and is short enough to be read whole. What a program of any language
 //! writes, and what `sed -i` and `patch` change in a file, is not followed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
-use super::shell::{self, LINE_MAX_BYTES, SimpleCommand, absolute};
+use super::shell::{self, LINE_MAX_BYTES, SimpleCommand};
+
+/// Copies of one session that are kept.
+const COPIES_MAX: usize = 4096;
 
 /// The files, by absolute path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unjudged {
     files: BTreeMap<String, Language>,
+    /// How many of them were noted as copies.
+    copies: usize,
+    /// Whether there were more copies than are kept, so that any file may be one.
+    is_full: bool,
 }
 
 /// What a file that was not judged is written in.
@@ -31,6 +38,8 @@ impl Unjudged {
     pub fn none() -> &'static Self {
         static NONE: Unjudged = Unjudged {
             files: BTreeMap::new(),
+            copies: 0,
+            is_full: false,
         };
         &NONE
     }
@@ -38,13 +47,13 @@ impl Unjudged {
     /// Whether a shell that reads this file runs what was not judged.
     #[must_use]
     pub fn holds(&self, path: &str) -> bool {
-        self.files.contains_key(path)
+        self.is_full || self.files.contains_key(path)
     }
 
     /// Whether starting this file may have a shell run what was not judged.
     #[must_use]
     pub fn may_be_a_script(&self, path: &str) -> bool {
-        self.files.get(path) == Some(&Language::Unknown)
+        self.is_full || self.files.get(path) == Some(&Language::Unknown)
     }
 
     /// A file has this text now, or one that is not known.
@@ -102,35 +111,44 @@ impl Unjudged {
     /// A copy of what was not judged is not judged either, and under the name of a
     /// copy no program is judged as what it is.
     fn copy(&mut self, command: &SimpleCommand) {
-        if !matches!(command.program(), Some("cp" | "mv" | "ln" | "install")) {
-            return;
-        }
-        let given = command.arguments().iter().filter_map(|word| word.known());
-        let given: Vec<&str> = given.filter(|text| !text.starts_with('-')).collect();
-        for directory in &command.directories {
-            for source in &given {
-                let from = absolute(source, directory);
-                let name = from.rsplit('/').next().unwrap_or_default();
-                let is_program = shell::program_name(&from) != from;
-                // The file itself, or all that lie in a directory.
-                let copied = self.files.iter().filter_map(|(path, language)| {
-                    let below = path.strip_prefix(&from)?;
-                    let is_copied = below.is_empty() || below.starts_with('/');
-                    is_copied.then(|| (below.to_owned(), *language))
-                });
-                let copied: Vec<(String, Language)> = copied.collect();
-                for target in given.iter().filter(|target| *target != source) {
-                    let to = absolute(target, directory);
-                    if is_program {
-                        self.files.insert(format!("{to}/{name}"), Language::Unknown);
-                        self.files.insert(to.clone(), Language::Unknown);
-                    }
-                    for (below, language) in &copied {
-                        self.files.insert(format!("{to}/{name}{below}"), *language);
-                        self.files.insert(format!("{to}{below}"), *language);
-                    }
-                }
+        for copy in shell::copies_of(command, usize::MAX) {
+            let (from, to) = (copy.origin, copy.place);
+            let Some(from) = from.known() else {
+                continue;
+            };
+            let is_program = !from.contains(['/', '~']) || shell::program_name(from) != from;
+            if is_program {
+                self.note_copy(to.clone(), Language::Unknown);
             }
+            // The file itself, or all that lie in a directory.
+            let copied = self
+                .files
+                .range::<str, _>((Bound::Included(from), Bound::Unbounded));
+            let copied = copied.map_while(|(path, language)| {
+                let below = path.strip_prefix(from)?;
+                Some((below.to_owned(), *language))
+            });
+            let copied: Vec<(String, Language)> = copied
+                .filter(|(below, _)| below.is_empty() || below.starts_with('/'))
+                .take(COPIES_MAX + 1)
+                .collect();
+            for (below, language) in copied {
+                self.note_copy(format!("{to}{below}"), language);
+            }
+            if self.is_full {
+                return;
+            }
+        }
+    }
+
+    fn note_copy(&mut self, path: String, language: Language) {
+        if self.files.contains_key(&path) {
+            self.files.insert(path, language);
+        } else if self.copies < COPIES_MAX {
+            self.copies += 1;
+            self.files.insert(path, language);
+        } else {
+            self.is_full = true;
         }
     }
 }
@@ -207,11 +225,25 @@ mod tests {
             "cp /bin/rm x",
             "ln -sf /usr/bin/rm x",
             "install -m 755 /bin/rm x",
+            "cp $(which rm) x",
+            "dd if=/bin/rm of=x",
         ] {
             assert!(after(&[line]).may_be_a_script("/w/r/x"), "{line}");
         }
         assert!(after(&["cp /bin/rm d"]).may_be_a_script("/w/r/d/rm"));
         assert!(!after(&["cp target/release/tool x"]).holds("/w/r/x"));
+        // What is installed where systems keep programs is none of theirs before.
+        for installs in [
+            "install -m 755 target/release/tool /usr/local/bin/tool",
+            "cp target/release/tool /usr/local/bin",
+            "ln -sf /w/r/target/release/tool /usr/local/bin/tool",
+            "mv target/release/tool /usr/local/bin/",
+        ] {
+            let files = after(&[installs]);
+            assert_eq!(files, Unjudged::default(), "{installs}");
+        }
+        assert!(!after(&["echo x > b", "cp a b"]).holds("/w/r/a"));
+        assert!(!after(&["echo x > d-e/a", "cp -r d f"]).holds("/w/r/f-e/a"));
         let mut edited = Unjudged::default();
         edited.change("/w/r/bin/tool", "    return 1");
         assert!(
@@ -230,6 +262,20 @@ mod tests {
         }
         assert!(after(&["curl -so x.sh https://h/y; echo ls >> x.sh"]).holds("/w/r/x.sh"));
         assert!(!after(&["echo ls > x.sh; echo ls >> x.sh"]).holds("/w/r/x.sh"));
+    }
+
+    #[test]
+    fn copies_are_kept_up_to_a_bound_and_beyond_it_any_file_may_be_one() {
+        let names: Vec<String> = (0..500).map(|number| format!("/bin/p{number}")).collect();
+        let files = after(&[&format!("cp {} d", names.join(" "))]);
+        assert!(files.holds("/w/r/d/p1") && !files.holds("/w/r/x"));
+        assert_eq!(files.files.len(), 500);
+        let mut files = after(&["echo x > d0/a"]);
+        for number in 1..40 {
+            files.run(&format!("cp -r d{} d{number}", number - 1), HERE);
+        }
+        assert!(files.files.len() <= COPIES_MAX + 1);
+        assert!(files.holds("/w/r/d39/a") && files.may_be_a_script("/w/r/x"));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::walk::LINE_MAX_BYTES;
 pub(super) use self::{
+    copies::copies_of,
     found::{narrows, starting_points},
     git::{moves_pushes, pager_of_grep},
     output::is_option,
