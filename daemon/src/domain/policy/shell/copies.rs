@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{SimpleCommand, Word, absolute, output::is_option, walk::Walker, wrappers::SHELLS};
+use super::{
+    Input, SimpleCommand, Word, absolute, output::is_option, walk::Walker, wrappers::SHELLS,
+};
 
 /// Copies of one line that are followed.
 const COPIES_MAX: usize = 1024;
@@ -118,13 +120,86 @@ impl Walker<'_> {
         let shown = name.to_owned();
         for origin in self.origins(places) {
             if !origin.exact {
-                self.doubt(format!("what `{shown}` is a copy of is not known"));
+                if self.matters(command, at, &origin) {
+                    self.doubt(format!("what `{shown}` is a copy of is not known"));
+                }
                 continue;
             }
             let mut words = command.argv.clone();
             words[at] = origin;
             to.push(words);
         }
+    }
+
+    /// Whether it matters what a copy is of that is not known: it may be a program of
+    /// the system's that does harm with what it is given, or what the line has
+    /// written itself.
+    fn matters(&self, command: &SimpleCommand, at: usize, origin: &Word) -> bool {
+        let mut written = self.written.keys();
+        if written.any(|path| !path.starts_with("/dev/")) || may_be_of_the_system(&origin.text) {
+            return true;
+        }
+        match at {
+            0 => self.may_do_harm(command),
+            // A script that lies in a copied directory is like one that lies anywhere.
+            _ => self.copies.values().any(|origins| origins.contains(origin)),
+        }
+    }
+
+    /// Whether what a command is given would be risky under the name of some program.
+    fn may_do_harm(&self, command: &SimpleCommand) -> bool {
+        const ACTS: [&str; 5] = ["push", "merge", "publish", "delete", "destroy"];
+        const RUNS: [&str; 8] = [
+            "-exec",
+            "-ok",
+            "-delete",
+            "--eval",
+            "--exec",
+            "--command",
+            "--run",
+            "--upload-pack",
+        ];
+        if !matches!(command.input, Input::None | Input::File(_)) {
+            return true;
+        }
+        let words = command.arguments();
+        let has_letter = |letters: [char; 3]| {
+            words.iter().any(|word| {
+                let letters_of = word.text.strip_prefix('-');
+                letters_of.is_some_and(|row| {
+                    !row.starts_with('-') && row.len() < 4 && row.contains(letters)
+                })
+            })
+        };
+        let removes = has_letter(['r', 'R', 'f'])
+            || (words.iter()).any(|word| ["--recursive", "--force"].contains(&&*word.text));
+        let is_risky = |word: &Word| {
+            let text = word.text.as_str();
+            if word.of_environment
+                || text.contains(['(', ';', '`', '|']) && word.exact
+                || ACTS.contains(&text)
+                || RUNS.iter().any(|option| text.starts_with(option))
+            {
+                return true;
+            }
+            let operand = match (text.starts_with('-'), text.split_once('=')) {
+                (_, Some((_, value))) => value,
+                (true, None) => return false,
+                (false, None) => text,
+            };
+            if !word.exact {
+                return removes || operand.starts_with(['/', '~']) || operand.contains("://");
+            }
+            command.directories.iter().any(|from| {
+                let place = absolute(operand, from);
+                let is_inside = lies_below(&place, self.start) && !place.contains("/.git/");
+                let is_whole = place == self.start || place.ends_with("/.git");
+                let is_open = lies_below(&place, "/tmp") || place.starts_with("/dev/std");
+                removes && (is_whole || operand.contains('*'))
+                    || !(is_inside || is_whole || is_open || operand.contains("://"))
+            })
+        };
+        has_letter(['c', 'e', 'E']) || words.iter().any(is_risky)
     }
 
     /// Copies with this name in directories that programs are looked for in.
@@ -215,6 +290,33 @@ pub(in crate::domain::policy) fn copies_of(
         }
     }
     found
+}
+
+/// Whether a word that is not known names what systems keep programs in, or looks one
+/// up.
+fn may_be_of_the_system(text: &str) -> bool {
+    const LOOKS: [&str; 7] = [
+        "which ",
+        "whereis ",
+        "whence ",
+        "command -",
+        "type -",
+        "$PATH",
+        "${PATH",
+    ];
+    const PLACES: [&str; 6] = ["bin", "sbin", "usr", "lib", "*", "?"];
+    let mut before = ' ';
+    let mut from_root = text.char_indices().filter(|(_, char)| {
+        let begins = *char == '/' && (before.is_whitespace() || "\"'(={,:".contains(before));
+        before = *char;
+        begins
+    });
+    LOOKS.iter().any(|looks| text.contains(looks))
+        || from_root.any(|(at, _)| {
+            let rest = &text[at + 1..];
+            rest.starts_with(char::is_whitespace)
+                || PLACES.iter().any(|place| rest.starts_with(place))
+        })
 }
 
 /// Whether a path leads to something in a directory.
