@@ -31,11 +31,43 @@ pub(super) fn are_said_by(command: &SimpleCommand) -> bool {
             command.environment.is_empty() && !has_operand && !words.iter().any(shows_functions)
         }
         Some("awk" | "gawk" | "mawk" | "nawk") => words.iter().any(|word| names(word, "ENVIRON")),
-        Some("jq") => words
-            .iter()
-            .any(|word| names(word, "env") || names(word, "ENV")),
+        Some("jq") => of_jq(words).any(|word| are_in_filter(&word.text)),
         _ => false,
     }
+}
+
+/// The words of a `jq` that may be its filter: none that name variables of its own.
+fn of_jq(words: &[Word]) -> impl Iterator<Item = &Word> {
+    let mut values = 0;
+    words.iter().filter(move |word| {
+        let is_value = values > 0;
+        values = match word.text.as_str() {
+            _ if is_value => values - 1,
+            "--arg" | "--argjson" | "--slurpfile" | "--rawfile" => 2,
+            _ => 0,
+        };
+        !is_value
+    })
+}
+
+/// Whether a filter of `jq` says `$ENV`, or `env` that is no key of an object.
+fn are_in_filter(filter: &str) -> bool {
+    let is_of_a_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let mut variables = filter.match_indices("$ENV");
+    let is_variable =
+        variables.any(|(at, name)| !filter[at + name.len()..].starts_with(is_of_a_name));
+    let mut functions = filter.match_indices("env");
+    let is_function = functions.any(|(at, name)| {
+        let (before, after) = (&filter[..at], &filter[at + name.len()..]);
+        let is_part = before.ends_with(is_of_a_name) || after.starts_with(is_of_a_name);
+        let is_text = before.ends_with('"') && after.starts_with('"');
+        let (opens, closes) = (before.trim_end(), after.trim_start());
+        let is_key = closes.starts_with(':')
+            || opens.ends_with('{')
+            || opens.ends_with(',') && closes.starts_with('}');
+        !(is_part || is_text || is_key || before.ends_with(['$', '.', '@']))
+    });
+    is_variable || is_function
 }
 
 impl Walker<'_> {
@@ -71,5 +103,41 @@ impl Walker<'_> {
         let text = text.rsplit(['=', '@']).next().unwrap_or(text);
         let mut places = directories.iter().map(|from| absolute(text, from));
         places.any(|place| self.of_environment.contains(&place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_no_key_of_an_object_says_all_variables() {
+        for filter in [
+            "env",
+            "$ENV",
+            "env|to_entries",
+            "[., env]",
+            "{a: env}",
+            "{env: env}",
+            ". + $ENV",
+            "\"\\(env)\"",
+        ] {
+            assert!(are_in_filter(filter), "{filter}");
+        }
+        for filter in [
+            "{env:$env}",
+            "{ env : .x }",
+            "{env}",
+            "{a, env}",
+            "{\"env\": 1}",
+            ".env",
+            ".a.env[0]",
+            "$env",
+            "$ENVIRONMENT",
+            ".environment",
+            ".ENV",
+        ] {
+            assert!(!are_in_filter(filter), "{filter}");
+        }
     }
 }
