@@ -64,7 +64,10 @@ pub(super) fn judge(act: &mut Act, command: &SimpleCommand) {
         return;
     };
     let asks = ASKS.contains(&program);
-    let sends = SENDS.contains(&program) || asks && !forge::Request::of(command).stays_here();
+    let first = command.arguments().first();
+    let connects = program == "openssl" && first.is_some_and(|word| word.text == "s_client");
+    let sends =
+        SENDS.contains(&program) || connects || asks && !forge::Request::of(command).stays_here();
     let mut given = command.arguments().iter().chain(&command.reads);
     if (sends || HANDS_ON.contains(&program))
         && (command.input.has_environment() || given.any(|word| word.of_environment))

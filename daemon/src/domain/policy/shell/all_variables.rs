@@ -31,9 +31,30 @@ pub(super) fn are_said_by(command: &SimpleCommand) -> bool {
             command.environment.is_empty() && !has_operand && !words.iter().any(shows_functions)
         }
         Some("awk" | "gawk" | "mawk" | "nawk") => words.iter().any(|word| names(word, "ENVIRON")),
+        Some("perl") => words.iter().any(|word| word.text.contains("%ENV")),
+        Some("ruby") => words
+            .iter()
+            .any(|word| are_whole(&word.text, "ENV", &["[", ".fetch", ".key"])),
+        Some("python" | "python3") => words
+            .iter()
+            .any(|word| are_whole(&word.text, "os.environ", &["[", ".get", ".setdefault"])),
+        Some("node") => words
+            .iter()
+            .any(|word| are_whole(&word.text, "process.env", &["[", ".", "?."])),
         Some("jq") => of_jq(words).any(|word| are_in_filter(&word.text)),
         _ => false,
     }
+}
+
+/// Whether a program says a name that holds all variables, with none of what takes
+/// one of them out after it.
+fn are_whole(program: &str, name: &str, parts: &[&str]) -> bool {
+    let is_of_a_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    program.match_indices(name).any(|(at, found)| {
+        let (before, after) = (&program[..at], &program[at + found.len()..]);
+        let is_part = before.ends_with(is_of_a_name) || after.starts_with(is_of_a_name);
+        !is_part && !parts.iter().any(|part| after.starts_with(part))
+    })
 }
 
 /// The words of a `jq` that may be its filter: none that name variables of its own.
@@ -100,15 +121,33 @@ impl Walker<'_> {
         let Some(text) = word.known().filter(|_| !self.of_environment.is_empty()) else {
             return false;
         };
-        let text = text.rsplit(['=', '@']).next().unwrap_or(text);
-        let mut places = directories.iter().map(|from| absolute(text, from));
-        places.any(|place| self.of_environment.contains(&place))
+        // `x=@FILE;type=text/plain`, `x=<FILE`.
+        let text = text.split(';').next().unwrap_or(text);
+        let text = text.rsplit(['=', '@', '<']).next().unwrap_or(text);
+        // `-TFILE`, and what a file is called once it is compressed.
+        let row = text.strip_prefix('-').filter(|row| !row.starts_with('-'));
+        let attached = row.and_then(|row| row.split_once('T'));
+        let endings = [".gz", ".xz", ".bz2", ".zst"];
+        let packed = endings.iter().filter_map(|end| text.strip_suffix(end));
+        let attached = attached.map(|(_, file)| file);
+        let mut names = std::iter::once(text).chain(attached).chain(packed);
+        names.any(|name| {
+            let mut places = directories.iter().map(|from| absolute(name, from));
+            places.any(|place| self.of_environment.contains(&place))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_variable_is_not_all_of_them() {
+        let ruby = |program: &str| are_whole(program, "ENV", &["[", ".fetch", ".key"]);
+        assert!(ruby("p ENV.to_h") && ruby("puts ENV") && ruby("ENV['a']; p ENV.inspect"));
+        assert!(!ruby("p ENV['HOME']") && !ruby("ENV.fetch('A')") && !ruby("MY_ENV = 1"));
+    }
 
     #[test]
     fn only_what_is_no_key_of_an_object_says_all_variables() {

@@ -36,7 +36,7 @@ impl Walker<'_> {
             | Input::File(_)
             | Input::Unknown => None,
         };
-        let made = output::made_by(command).into_iter().cloned();
+        let made = output::made_by(command).into_iter();
         let adds = output::adds(command);
         let made = made.map(|word| Word {
             is_added_to: adds,

@@ -140,13 +140,13 @@ fn said(command: &SimpleCommand, input: &Input) -> Input {
 }
 
 /// Files that a command makes of what it fetches or reads.
-pub(super) fn made_by(command: &SimpleCommand) -> Vec<&Word> {
+pub(super) fn made_by(command: &SimpleCommand) -> Vec<Word> {
     let words = command.arguments();
-    let after = |options: &[&str]| -> Vec<&Word> {
+    let after = |options: &[&str]| -> Vec<Word> {
         let pairs = words.iter().zip(words.iter().skip(1));
         pairs
             .filter(|(option, _)| is_option(&option.text, options))
-            .map(|(_, value)| value)
+            .map(|(_, value)| value.clone())
             .collect()
     };
     match command.program() {
@@ -156,7 +156,17 @@ pub(super) fn made_by(command: &SimpleCommand) -> Vec<&Word> {
         Some("tee") => words
             .iter()
             .filter(|word| !word.text.starts_with('-'))
+            .cloned()
             .collect(),
+        // With a file to read it is a copy.
+        Some("dd") if !words.iter().any(|word| word.text.starts_with("if=")) => {
+            let targets = words.iter().filter_map(|word| {
+                let text = word.text.strip_prefix("of=")?.to_owned();
+                let word = word.clone();
+                Some(Word { text, ..word })
+            });
+            targets.collect()
+        }
         _ => Vec::new(),
     }
 }
