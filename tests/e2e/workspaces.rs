@@ -555,7 +555,8 @@ async fn a_workspace_is_hardened_as_seen_from_outside_and_from_inside() {
             "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | tr -s '\\t ' ' '; \
              ls /sys/class/net; find /dev -type b 2>/dev/null; ls -d /dev/kmsg /dev/mem /dev/kvm /dev/fuse /dev/net 2>/dev/null; \
              (echo h > /proc/sysrq-trigger) 2>/dev/null && echo can-sysrq; \
-             touch /sys/fs/cgroup/x 2>/dev/null && echo cgroup-writable; \
+             while read -r _ at kind _; do case $kind in cgroup*) \
+             mkdir \"$at/x\" 2>/dev/null && echo cgroup-writable;; esac; done < /proc/mounts; \
              touch /.compy/x 2>/dev/null && echo agent-writable; \
              touch /run/compy/link/x 2>/dev/null && echo link-writable; \
              mount -t tmpfs none /mnt 2>/dev/null && echo can-mount; \
