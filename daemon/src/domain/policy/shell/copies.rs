@@ -125,6 +125,11 @@ impl Walker<'_> {
                 }
                 continue;
             }
+            // One of the repository's own files, whichever it is.
+            let is_any_of = origin.text.contains(['*', '?', '[']);
+            if is_any_of && lies_below(&origin.text, self.start) && !self.has_written() {
+                continue;
+            }
             let mut words = command.argv.clone();
             words[at] = origin;
             to.push(words);
@@ -135,8 +140,7 @@ impl Walker<'_> {
     /// the system's that does harm with what it is given, or what the line has
     /// written itself.
     fn matters(&self, command: &SimpleCommand, at: usize, origin: &Word) -> bool {
-        let mut written = self.written.keys();
-        if written.any(|path| !path.starts_with("/dev/")) || may_be_of_the_system(&origin.text) {
+        if self.has_written() || may_be_of_the_system(&origin.text) {
             return true;
         }
         match at {
@@ -144,6 +148,12 @@ impl Walker<'_> {
             // A script that lies in a copied directory is like one that lies anywhere.
             _ => self.copies.values().any(|origins| origins.contains(origin)),
         }
+    }
+
+    /// Whether the line has written a file.
+    fn has_written(&self) -> bool {
+        let mut written = self.written.keys();
+        written.any(|path| !path.starts_with("/dev/"))
     }
 
     /// Whether what a command is given would be risky under the name of some program.
